@@ -68,7 +68,9 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     """`did you mean ...? known: ...`: for the `allowed` part of an error about a name."""
     names = sorted(known)
     folded = {n.lower(): n for n in names}
-    close = [folded[m] for m in difflib.get_close_matches(str(name).lower(), list(folded), n=3, cutoff=0.5)]
-    close += [n for n in names if str(name) and str(name).lower() in n.lower() and n not in close][:3]
+    wanted = str(name).lower()
+    close = [n for n in names if wanted and wanted in n.lower()][:3]  # `h200` means `h200-sxm` rather than `h20`
+    alike = difflib.get_close_matches(wanted, list(folded), n=3, cutoff=0.5)
+    close += [folded[m] for m in alike if folded[m] not in close]
     text = ", ".join(names) if names else "(none)"
     return f"{text} (did you mean {' or '.join(close[:3])}?)" if close else text

@@ -82,4 +82,6 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
     for p, f in prefixes:
         if abs(value) >= f * 0.9995:
             scale, prefix = f, p
-    return f"{value / scale:.{digits}g} {prefix}{unit}" if abs(value / scale) < 1000 else f"{value / scale:,.0f} {prefix}{unit}"
+    scaled = value / scale
+    number = f"{scaled:.{digits}g}" if abs(scaled) < 1000 else f"{scaled:,.0f}"
+    return f"{number} {prefix}{unit}"
