@@ -1,0 +1,1 @@
+"""The simulator: operator graph, roofline cost, discrete events, result."""

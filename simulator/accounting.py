@@ -1,0 +1,111 @@
+"""Where the time, the work and the energy of a run went: per operator, from the timeline.
+
+Nothing is counted while the engine runs. A timeline row holds the shape of its steps, and every operator's work is
+affine in it, so sums over a macro-step are exact; only which term bounds an operator is judged in its middle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwspecs.gpu import Gpu
+from simulator.cost import BOUNDS, OpTime
+from simulator.operators import Operator, Work
+from simulator.power import busy_power
+from simulator.shape import PrefillShape, StepShape
+from simulator.stepcost import StepCost
+from simulator.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class OperatorTotals:
+    """What one operator did on one GPU of each replica, summed over replicas and steps.
+
+    `seconds` is kernel time, `by_bound` divides it by the term that bounds the operator, `energy` is in joules above idle.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    by_bound: dict[str, float]
+    flops: float
+    weight_bytes: float
+    kv_bytes: float
+    act_bytes: float
+    comm_bytes: float
+    hbm_bytes: float
+    energy: float
+    peak_seconds: float
+    """Seconds that its FLOPs would take at the dense peak of its format."""
+
+
+def operator_totals(cost: StepCost, timeline: Timeline) -> list[OperatorTotals]:
+    """Totals of every operator of the graph, in its order."""
+    return [_totals(cost, op, timeline) for op in cost.operators]
+
+
+def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
+    steps = timeline["steps"]
+    if op.axis in ("tokens", "rows"):
+        values, inverse = np.unique(timeline[op.axis], return_inverse=True)
+        weight = np.bincount(inverse, weights=steps, minlength=len(values))
+        shape = StepShape(values, values, 0, tuple(0 for _ in cost.decode_caps))
+        terms = cost.terms(op, shape)
+        seconds = op.count * weight * np.broadcast_to(terms.seconds, values.shape)
+    elif op.axis == "decode":
+        rows = np.flatnonzero(timeline["decode_seqs"])
+        weight = steps[rows]
+        middle = tuple(
+            (timeline[f"decode_kv_first.{e}"][rows] + timeline[f"decode_kv_last.{e}"][rows]) / 2
+            for e in range(len(cost.decode_caps))
+        )
+        seqs = timeline["decode_seqs"][rows]
+        shape = StepShape(seqs, seqs, seqs, middle)
+        terms = cost.terms(op, shape)
+        seconds = timeline[f"decode_s.{cost.decode_ops.index(op)}"][rows]
+    else:
+        rows = np.flatnonzero(timeline["prefill_seqs"])
+        weight = steps[rows]
+        extents = range(len(cost.prefill_caps))
+        chunks = PrefillShape(
+            timeline["prefill_tokens"][rows],  # type: ignore[arg-type]
+            timeline["prefill_seqs"][rows],  # type: ignore[arg-type]
+            tuple(timeline[f"prefill_pairs.{e}"][rows] for e in extents),  # type: ignore[misc]
+            tuple(timeline[f"prefill_kv.{e}"][rows] for e in extents),  # type: ignore[misc]
+        )
+        shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)  # type: ignore[arg-type]
+        terms = cost.terms(op, shape)
+        seconds = op.count * weight * np.broadcast_to(terms.seconds, weight.shape)
+    work = op.work(shape).times(op.count * weight)
+    return _sum(cost.gpu, op, work, op.count * weight, terms, np.asarray(seconds, dtype=float))
+
+
+def _sum(gpu: Gpu, op: Operator, work: Work, launches: np.ndarray, terms: OpTime, seconds: np.ndarray) -> OperatorTotals:
+    spilled = np.maximum(np.asarray(work.act_bytes) / np.maximum(launches, 1) - gpu.l2.size, 0) * launches
+    hbm = np.asarray(work.weight_bytes) + np.asarray(work.kv_bytes) + spilled
+    peak = np.asarray(work.flops) / gpu.peak[op.dtype] if op.dtype else np.zeros(len(seconds))
+    link = np.asarray(work.comm_bytes) / gpu.link.bandwidth
+    busy = np.maximum(seconds, 1e-300)
+    power = busy_power(gpu, peak / busy, hbm / gpu.memory.bandwidth / busy, link / busy) - gpu.power.idle
+    bound = np.broadcast_to(terms.bound(), seconds.shape) if len(seconds) else np.zeros(0, dtype=int)
+    by_bound = np.bincount(bound, weights=seconds, minlength=len(BOUNDS))
+
+    def total(part: object) -> float:
+        return float(np.sum(np.broadcast_to(np.asarray(part, dtype=float), seconds.shape)))
+
+    return OperatorTotals(
+        name=op.name,
+        kind=op.kind,
+        seconds=float(seconds.sum()),
+        by_bound={name: float(value) for name, value in zip(BOUNDS, by_bound, strict=True) if value},
+        flops=total(work.flops),
+        weight_bytes=total(work.weight_bytes),
+        kv_bytes=total(work.kv_bytes),
+        act_bytes=total(work.act_bytes),
+        comm_bytes=total(work.comm_bytes),
+        hbm_bytes=total(hbm),
+        energy=total(power * seconds),
+        peak_seconds=total(peak),
+    )

@@ -1,0 +1,217 @@
+"""The command line: one sub-command a question. Only checks options and prints; every answer is a function elsewhere.
+
+Exit codes: 0 success, 1 internal failure, 2 bad input (one message on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwspecs.errors import InputError
+
+app = typer.Typer(
+    name="kinesim",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="What test-time scaling costs on a GPU: a discrete-event simulation with calibrated rooflines.",
+)
+
+# click's UsageError, which newer typer releases bring along instead of depending on click.
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class Phase(StrEnum):
+    """What a step consists of."""
+
+    decode = "decode"
+    prefill = "prefill"
+    mixed = "mixed"
+
+
+class Listing(StrEnum):
+    """What can be listed."""
+
+    gpus = "gpus"
+    models = "models"
+    scenarios = "scenarios"
+    profiles = "profiles"
+
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value, such as gpu.memory.bandwidth='9.6 TB/s'."),
+]
+Formatted = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A bundled scenario's name or a YAML file.")]
+
+
+@app.callback()
+def _main() -> None:
+    """Nothing to do before a sub-command, but it makes typer keep the sub-commands' names."""
+
+
+@app.command()
+def run(
+    scenario: ScenarioName,
+    sets: Sets = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for result.json, requests.parquet, timeline.parquet, trace.json.")] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """Simulate a scenario and say what it costs, where the time goes and what bounds it."""
+    from simulator.files import check_writable
+    from simulator.progress import progress_bar
+    from simulator.run import run_scenario
+    from workloads.scenario import load_scenario
+
+    loaded = load_scenario(scenario, sets or [])
+    if out is not None:
+        check_writable(out)
+    with progress_bar("simulating") as progress:
+        result = run_scenario(loaded, progress=progress)
+    if out is not None:
+        result.save(out)
+    if output is Format.json:
+        _print_json(result.document())
+        return
+    from simulator.display import show_result
+
+    show_result(result, out)
+
+
+@app.command()
+def graph(
+    scenario: ScenarioName = "aime24-best-of-32",
+    sets: Sets = None,
+    phase: Annotated[Phase, typer.Option(help="What the step consists of.")] = Phase.decode,
+    batch: Annotated[int, typer.Option(help="Decoding sequences (of a prefill: prompts).")] = 64,
+    context: Annotated[int, typer.Option(help="Tokens that each decoding sequence reads, the new one included.")] = 8192,
+    query: Annotated[int, typer.Option(help="Tokens of each prefill chunk.")] = 2048,
+    past: Annotated[int, typer.Option(help="Tokens in the KV cache before each prefill chunk.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Draw it: a file ending in .svg or .png, or .json.")] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """The operators of one engine step: FLOPs, bytes, intensity, time and bound of each."""
+    from simulator import graphview
+    from simulator.display import show_operators
+    from simulator.files import replace_file
+    from simulator.run import deploy
+    from workloads.scenario import load_scenario
+
+    deployment = deploy(load_scenario(scenario, sets or []))
+    shape = graphview.step_shape(deployment.cost, phase=phase.value, batch=batch, context=context, query=query, past=past)
+    document = graphview.graph_document(deployment.cost, shape)
+    if out is not None and out.suffix == ".json":
+        replace_file(out, json.dumps(document, indent=1).encode())
+    elif out is not None:
+        graphview.draw_graph(deployment.cost, shape, out)
+    if output is Format.json:
+        _print_json(document)
+    else:
+        show_operators(document, out)
+
+
+@app.command()
+def roofline(
+    scenario: ScenarioName = "aime24-best-of-32",
+    sets: Sets = None,
+    batch: Annotated[int, typer.Option(help="Decoding sequences.")] = 64,
+    context: Annotated[int, typer.Option(help="Tokens that each of them reads.")] = 8192,
+    query: Annotated[int, typer.Option(help="Tokens of the prefill chunk.")] = 2048,
+    out: Annotated[Path, typer.Option(help="The picture: a file ending in .svg or .png.")] = Path("roofline.png"),
+    output: Formatted = Format.table,
+) -> None:
+    """The roofline of a GPU with a model's operators on it, of a decode step and of a prefill step."""
+    from simulator import graphview
+    from simulator import roofline as roofs
+    from simulator.display import show_roofline
+    from simulator.run import deploy
+    from workloads.scenario import load_scenario
+
+    cost = deploy(load_scenario(scenario, sets or [])).cost
+    shapes = {
+        f"decode, {batch} x {context:,} tokens": graphview.step_shape(cost, phase="decode", batch=batch, context=context),
+        f"prefill, {query:,} tokens": graphview.step_shape(cost, phase="prefill", batch=1, query=query),
+    }
+    roofs.draw_roofline(cost, shapes, out)
+    document = roofs.roofline_document(cost, shapes)
+    if output is Format.json:
+        _print_json(document)
+    else:
+        show_roofline(document, out)
+
+
+@app.command("list")
+def list_bundled(what: Annotated[Listing, typer.Argument(help="What to list.")], output: Formatted = Format.table) -> None:
+    """What is bundled: GPUs, models, scenarios, profiles."""
+    from simulator import display, listing
+
+    rows = getattr(listing, what.value)()
+    if output is Format.json:
+        _print_json({"schema": f"kinesim-list-{what.value}/1", what.value: rows})
+    else:
+        display.show_rows(what.value, rows)
+
+
+@app.command()
+def schema(what: Annotated[str, typer.Argument(metavar="scenario|gpu|profile", help="Which file's schema.")] = "scenario") -> None:
+    """The JSON schema of a scenario, of a user's GPU file or of a profile, for editors and validators."""
+    from simulator import listing
+
+    _print_json(listing.schema(what))
+
+
+def _print_json(document: Any) -> None:
+    json.dump(document, sys.stdout, indent=1, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def main() -> None:
+    """Entry point: turns errors into one message and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except InputError as error:
+        _fail(error.message(), 2)
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # the help text
+            sys.exit(2)
+        _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to tell him.
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        _fail(f"internal error: {type(error).__name__}: {error}; this is a bug in kinesim", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"kinesim: {message}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Time of an operator: the roofline of a GPU, corrected by a profile.
+
+    t = overhead + max(compute, HBM, L2, link)
+
+with every term at its ideal value divided by the profile's efficiency, and, if the profile says so, tiles padded and
+waves quantised. All functions take numbers or NumPy arrays. The corrections never make an operator quicker than the
+ideal profile has it: efficiencies are at most 1, padding and waves only add work.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hwspecs.dtypes import BYTES
+from hwspecs.errors import InputError
+from hwspecs.gpu import Gpu
+from simulator.operators import Gemm, Heads, Operator, experts_hit
+from simulator.profile import Profile
+from simulator.shape import StepShape
+
+BOUNDS = ("compute", "memory", "l2", "link", "overhead")
+
+# Tiles (rows, columns) that a GEMM library chooses from, and into how many parts it may split K.
+GEMM_TILES = ((16, 64), (16, 128), (32, 128), (64, 64), (64, 128), (128, 128), (128, 256))
+GEMM_SPLITS = (1, 2, 4, 8)
+MIN_SPLIT_K = 512
+ATTENTION_TILE = 128  # query rows (after packing the heads of a group) per block of a prefill kernel
+DECODE_TILE = 16  # the smallest tensor-core tile: a GQA group is padded to it
+SPLIT_KV = 256  # tokens of KV per block of a split-KV kernel
+
+
+class OpTime(NamedTuple):
+    """Seconds of one execution, and the terms it is the sum and maximum of (seconds)."""
+
+    seconds: Any
+    compute: Any
+    memory: Any
+    l2: Any
+    link: Any
+    overhead: Any
+
+    def bound(self) -> Any:
+        """Index into BOUNDS of the largest term."""
+        terms = np.broadcast_arrays(self.compute, self.memory, self.l2, self.link, self.overhead)
+        return np.argmax(np.stack([np.asarray(t, dtype=float) for t in terms]), axis=0)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two numbers or arrays; plain Python for numbers, which NumPy would be ten times slower on."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.maximum(a, b)
+    return a if a > b else b
+
+
+def ceil_div(a: Any, b: Any) -> Any:
+    return -(-a // b)
+
+
+def check_operators(operators: list[Operator], gpu: Gpu, tensor: int) -> None:
+    """InputError if the GPU lacks a compute format or the link that the operators need."""
+    for op in operators:
+        if op.dtype is not None and op.dtype not in gpu.peak:
+            raise InputError(
+                f"{gpu.name} does not compute in {op.dtype}",
+                place="precision.activations", found=op.dtype, allowed=", ".join(sorted(gpu.peak)),
+            )  # fmt: skip
+    if tensor > gpu.link.domain:
+        raise InputError(
+            f"tensor parallelism reaches beyond the {gpu.link.domain} GPUs that {gpu.link.kind} of {gpu.name} connects",
+            place="parallelism.tensor", found=tensor, allowed=f"1 to {gpu.link.domain}",
+        )  # fmt: skip
+
+
+def operator_time(op: Operator, shape: StepShape, gpu: Gpu, profile: Profile) -> OpTime:
+    """Seconds of one execution of `op` (one layer) in a step of `shape`; an operator without work takes no time at all.
+
+    Activations that fit into the L2 are served from it and the rest from HBM; weights and KV always come from HBM,
+    because a step touches all of them and together they exceed any L2.
+    """
+    work = op.work(shape)
+    fix = profile.correction(op.kind)
+    spilled = maximum(work.act_bytes - gpu.l2.size, 0)
+    memory = (work.weight_bytes + work.kv_bytes + spilled) / (gpu.memory.bandwidth * fix.memory_efficiency)
+    l2 = work.act_bytes / (gpu.l2.bandwidth * fix.memory_efficiency)
+    link = work.comm_bytes / (gpu.link.bandwidth * fix.link_efficiency)
+    compute: Any = 0.0
+    if op.dtype is not None:
+        compute = work.flops / (gpu.peak[op.dtype] * fix.compute_efficiency)
+    if profile.tiling and op.dtype is not None:
+        if isinstance(op.dims, Gemm):
+            compute = gemm_compute(op, shape, gpu) / fix.compute_efficiency
+        elif isinstance(op.dims, Heads) and op.kind == "attention_prefill":
+            compute = compute * prefill_waste(op.dims, shape, gpu)
+        elif isinstance(op.dims, Heads):
+            waste, fill = decode_waste(op.dims, shape, gpu)
+            compute, memory = compute * waste * fill, memory * fill
+    busy = maximum(maximum(compute, memory), maximum(l2, link))
+    overhead = fix.overhead * (busy > 0)
+    return OpTime(busy + overhead, compute, memory, l2, link, overhead)
+
+
+def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
+    """Compute time of a tiled GEMM at full tensor rate (seconds): the best of the tile shapes and splits.
+
+    Every block of a wave takes as long as its padded tile's FLOPs on one SM, or its operands' way from the L2 if that is
+    longer (64 B/clk/SM by default); a started wave counts whole.
+    """
+    assert isinstance(op.dims, Gemm) and op.dtype is not None
+    dims = op.dims
+    rows = shape.rows if op.axis == "rows" else shape.tokens
+    m: Any = rows
+    groups: Any = 1
+    if dims.groups > 1:
+        groups = experts_hit(rows, dims.groups, dims.top_k)
+        m = rows * dims.top_k / maximum(groups, 1e-300)
+    sm_rate = gpu.peak[op.dtype] / gpu.sms
+    sm_l2 = gpu.l2.bandwidth / gpu.sms
+    width = BYTES[op.dtype]  # operands travel from the L2 to the SMs in the compute format
+    best: Any = None
+    for tile_m, tile_n in GEMM_TILES:
+        tiles = groups * ceil_div(m, tile_m) * ceil_div(dims.n, tile_n)
+        for split in GEMM_SPLITS:
+            if split > 1 and dims.k < split * MIN_SPLIT_K:
+                continue
+            depth = dims.k / split
+            block = max(2 * tile_m * tile_n * depth / sm_rate, (tile_m + tile_n) * depth * width / sm_l2)
+            waves = np.ceil(tiles * split / gpu.sms)
+            time = waves * block
+            best = time if best is None else np.minimum(best, time)
+    return best
+
+
+def prefill_waste(heads: Heads, shape: StepShape, gpu: Gpu) -> Any:
+    """Factor >= 1 on the compute time of prefill attention: padded query tiles and the last wave.
+
+    The query heads of a KV head share a tile; a kernel with fewer blocks than SMs splits the KV of long contexts.
+    """
+    chunks = shape.prefill
+    if chunks is None:
+        return 1.0
+    group = heads.q_heads // heads.kv_heads
+    seqs = maximum(chunks.seqs, 1)
+    rows = maximum(chunks.tokens / seqs * group, 1)
+    tiles = ceil_div(rows, ATTENTION_TILE)
+    splits = maximum(chunks.kv[heads.extent] / seqs // SPLIT_KV, 1)
+    blocks = seqs * tiles * heads.kv_heads
+    # Splitting is only worth it while SMs would idle.
+    blocks = maximum(blocks, _smaller(blocks * splits, gpu.sms))
+    return tiles * ATTENTION_TILE / rows * (ceil_div(blocks, gpu.sms) * gpu.sms / blocks)
+
+
+def decode_waste(heads: Heads, shape: StepShape, gpu: Gpu) -> tuple[Any, Any]:
+    """Factors >= 1 of decode attention: on compute for the padded group, on everything for SMs without work.
+
+    A block reads up to SPLIT_KV tokens of one KV head of one sequence. One SM can draw about twice its share of the HBM
+    bandwidth, so half of the SMs saturate it.
+    """
+    group = heads.q_heads // heads.kv_heads
+    blocks = maximum(shape.decode_seqs, shape.decode_kv[heads.extent] / SPLIT_KV) * heads.kv_heads
+    return ceil_div(group, DECODE_TILE) * DECODE_TILE / group, maximum(gpu.sms / (2 * maximum(blocks, 1)), 1.0)
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.minimum(a, b)
+    return a if a < b else b

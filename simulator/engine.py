@@ -1,0 +1,373 @@
+"""The discrete-event engine: arrivals, router, replicas and their step ends on one SimPy clock (docs/engine.md).
+
+SimPy keeps the events in order; what happens at the same tick is ordered by the events' priority. Replicas schedule
+one event per macro-step. This module knows who arrives when and who is stopped; `replica` knows what a replica does.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import simpy
+
+from hwspecs.errors import InputError
+from simulator.policy import SECONDS_PER_TICK, WAITING, EngineParams, Status, to_ticks
+from simulator.replica import Chain, Replica, Run, Sequence
+from simulator.stepcost import StepCost
+from simulator.timeline import Recorder, Timeline, column_names
+from workloads.routers import ROUTERS
+
+if TYPE_CHECKING:
+    from workloads.requests import Requests
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """What a simulation yields: one entry per request in the arrays, one row per macro-step in the timeline.
+
+    Times in seconds, NaN where there is none. `replica` is -1 for rejected requests. `finish_s` is when the request
+    became final, whatever its status. `gaps` has one row per interruption by preemption: request, time of its last token
+    before it and of the first after it (NaN if it was aborted first). `peak_blocks` is per replica; `events` counts the engine's events.
+    """
+
+    status: np.ndarray
+    replica: np.ndarray
+    submitted_s: np.ndarray
+    first_token_s: np.ndarray
+    finish_s: np.ndarray
+    generated: np.ndarray
+    preemptions: np.ndarray
+    prefix_hit_tokens: np.ndarray
+    peak_blocks: np.ndarray
+    gaps: np.ndarray
+    timeline: Timeline
+    events: int
+
+
+class _Alarm(simpy.Event):
+    """An event that happens at a given tick, with a value for its callback."""
+
+    def __init__(self, env: simpy.Environment, callback: Callable[[Any], None], value: object) -> None:
+        self.env = env
+        self.callbacks = [callback]
+        self._ok = True
+        self._value = value
+        self._defused = False
+
+
+def simulate(
+    requests: Requests,
+    cost: StepCost,
+    params: EngineParams,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> RunLog:
+    """Serve `requests` on the deployment described by `params`, with steps timed by `cost`.
+
+    Raises
+    ------
+    InputError : a request that is not rejected could never be served: its KV exceeds the pool, or, without chunked
+        prefill, its context exceeds the token budget.
+    """
+    check_servable(requests, params)
+    return _Engine(requests, cost, params, progress).run()
+
+
+def check_servable(requests: Requests, params: EngineParams) -> None:
+    """See `simulate`."""
+    total = requests.prompt_tokens + requests.output_tokens
+    served = total[total <= params.max_model_len]
+    if not len(served):
+        raise InputError(
+            f"every request is longer than max_model_len = {params.max_model_len} tokens; the shortest has {int(total.min())}",
+            place="engine.max_model_len", found=params.max_model_len, allowed=f"at least {int(total.min())}, up to what the model supports",
+        )  # fmt: skip
+    longest = int(served.max())
+    if -(-(longest - 1) // params.block_size) > params.kv_blocks:
+        raise InputError(
+            f"the KV cache of a replica holds {params.kv_blocks * params.block_size} tokens, but the longest request needs {longest - 1}",
+            place="engine", allowed="more GPU memory or tensor parallelism, a smaller KV dtype, shorter requests, or a smaller max_model_len",
+        )  # fmt: skip
+    if not params.chunked_prefill and longest - 1 > params.max_num_batched_tokens:
+        raise InputError(
+            f"without chunked prefill a prompt of up to {longest - 1} tokens does not fit into one step",
+            place="engine.max_num_batched_tokens", found=params.max_num_batched_tokens, allowed=f"at least {longest - 1}",
+        )  # fmt: skip
+
+
+class _Engine:
+    def __init__(
+        self,
+        requests: Requests,
+        cost: StepCost,
+        params: EngineParams,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.requests, self.params, self.progress = requests, params, progress
+        self.env = simpy.Environment(initial_time=0)
+        self.recorder = Recorder(column_names(len(cost.decode_caps), len(cost.decode_ops), len(cost.prefill_caps)))
+        self.replicas = [
+            Replica(number, params, cost, self.recorder, self._schedule_end, self._on_leave)
+            for number in range(params.replicas)
+        ]
+        self.router = ROUTERS[params.router]()
+        self.outstanding = [0] * params.replicas
+        n = requests.n
+        self.status = array("b", bytes(n))
+        self.replica_of = array("i", [-1]) * n
+        self.submitted = array("d", [float("nan")]) * n
+        self.first_token = array("d", [float("nan")]) * n
+        self.finish = array("d", [float("nan")]) * n
+        self.generated = array("q", bytes(8 * n))
+        self.preemptions = array("q", bytes(8 * n))
+        self.hit_tokens = array("q", bytes(8 * n))
+        self.prompt = requests.prompt_tokens.tolist()
+        self.output = requests.output_tokens.tolist()
+        self.job = requests.job.tolist()
+        self.job_ptr = requests.job_ptr().tolist()
+        self.priority = requests.priority.tolist()
+        self.session = requests.session.tolist()
+        self.accepted = requests.accepted.tolist() if requests.stop_on_accept else None
+        self.chains = _Chains(requests, params.block_size) if params.prefix_sharing else None
+        self.job_left = [b - a for a, b in zip(self.job_ptr, self.job_ptr[1:], strict=False)]
+        self.closed = requests.concurrency is not None
+        self.think_ticks = to_ticks(requests.think_time_s)
+        self.timeout_ticks = None if requests.timeout_s is None else to_ticks(requests.timeout_s)
+        self.live: dict[int, Sequence] = {}
+        self.next_job = 0
+        self.submissions = self.final = self.events = 0
+        # Priorities at one tick: arrivals, step ends by replica, timeouts, wake-ups by replica.
+        self.at_timeout = 1 + params.replicas
+        self.at_wake = 2 + params.replicas
+        self.position = -1  # the replica whose step end is being processed; -1 before all of them, `replicas` after
+        self.waking = [False] * params.replicas
+
+    def run(self) -> RunLog:
+        jobs = self.requests.n_jobs
+        if self.closed:
+            self.next_job = min(self.requests.concurrency or 0, jobs)
+            self._alarm(0, 0, self._on_arrivals, range(self.next_job))
+        else:
+            self.arrival_ticks = [to_ticks(t) for t in self.requests.job_arrival_s.tolist()]
+            self._alarm(self.arrival_ticks[0], 0, self._on_open_arrivals, None)
+        self.env.run()
+        if self.final != self.requests.n:
+            raise AssertionError(f"{self.requests.n - self.final} requests were never served")
+        for replica in self.replicas:
+            if replica.pool.used or replica.running or replica.waiting.size:
+                raise AssertionError(f"replica {replica.number} still holds work or KV blocks at the end")
+        return RunLog(
+            status=np.frombuffer(self.status, dtype=np.int8).copy(),
+            replica=np.frombuffer(self.replica_of, dtype=np.int32).copy(),
+            submitted_s=np.frombuffer(self.submitted).copy(),
+            first_token_s=np.frombuffer(self.first_token).copy(),
+            finish_s=np.frombuffer(self.finish).copy(),
+            generated=np.frombuffer(self.generated, dtype=np.int64).copy(),
+            preemptions=np.frombuffer(self.preemptions, dtype=np.int64).copy(),
+            prefix_hit_tokens=np.frombuffer(self.hit_tokens, dtype=np.int64).copy(),
+            peak_blocks=np.array([replica.peak_blocks for replica in self.replicas]),
+            gaps=np.array([gap for replica in self.replicas for gap in replica.gaps]).reshape(-1, 3),
+            timeline=self.recorder.finish(),
+            events=self.events,
+        )
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def _alarm(self, tick: int, priority: int, callback: Callable[[Any], None], value: object) -> None:
+        env = self.env
+        env.schedule(_Alarm(env, callback, value), priority, tick - env.now)  # type: ignore[arg-type]
+
+    def _schedule_end(self, replica: Replica, run: Run) -> None:
+        self._alarm(run.end, 1 + replica.number, self._on_step_end, (replica, run))
+
+    def _on_step_end(self, event: simpy.Event) -> None:
+        replica, run = event._value
+        self.events += 1
+        if replica.run is run and run.end == self.env.now:  # else the run was cut since
+            self.position = replica.number
+            replica.step_end(run.end)
+
+    def _on_open_arrivals(self, event: simpy.Event) -> None:
+        self.events += 1
+        self.position = -1
+        now, ticks, jobs = self.env.now, self.arrival_ticks, self.requests.n_jobs
+        while self.next_job < jobs and ticks[self.next_job] == now:
+            self.next_job += 1
+            self._submit(self.next_job - 1)
+        if self.next_job < jobs:
+            self._alarm(ticks[self.next_job], 0, self._on_open_arrivals, None)
+
+    def _on_arrivals(self, event: simpy.Event) -> None:
+        self.events += 1
+        self.position = -1
+        for job in event._value:  # type: ignore[union-attr]
+            self._submit_closed(job)
+
+    def _on_timeout(self, event: simpy.Event) -> None:
+        self.events += 1
+        seq = self.live.get(event._value)  # type: ignore[arg-type]
+        if seq is None:
+            return
+        self.position = self.params.replicas
+        aborted: list[Sequence] = []
+        self._abort(seq, aborted)
+        self._finalise(aborted, Status.ABORTED)
+        self._close_jobs(aborted)
+
+    def _on_wake(self, event: simpy.Event) -> None:
+        self.events += 1
+        replica: Replica = event._value
+        self.waking[replica.number] = False
+        self.position = self.params.replicas
+        if replica.run is None:
+            replica.schedule(self.env.now)
+
+    # --- requests come ------------------------------------------------------------------------------------------
+
+    def _submit(self, job: int) -> bool:
+        """Submit a job; True if it is final at once (all its requests are rejected)."""
+        now = self.env.now
+        params = self.params
+        for index in range(self.job_ptr[job], self.job_ptr[job + 1]):
+            self.submitted[index] = now * SECONDS_PER_TICK
+            if self.prompt[index] + self.output[index] > params.max_model_len:
+                self.status[index] = Status.REJECTED
+                self.finish[index] = now * SECONDS_PER_TICK
+                self.job_left[job] -= 1
+                self._count_final()
+                continue
+            number = self.router.choose(self.outstanding, self.session[index])
+            replica = self.replicas[number]
+            self.outstanding[number] += 1
+            self.replica_of[index] = number
+            rank = (self.priority[index], self.submissions)
+            self.submissions += 1
+            chain = self.chains.of(index) if self.chains else ()
+            seq = Sequence(index, self.prompt[index], self.output[index], chain, rank, replica)
+            self.live[index] = seq
+            if self.timeout_ticks is not None:
+                self._alarm(now + self.timeout_ticks, self.at_timeout, self._on_timeout, index)
+            replica.enqueue(seq, now, number < self.position)
+            if replica.run is None and number != self.position and not self.waking[number]:
+                self.waking[number] = True
+                self._alarm(now, self.at_wake + number, self._on_wake, replica)
+        return self.job_left[job] == 0
+
+    def _submit_closed(self, job: int) -> None:
+        """Submit a job of the closed loop, and those that follow it at once."""
+        while self._submit(job):
+            follower = self._assign()
+            if follower is None:
+                return
+            job = follower
+
+    def _assign(self) -> int | None:
+        """The next job to submit now; None if there is none, or if it comes after the think time."""
+        if self.next_job >= self.requests.n_jobs:
+            return None
+        job = self.next_job
+        self.next_job += 1
+        if self.think_ticks:
+            self._alarm(self.env.now + self.think_ticks, 0, self._on_arrivals, (job,))
+            return None
+        return job
+
+    # --- requests go --------------------------------------------------------------------------------------------
+
+    def _on_leave(self, replica: Replica, finished: list[Sequence], now: int) -> None:
+        """Steps 2 to 5 of a step's end, after `finished` have released their blocks."""
+        aborted: list[Sequence] = []
+        if self.accepted is not None:
+            for seq in finished:
+                del self.live[seq.index]
+            for seq in finished:
+                if self.accepted[seq.index]:
+                    job = self.job[seq.index]
+                    for index in range(self.job_ptr[job], self.job_ptr[job + 1]):
+                        other = self.live.get(index)
+                        if other is not None:
+                            self._abort(other, aborted)
+        aborted += replica.take_marked()
+        self._finalise(finished, Status.FINISHED)
+        self._finalise(aborted, Status.ABORTED)
+        self._close_jobs(finished)
+        self._close_jobs(aborted)
+
+    def _abort(self, seq: Sequence, aborted: list[Sequence]) -> None:
+        """A waiting request leaves now and joins `aborted`; a running one is marked."""
+        if seq.marked:
+            return
+        replica = seq.replica
+        strict = replica.number < self.position
+        if seq.state == WAITING:
+            replica.abort_waiting(seq, self.env.now, strict)
+            aborted.append(seq)
+            self.live.pop(seq.index)
+        else:
+            replica.mark(seq, self.env.now, strict)
+
+    def _finalise(self, leaving: list[Sequence], status: Status) -> None:
+        now = self.env.now * SECONDS_PER_TICK
+        for seq in leaving:
+            index = seq.index
+            self.live.pop(index, None)
+            self.outstanding[seq.replica.number] -= 1
+            self.status[index] = status
+            self.finish[index] = now
+            if seq.first_token is not None:
+                self.first_token[index] = seq.first_token * SECONDS_PER_TICK
+            if seq.preempted_at is not None:
+                seq.replica.gaps.append((index, seq.preempted_at * SECONDS_PER_TICK, float("nan")))
+            self.generated[index] = seq.generated
+            self.preemptions[index] = seq.preemptions
+            self.hit_tokens[index] = seq.hit_tokens
+            self.job_left[self.job[index]] -= 1
+            self._count_final()
+
+    def _close_jobs(self, gone: list[Sequence]) -> None:
+        """Closed loop: for each job that became final with one of `gone`, the next is submitted."""
+        if not self.closed:
+            return
+        for seq in gone:
+            job = self.job[seq.index]
+            if self.job_left[job] == 0:
+                self.job_left[job] = -1  # closed once
+                follower = self._assign()
+                if follower is not None:
+                    self._submit_closed(follower)
+
+    def _count_final(self) -> None:
+        self.final += 1
+        if self.progress is not None and self.final % 256 == 0:
+            self.progress(self.final, self.requests.n)
+
+
+class _Chains:
+    """Prefix chains as the KV pool knows them: (key, blocks) per unit, equal keys for equal content from the start on."""
+
+    def __init__(self, requests: Requests, block_size: int) -> None:
+        self._keys: dict[tuple[int, int, int], int] = {}
+        self._block_size = block_size
+        self._ptr = requests.prefix_ptr.tolist()
+        self._ids, self._tokens = requests.prefix_id.tolist(), requests.prefix_tokens.tolist()
+        self._prompt = requests.prompt_tokens.tolist()
+
+    def of(self, index: int) -> Chain:
+        start, end = self._ptr[index], self._ptr[index + 1]
+        if start == end:
+            return ()
+        left = (self._prompt[index] - 1) // self._block_size  # at least one token must be computed
+        parent = -1
+        chain = []
+        for unit in range(start, end):
+            blocks = min(self._tokens[unit] // self._block_size, left)
+            if blocks <= 0:
+                break
+            left -= blocks
+            parent = self._keys.setdefault((parent, self._ids[unit], blocks), len(self._keys))
+            chain.append((parent, blocks))
+        return tuple(chain)

@@ -1,0 +1,96 @@
+"""Inter-token latencies from the timeline: of all tokens together, and of each request.
+
+Every decoding sequence of a replica gets a token at every step end, so a request's inter-token latencies (ITL) are the
+durations of its replica's steps between its first and last token, with the steps that it missed while it was preempted
+replaced by one long gap. Within a macro-step the durations grow linearly; it is represented by at most POINTS of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulator.timeline import Timeline
+
+POINTS = 16
+
+
+def weighted_quantiles(values: np.ndarray, weights: np.ndarray, quantiles: tuple[float, ...]) -> list[float]:
+    """For each q the least value such that values up to it have at least the share q of the weight; NaN if empty."""
+    if not len(values):
+        return [float("nan")] * len(quantiles)
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    positions = np.searchsorted(total, np.asarray(quantiles) * total[-1] * (1 - 1e-12))
+    return [float(values[order[min(i, len(order) - 1)]]) for i in positions]
+
+
+def spread_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step durations and how many steps each stands for; and where each run's entries begin (one more entry at the end)."""
+    steps = timeline["steps"]
+    first, last = timeline["first_step_s"], timeline["last_step_s"]
+    points = np.minimum(steps, POINTS).astype(np.int64)
+    begin = np.concatenate([[0], np.cumsum(points)])
+    run = np.repeat(np.arange(len(steps)), points)
+    position = np.arange(begin[-1]) - begin[run]
+    # The middle of each of `points` equal parts of the steps 0 .. steps - 1.
+    middle = ((position + 0.5) / points[run] * steps[run] - 0.5) / np.maximum(steps[run] - 1, 1)
+    return first[run] + (last[run] - first[run]) * middle, steps[run] / points[run], begin
+
+
+def all_itl(timeline: Timeline, gaps: np.ndarray, quantiles: tuple[float, ...]) -> tuple[float, list[float]]:
+    """Mean and quantiles (seconds) of the ITL of all tokens but the first of each request."""
+    values, weights, begin = spread_steps(timeline)
+    seqs = np.repeat(timeline["decode_seqs"], np.diff(begin))
+    weights = weights * seqs
+    gaps = gaps[np.isfinite(gaps[:, 2])]
+    if len(gaps):
+        values = np.concatenate([values, gaps[:, 2] - gaps[:, 1]])
+        weights = np.concatenate([weights, np.ones(len(gaps))])
+    total = weights.sum()
+    mean = float((values * weights).sum() / total) if total else float("nan")
+    return mean, weighted_quantiles(values[weights > 0], weights[weights > 0], quantiles)
+
+
+def request_itl(
+    timeline: Timeline,
+    gaps: np.ndarray,
+    replica: np.ndarray,
+    first_token_s: np.ndarray,
+    finish_s: np.ndarray,
+    generated: np.ndarray,
+    quantiles: tuple[float, ...] = (0.5, 0.9, 0.99, 1.0),
+) -> np.ndarray:
+    """ITL quantiles of each request, [requests, quantiles] in seconds; NaN with fewer than two tokens.
+
+    O(macro-steps between the request's first and last token) each.
+    """
+    out = np.full((len(replica), len(quantiles)), np.nan)
+    gaps_of: dict[int, list[tuple[float, float]]] = {}
+    for index, start, end in gaps.tolist():
+        gaps_of.setdefault(int(index), []).append((start, end))
+    wanted = np.flatnonzero((generated > 1) & np.isfinite(first_token_s))
+    for number in np.unique(replica[wanted]):
+        runs = timeline.select(np.flatnonzero(timeline["replica"] == number))  # in order of time, as they ended
+        start = runs["start_s"]
+        values, weights, begin = spread_steps(runs)
+        for index in wanted[replica[wanted] == number].tolist():
+            spans = [(first_token_s[index], finish_s[index])]
+            waits = gaps_of.get(index, [])
+            for gap_start, gap_end in waits:
+                begun, end = spans.pop()
+                spans.append((begun, gap_start))
+                if gap_end == gap_end:  # else it was aborted before another token came
+                    spans.append((gap_end, end))
+            parts_v, parts_w = [], []
+            for span_start, span_end in spans:
+                a, b = np.searchsorted(start, (span_start, span_end))
+                parts_v.append(values[begin[a] : begin[b]])
+                parts_w.append(weights[begin[a] : begin[b]])
+            ended = [b - a for a, b in waits if b == b]
+            if ended:
+                parts_v.append(np.array(ended))
+                parts_w.append(np.ones(len(ended)))
+            v = parts_v[0] if len(parts_v) == 1 else np.concatenate(parts_v)
+            w = parts_w[0] if len(parts_w) == 1 else np.concatenate(parts_w)
+            out[index] = weighted_quantiles(v, w, quantiles)
+    return out

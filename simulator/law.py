@@ -1,0 +1,92 @@
+"""The Kinetics law: equivalent FLOPs of a reasoning strategy, in closed form (arXiv 2506.05333, section 2).
+
+    eFLOPs = FLOPs + bytes x E,   E = peak FLOP/s / HBM bytes/s
+
+with P parameters (active ones of an MoE), H query heads, G KV heads, D = head_dim x layers, a prompt of `a` tokens and
+`n` generated ones, KV in two bytes unless said otherwise. Parameter traffic is amortised over the batch and prefill is not counted,
+as in the paper. Arrays broadcast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LawModel:
+    """What the law knows of a model."""
+
+    parameters: float
+    q_heads: int
+    kv_heads: int
+    depth: int
+    """D = head_dim x layers."""
+
+
+@dataclass(frozen=True)
+class LawCost:
+    """FLOPs of parameters and attention, attention's bytes, and their sum in equivalent FLOPs."""
+
+    parameter_flops: Any
+    attention_flops: Any
+    attention_bytes: Any
+    ratio: float
+
+    @property
+    def eflops(self) -> Any:
+        return self.parameter_flops + self.attention_flops + self.attention_bytes * self.ratio
+
+
+def dense(model: LawModel, a: Any, n: Any, ratio: float, kv_bytes: float = 2.0) -> LawCost:
+    """One trial with dense attention.
+
+    Token t attends to a + t others; the sum over t = 1..n is written (2a + n) n / 2, its integral. FLOPs: 4 H D per
+    (token, key), that is 2 (2a + n) n H D; bytes: 2 kv_bytes G D per key read.
+    """
+    pairs = (2 * a + n) * n / 2
+    return _cost(model, n, pairs, ratio, kv_bytes)
+
+
+def top_k(model: LawModel, a: Any, n: Any, budget: float, ratio: float, kv_bytes: float = 2.0) -> LawCost:
+    """One trial that reads at most `budget` keys a token, found at no cost: S = sum over t = 1..n of min(budget, a + t)."""
+    return _cost(model, n, capped_pairs(a, n, budget), ratio, kv_bytes)
+
+
+def block_top_k(
+    model: LawModel, a: Any, n: Any, budget: float, page: int, ratio: float, kv_bytes: float = 2.0
+) -> LawCost:
+    """As `top_k`, and every page's summary is read and scored: (2a + n) n / 2 / page summaries of G D elements, 2 H D FLOPs each."""
+    cost = _cost(model, n, capped_pairs(a, n, budget), ratio, kv_bytes)
+    pages = (2 * a + n) * n / 2 / page
+    return LawCost(
+        cost.parameter_flops,
+        cost.attention_flops + 2 * model.q_heads * model.depth * pages,
+        cost.attention_bytes + kv_bytes * model.kv_heads * model.depth * pages,
+        ratio,
+    )
+
+
+def shared_prompt_bytes(model: LawModel, a: Any, n_all: Any, n_longest: Any, kv_bytes: float = 2.0) -> Any:
+    """Bytes that dense trials of one prompt save if the prompt's KV is read once for all of them.
+
+    The trials read it `n_all` times (tokens of all trials together); one reading a step takes as many as the longest.
+    """
+    return 2 * kv_bytes * model.kv_heads * model.depth * a * (n_all - n_longest)
+
+
+def capped_pairs(a: Any, n: Any, budget: float) -> Any:
+    """Sum over t = 1..n of min(budget, a + t), exactly, for whole numbers."""
+    free = np.clip(budget - np.asarray(a, dtype=float), 0, n)  # tokens that still see everything
+    return free * a + free * (free + 1) / 2 + (n - free) * budget
+
+
+def _cost(model: LawModel, n: Any, pairs: Any, ratio: float, kv_bytes: float) -> LawCost:
+    return LawCost(
+        2 * model.parameters * n,
+        4 * model.q_heads * model.depth * pairs,
+        2 * kv_bytes * model.kv_heads * model.depth * pairs,
+        ratio,
+    )

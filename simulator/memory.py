@@ -1,0 +1,138 @@
+"""Where a GPU's memory goes: weights, reserves, and what is left for the KV cache.
+
+    KV bytes = utilisation x capacity - weights - activations' peak - CUDA graphs - context
+
+The engine may use `memory_utilisation` of the capacity (vLLM's `gpu_memory_utilization`). All figures are bytes on one
+GPU of a replica; the tensor-parallel GPUs of a replica are alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwspecs.dtypes import BYTES
+from hwspecs.errors import InputError
+from hwspecs.gpu import Gpu
+from hwspecs.units import format_quantity
+from simulator.graph import Precision
+from workloads.model import Model
+
+# Assumptions of the memory model, in the absence of a measurement of the engine at hand.
+CONTEXT_BYTES = 0.6e9  # CUDA context, cuBLAS and NCCL workspaces
+GRAPHS_BYTES = 0.8e9  # CUDA graphs captured for the decode batch sizes
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one GPU, and the KV cache they leave room for.
+
+    `kv_bytes_per_token` is that of one GPU; `kv_blocks` the capacity of the replica in blocks of `block_size` tokens.
+    """
+
+    capacity: float
+    usable: float
+    weights: float
+    activations: float
+    graphs: float
+    context: float
+    kv: float
+    kv_bytes_per_token: float
+    block_size: int
+    kv_blocks: int
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.kv_blocks * self.block_size
+
+
+def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens: int, max_seqs: int) -> float:
+    """Peak of the activations of one step (bytes).
+
+    The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product) or
+    the logits in fp32 beside their softmax.
+    """
+    a = BYTES[precision.activations]
+    width = model.intermediate
+    if model.moe is not None:
+        width = max(model.moe.intermediate * model.moe.top_k, model.moe.shared_intermediate or 0)
+    width = -(-width // tensor)
+    attention = (model.q_heads + 2 * model.kv_heads) * model.head_dim // tensor
+    rows = (1 + (model.moe.top_k if model.moe else 0)) * model.hidden
+    tokens = max_tokens * (2 * model.hidden + rows + max(3 * width, attention)) * a
+    logits = max_seqs * -(-model.vocab // tensor) * (4 + 4)
+    return max(tokens, logits)
+
+
+def weight_bytes_per_gpu(model: Model, precision: Precision, tensor: int) -> float:
+    """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers are replicated, KV heads too if there are too few."""
+    counts = model.parameter_counts()
+    replicated = counts["norms"] + counts["router"]
+    kv_copies = max(1, tensor // model.kv_heads)
+    extra = (kv_copies - 1) * 2 * model.kv_heads * model.head_dim * model.hidden * model.layers
+    split = sum(counts.values()) - replicated + extra
+    return (split / tensor + replicated) * BYTES[precision.weights]
+
+
+def plan_memory(
+    model: Model,
+    gpu: Gpu,
+    precision: Precision,
+    tensor: int,
+    *,
+    utilisation: float,
+    block_size: int,
+    max_tokens: int,
+    max_seqs: int,
+) -> MemoryPlan:
+    """The memory plan of one GPU.
+
+    Raises
+    ------
+    InputError : weights and reserves leave no room for KV; the message says the least tensor parallelism that does.
+    """
+    plan = _plan(model, gpu, precision, tensor, utilisation, block_size, max_tokens, max_seqs)
+    if plan.kv_blocks < 1:
+        need = plan.weights + plan.activations + plan.graphs + plan.context
+        fits = [
+            t
+            for t in range(tensor + 1, gpu.link.domain + 1)
+            if model.q_heads % t == 0
+            and _plan(model, gpu, precision, t, utilisation, block_size, max_tokens, max_seqs).kv_blocks > 0
+        ]
+        advice = f"parallelism.tensor = {fits[0]} or more" if fits else f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
+        raise InputError(
+            f"{model.name} does not fit: weights and reserves take {format_quantity(need, 'B')} of the "
+            f"{format_quantity(plan.usable, 'B')} usable on each {gpu.name} and leave no room for KV",
+            place="model", found=f"{tensor} GPU(s), {precision.weights} weights", allowed=advice + ", or a smaller weight format",
+        )  # fmt: skip
+    return plan
+
+
+def _plan(
+    model: Model,
+    gpu: Gpu,
+    precision: Precision,
+    tensor: int,
+    utilisation: float,
+    block_size: int,
+    max_tokens: int,
+    max_seqs: int,
+) -> MemoryPlan:
+    usable = gpu.memory.capacity * utilisation
+    weights = weight_bytes_per_gpu(model, precision, tensor)
+    activations = activations_peak(model, precision, tensor, max_tokens, max_seqs)
+    kv = usable - weights - activations - GRAPHS_BYTES - CONTEXT_BYTES
+    heads = max(1, model.kv_heads // tensor)
+    per_token = 2 * model.layers * heads * model.head_dim * BYTES[precision.kv]
+    return MemoryPlan(
+        capacity=gpu.memory.capacity,
+        usable=usable,
+        weights=weights,
+        activations=activations,
+        graphs=GRAPHS_BYTES,
+        context=CONTEXT_BYTES,
+        kv=max(0.0, kv),
+        kv_bytes_per_token=per_token,
+        block_size=block_size,
+        kv_blocks=max(0, int(kv // (per_token * block_size))),
+    )

@@ -1,0 +1,228 @@
+"""Operators: what one node of the graph does, in FLOPs and bytes, as functions of the shape of a step.
+
+This is the only place where an operator's work is defined. The functions use plain arithmetic, so the fields of a
+`StepShape` may be numbers or NumPy arrays that broadcast against each other. Times are the business of `cost`.
+
+Bytes are apart by what they are: weights and KV stream from HBM at every step; activations pass from one operator
+to the next and may stay in the L2; `comm` goes over the link. FLOPs count a multiply-add as two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from simulator.shape import StepShape
+
+
+class Work(NamedTuple):
+    """What an operator does once (one layer): FLOPs and bytes on one GPU."""
+
+    flops: Any = 0
+    weight_bytes: Any = 0
+    kv_bytes: Any = 0
+    act_bytes: Any = 0
+    comm_bytes: Any = 0
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Weights, KV and activations, as if no activation stayed in the L2 (bytes)."""
+        return self.weight_bytes + self.kv_bytes + self.act_bytes
+
+    def __add__(self, other: object) -> Work:
+        if not isinstance(other, Work):
+            return NotImplemented
+        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def times(self, count: Any) -> Work:
+        return Work(*(count * part for part in self))
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Shape of a (grouped) GEMM: `m` rows come from the step, `n` x `k` is the weight. `groups` experts, `top_k` hit per row."""
+
+    n: int
+    k: int
+    groups: int = 1
+    top_k: int = 1
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Shape of an attention on one GPU; `extent` is the index into the shape's sums, `cap` its limit in tokens."""
+
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    extent: int
+    cap: int | None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A node of the operator graph.
+
+    Attributes
+    ----------
+    name : unique in the graph. kind : what a profile corrects it as (see `KINDS`).
+    axis : the part of the step's shape that it depends on: `tokens`, `rows`, `decode` or `prefill`.
+    count : how often it runs in a step (layers). dtype : the format it computes in, None if it only moves bytes.
+    stream : operators of one stream run one after the other.
+    work : StepShape -> Work of one execution.
+    dims : the shape that tiles are made of, for GEMMs and attention.
+    """
+
+    name: str
+    kind: str
+    axis: str
+    count: int
+    dtype: str | None
+    work: Callable[[StepShape], Work]
+    stream: str = "compute"
+    dims: Gemm | Heads | None = None
+    note: str = ""
+
+    def total(self, shape: StepShape) -> Work:
+        """Work of all layers in one step of `shape`."""
+        return self.work(shape).times(self.count)
+
+
+KINDS = (
+    "gemm",
+    "grouped_gemm",
+    "attention_prefill",
+    "attention_decode",
+    "elementwise",
+    "all_reduce",
+)
+AXES = ("tokens", "rows", "decode", "prefill")
+
+
+def _m(shape: StepShape, axis: str) -> Any:
+    return shape.rows if axis == "rows" else shape.tokens
+
+
+def gemm(name: str, n: int, k: int, *, count: int, dtype: str, weight: float, act: float, axis: str = "tokens") -> Operator:
+    """A projection Y[m, n] = X[m, k] W[k, n]: 2 m n k FLOPs; W is read once, X read and Y written once.
+
+    `weight` and `act` are bytes per element.
+    """
+
+    def work(shape: StepShape) -> Work:
+        m = _m(shape, axis)
+        used = m > 0
+        return Work(flops=2 * m * n * k, weight_bytes=n * k * weight * used, act_bytes=m * (k + n) * act)
+
+    return Operator(name, "gemm", axis, count, dtype, work, dims=Gemm(n, k))
+
+
+def experts_hit(tokens: Any, experts: int, top_k: int) -> Any:
+    """Expected number of distinct experts hit by `tokens` tokens that each choose `top_k` of `experts` uniformly.
+
+    Each expert is missed by one token with probability 1 - top_k/experts, independently over tokens.
+    """
+    return experts * (1 - (1 - top_k / experts) ** tokens)
+
+
+def grouped_gemm(
+    name: str, n: int, k: int, experts: int, top_k: int, *, count: int, dtype: str, weight: float, act: float
+) -> Operator:
+    """The experts' projections of an MoE layer: every token goes through `top_k` experts, each hit expert's weight is read once."""
+
+    def work(shape: StepShape) -> Work:
+        rows = shape.tokens * top_k
+        hit = experts_hit(shape.tokens, experts, top_k)
+        return Work(flops=2 * rows * n * k, weight_bytes=hit * n * k * weight, act_bytes=rows * (k + n) * act)
+
+    return Operator(name, "grouped_gemm", "tokens", count, dtype, work, dims=Gemm(n, k, experts, top_k))
+
+
+def elementwise(
+    name: str,
+    *,
+    count: int,
+    act_bytes: float = 0.0,
+    kv_bytes: float = 0.0,
+    weight_bytes: float = 0.0,
+    flops: float = 0.0,
+    axis: str = "tokens",
+) -> Operator:
+    """An operator that passes over its rows once: all arguments are per row (token, or sampled row)."""
+
+    def work(shape: StepShape) -> Work:
+        m = _m(shape, axis)
+        return Work(m * flops, m * weight_bytes, m * kv_bytes, m * act_bytes)
+
+    return Operator(name, "elementwise", axis, count, None, work)
+
+
+def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
+    """One query token a sequence against its KV: 4 q_heads head_dim FLOPs and 2 kv_heads head_dim elements per token read.
+
+    (Q K^T and P V are 2 q_heads head_dim FLOPs each per key; K and V are kv_heads head_dim elements each.)
+    """
+
+    def work(shape: StepShape) -> Work:
+        read = shape.decode_kv[heads.extent]
+        return Work(
+            flops=4 * heads.q_heads * heads.head_dim * read,
+            kv_bytes=2 * heads.kv_heads * heads.head_dim * kv * read,
+            act_bytes=2 * heads.q_heads * heads.head_dim * act * shape.decode_seqs,
+        )
+
+    return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads)
+
+
+def attention_prefill(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
+    """Causal attention of prefill chunks: 4 q_heads head_dim FLOPs per (query, key) pair; each key and value is read once."""
+
+    def work(shape: StepShape) -> Work:
+        chunks = shape.prefill
+        if chunks is None:
+            return Work()
+        return Work(
+            flops=4 * heads.q_heads * heads.head_dim * chunks.pairs[heads.extent],
+            kv_bytes=2 * heads.kv_heads * heads.head_dim * kv * chunks.kv[heads.extent],
+            act_bytes=2 * heads.q_heads * heads.head_dim * act * chunks.tokens,
+        )
+
+    return Operator(name, "attention_prefill", "prefill", count, dtype, work, dims=heads)
+
+
+def page_scores(name: str, heads: Heads, page: int, *, count: int, dtype: str, kv: float) -> Operator:
+    """Block top-k, step 1: every query head scores every page of its past by the page's summary vector.
+
+    2 q_heads head_dim FLOPs and kv_heads head_dim elements per page (Kinetics, arXiv 2506.05333, the search terms);
+    pages are counted as tokens / page, not rounded up. The scores are written in fp32.
+    """
+
+    def work(shape: StepShape) -> Work:
+        pages = shape.decode_kv[heads.extent] / page
+        return Work(
+            flops=2 * heads.q_heads * heads.head_dim * pages,
+            kv_bytes=heads.kv_heads * heads.head_dim * kv * pages,
+            act_bytes=4 * heads.q_heads * pages,
+        )
+
+    return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads)
+
+
+def page_select(name: str, heads: Heads, page: int, *, count: int) -> Operator:
+    """Block top-k, step 2: the scores are reduced over the query heads of a group and the best pages chosen (fp32 read once)."""
+
+    def work(shape: StepShape) -> Work:
+        pages = shape.decode_kv[heads.extent] / page
+        return Work(flops=heads.q_heads * pages, act_bytes=4 * heads.q_heads * pages)
+
+    return Operator(name, "elementwise", "decode", count, None, work, dims=heads)
+
+
+def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:
+    """Sum of the partial outputs over `gpus` GPUs: a ring moves 2 (g - 1)/g of the message over each GPU's link, each way."""
+
+    def work(shape: StepShape) -> Work:
+        return Work(comm_bytes=2 * (gpus - 1) / gpus * hidden * act * shape.tokens)
+
+    return Operator(name, "all_reduce", "tokens", count, None, work, stream="comm")

@@ -1,0 +1,48 @@
+"""What the engine is told about serving, apart from the requests and the cost of a step (docs/engine.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+TICKS_PER_SECOND = 2**60
+SECONDS_PER_TICK = 2.0**-60
+
+
+def to_ticks(seconds: float) -> int:
+    """The nearest whole number of clock ticks (exact for any float that is a multiple of 2^-60 s)."""
+    return round(seconds * TICKS_PER_SECOND)
+
+
+class Status(IntEnum):
+    """How a request ended."""
+
+    FINISHED = 0
+    ABORTED = 1
+    REJECTED = 2
+
+
+# Where a request is on its way through a replica.
+WAITING, PREFILL, DECODE, DONE = range(4)
+
+
+@dataclass(frozen=True)
+class EngineParams:
+    """Limits and policies of one serving deployment.
+
+    `kv_blocks` is the KV capacity of one replica in blocks of `block_size` tokens, `watermark_blocks` how many of them
+    admission leaves free on a replica that is not empty. `scheduling` is `fcfs` or `priority`; `router` is
+    `round_robin`, `least_loaded` or `session_affine`.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    kv_blocks: int
+    max_model_len: int
+    watermark_blocks: int = 0
+    chunked_prefill: bool = True
+    prefix_sharing: bool = True
+    scheduling: str = "fcfs"
+    replicas: int = 1
+    router: str = "round_robin"

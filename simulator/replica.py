@@ -1,0 +1,506 @@
+"""One replica: the continuous-batching scheduler, advanced by macro-steps (docs/engine.md is its specification).
+
+While no sequence joins or leaves, every step decodes the same sequences, and all that a step's cost and its KV growth
+depend on moves along known lines. So the replica keeps sums instead of walking through its sequences:
+
+- `counter` counts decode steps; a sequence that joins remembers `base` = its computed tokens - counter, so all
+  sequences advance by advancing the counter;
+- the tokens read per extent are `kv[e]`, growing by `growing[e]` a step until the next sequence reaches the cap;
+- a heap of counters says when the next sequence finishes, another when one reaches a cap;
+- `phases[p]` counts the sequences that need a new KV block when `counter % block_size == p`.
+
+A macro-step ends where the first of these lines bends; `StepCost` gives its duration in closed form. It costs
+O(log sequences) to set up, whatever its length. If something arrives in between that could change the batch, the run is
+cut at the next step boundary, found by inverting the closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from simulator.kvpool import KVPool
+from simulator.policy import DECODE, DONE, PREFILL, SECONDS_PER_TICK, WAITING, EngineParams
+from simulator.shape import PrefillShape, causal_pairs, keys_read
+from simulator.stepcost import StepCost, line_at, line_sum
+from simulator.waiting import QUEUES
+
+if TYPE_CHECKING:
+    from simulator.timeline import Recorder
+
+Chain = tuple[tuple[int, int], ...]
+
+
+class Sequence:
+    """A request on its way through a replica."""
+
+    __slots__ = (
+        "base",
+        "chain",
+        "computed",
+        "first_token",
+        "generated",
+        "hit_tokens",
+        "index",
+        "joined",
+        "known",
+        "marked",
+        "order",
+        "output",
+        "preempted_at",
+        "preemptions",
+        "prompt",
+        "rank",
+        "replica",
+        "state",
+    )
+
+    def __init__(self, index: int, prompt: int, output: int, chain: Chain, rank: tuple[int, int], replica: Replica) -> None:
+        self.index, self.prompt, self.output, self.chain = index, prompt, output, chain
+        self.rank = rank  # (priority, submission number): smaller goes first where priorities count
+        self.replica = replica
+        self.state = WAITING
+        self.generated = 0
+        self.known = prompt  # tokens known when it was last admitted: prompt and what had been generated
+        self.computed = 0  # of these, in the KV cache, while in prefill
+        self.base = 0  # while decoding: computed tokens minus the replica's counter
+        self.joined = -1  # serial number of its present stay among the decoding ones
+        self.order = 0  # serial number of its admission
+        self.marked = False
+        self.preemptions = self.hit_tokens = 0
+        self.first_token: int | None = None
+        self.preempted_at: int | None = None  # since when its reader waits for the next token
+
+
+class Run:
+    """The macro-step being executed."""
+
+    __slots__ = ("cut", "decode", "end", "first", "fixed", "last", "lines", "prefill", "row", "start", "steps", "ticks")
+
+    start: int
+    end: int
+    steps: int
+    ticks: int
+    fixed: int  # ticks of a step that do not depend on decode KV
+    lines: tuple
+    decode: tuple[int, ...]  # ticks by decode operator
+    prefill: list[tuple[Sequence, int]]
+    cut: bool
+    row: tuple
+
+
+class Replica:
+    """See the module's docstring.
+
+    Parameters
+    ----------
+    schedule_end : called as `schedule_end(replica, run)` when a run starts or is cut; the engine calls `step_end` at `run.end`.
+    on_leave : called as `on_leave(replica, finished, now)` at a step end at which sequences finish or are marked to leave; it calls
+        `take_marked` when it has marked whatever has to leave with them.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        params: EngineParams,
+        cost: StepCost,
+        recorder: Recorder,
+        schedule_end: Callable[[Replica, Run], None],
+        on_leave: Callable[[Replica, list[Sequence], int], None],
+    ) -> None:
+        self.number, self.params, self.cost, self.recorder = number, params, cost, recorder
+        self._schedule_end, self._on_leave = schedule_end, on_leave
+        self.pool = KVPool(params.kv_blocks, params.block_size)
+        self.peak_blocks = 0
+        self.gaps: list[tuple[int, float, float]] = []  # (request, last token before, first after) around preemptions
+        self.by_priority = params.scheduling == "priority"
+        self.waiting = QUEUES[params.scheduling]()
+        self.running: dict[Sequence, None] = {}  # in order of admission
+        self.partial: Sequence | None = None  # the one in prefill, always the last of `running`
+        self.seqs = 0  # decoding
+        self.counter = 0
+        self.kv = [0] * len(cost.decode_caps)
+        self.growing = [0] * len(cost.decode_caps)
+        self.phases = [0] * params.block_size
+        self.finishing: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
+        self.capped: list[list[tuple[int, int, Sequence]]] = [[] for _ in cost.decode_caps]
+        self.any_marked = False
+        self.run: Run | None = None
+        self._serial = 0
+        self._admissions = 0
+
+    # --- what the engine tells it -------------------------------------------------------------------------------
+
+    def enqueue(self, seq: Sequence, now: int, strict: bool) -> None:
+        """A request arrives. `strict`: a step boundary at `now` is already past for this replica."""
+        self.waiting.add(seq)
+        # Whoever stands behind a head that could not be admitted waits with it: the head's chances only sink during a run.
+        if self.run is not None and self.waiting.head() is seq and len(self.running) < self.params.max_num_seqs:
+            self.cut(now, strict)
+
+    def abort_waiting(self, seq: Sequence, now: int, strict: bool) -> None:
+        """Remove a waiting request; what stood behind it may be admitted now."""
+        seq.state = DONE
+        self.waiting.forget()
+        if self.run is not None:
+            self.cut(now, strict)
+
+    def mark(self, seq: Sequence, now: int, strict: bool) -> None:
+        """Have a running sequence leave at the next step end."""
+        seq.marked = self.any_marked = True
+        if self.run is not None:
+            self.cut(now, strict)
+
+    # --- macro-steps --------------------------------------------------------------------------------------------
+
+    def cut(self, now: int, strict: bool) -> None:
+        """End the run at its first step boundary at or after `now` (after, if `strict`)."""
+        run = self.run
+        assert run is not None
+        if run.cut or run.steps == 1:
+            return
+        run.cut = True
+        steps = self._steps_until(run, now - run.start + (1 if strict else 0))
+        if steps < run.steps:
+            run.steps = steps
+            run.decode, run.ticks = self._duration(run, steps)
+            run.end = run.start + run.ticks
+            self._schedule_end(self, run)
+
+    def _duration(self, run: Run, steps: int) -> tuple[tuple[int, ...], int]:
+        kv, growing, extents = self.kv, self.growing, self.cost.decode_extents
+        parts = tuple(
+            [line_sum(line, kv[e], growing[e], steps) for line, e in zip(run.lines, extents, strict=True)]
+        )
+        return parts, run.fixed * steps + sum(parts)
+
+    def _step_ticks(self, run: Run, step: int) -> int:
+        """Ticks of the run's step number `step`."""
+        total = run.fixed
+        for line, e in zip(run.lines, self.cost.decode_extents, strict=True):
+            total += line_at(line, self.kv[e] + self.growing[e] * step)
+        return total
+
+    def _steps_until(self, run: Run, ticks: int) -> int:
+        """The least number of steps that take at least `ticks`; the run as a whole takes more.
+
+        The elapsed time is close to a parabola in the number of steps: start from its root, then follow secants.
+        """
+        if ticks <= run.first:
+            return 1
+        total, whole = run.steps, run.ticks
+        slope = run.first
+        bend = (whole - slope * total) / (total * total)
+        root = slope * slope + 4 * bend * ticks
+        guess = 2 * ticks / (slope + root**0.5) if root > 0 else total * ticks / whole
+        low, high = 1, total  # elapsed(low) < ticks <= elapsed(high)
+        steps = min(max(int(guess) + 1, low + 1), high)
+        while True:
+            elapsed = self._duration(run, steps)[1]
+            here = self._step_ticks(run, steps - 1)
+            if elapsed >= ticks:
+                if elapsed - here < ticks:
+                    return steps
+                high = steps - 1
+            else:
+                low = steps
+            if high - low == 1:
+                return high
+            move = (elapsed - ticks) // here
+            steps = min(max(steps - move, low + 1), high)
+
+    def step_end(self, now: int) -> None:
+        """The run ends: advance everything, let finished and marked sequences go, schedule the next step."""
+        run = self.run
+        assert run is not None
+        self.run = None
+        steps = run.steps
+        if self.seqs:
+            if steps > 1:
+                self.pool.take(self._growth(1, steps))
+                if self.pool.used > self.peak_blocks:
+                    self.peak_blocks = self.pool.used
+            self._record(run)
+            self.counter += steps
+            for e, slope in enumerate(self.growing):
+                self.kv[e] += slope * steps
+        else:
+            self._record(run)
+            self._reach_caps()
+        if run.prefill:
+            self._prefilled(run.prefill, now)
+        finished: list[Sequence] = []
+        finishing, counter = self.finishing, self.counter
+        while finishing and finishing[0][0] <= counter:
+            _, joined, seq = heappop(finishing)
+            if seq.joined == joined:
+                finished.append(seq)
+        if finished or self.any_marked:
+            self._leave(finished, now)
+        self.schedule(now)
+
+    def _prefilled(self, chunks: list[tuple[Sequence, int]], now: int) -> None:
+        """Chunks are computed; sequences whose known tokens are complete get a token and join the decoding ones."""
+        for seq, q in chunks:
+            seq.computed += q
+            if seq.computed < seq.known:
+                continue
+            if self.partial is seq:
+                self.partial = None
+            seq.generated += 1
+            if seq.first_token is None:
+                seq.first_token = now
+            if seq.preempted_at is not None:
+                self.gaps.append((seq.index, seq.preempted_at * SECONDS_PER_TICK, now * SECONDS_PER_TICK))
+                seq.preempted_at = None
+            self._join(seq)
+
+    def _leave(self, finished: list[Sequence], now: int) -> None:
+        if len(finished) > 1:
+            finished.sort(key=_by_order)
+        for seq in finished:
+            self._remove(seq)
+            seq.state = DONE
+        self._on_leave(self, finished, now)
+
+    def take_marked(self) -> list[Sequence]:
+        """Marked sequences leave, in order of admission (step 4 of a step's end)."""
+        if not self.any_marked:
+            return []
+        self.any_marked = False
+        left = [seq for seq in self.running if seq.marked]
+        for seq in left:
+            self._remove(seq)
+            seq.state = DONE
+        return left
+
+    # --- scheduling ---------------------------------------------------------------------------------------------
+
+    def schedule(self, now: int) -> None:
+        """Schedule the next step, or fall idle."""
+        preempted = False
+        if self.seqs:
+            need = self.phases[self.counter % self.params.block_size]
+            if need:
+                while need > self.pool.free:
+                    preempted = True
+                    self._preempt(now)
+                    need = self.phases[self.counter % self.params.block_size]
+                self.pool.take(need)
+        chunks: list[tuple[Sequence, int]] = []
+        budget = self.params.max_num_batched_tokens - self.seqs
+        if self.partial is not None:
+            q = min(self.partial.known - self.partial.computed, budget)
+            chunks.append((self.partial, q))
+            budget -= q
+        if self.waiting.size and not preempted:
+            self._admit(chunks, budget)
+        if not self.running:
+            return
+        if self.pool.used > self.peak_blocks:
+            self.peak_blocks = self.pool.used
+        # After a preemption nobody was admitted in this step, but somebody may be in the next.
+        self._start(chunks, now, once=preempted)
+
+    def _admit(self, chunks: list[tuple[Sequence, int]], budget: int) -> None:
+        params, waiting, running = self.params, self.waiting, self.running
+        size = params.block_size
+        while budget > 0 and len(running) < params.max_num_seqs:
+            seq = waiting.head()
+            if seq is None:
+                return
+            known = seq.prompt + seq.generated
+            if not params.chunked_prefill and known > budget and not self._fits_budget(seq, known, budget):
+                return
+            watermark = params.watermark_blocks if running else 0
+            hits = self.pool.admit(seq.chain, -1 - seq.index, -(-known // size), watermark)
+            if hits < 0:
+                return
+            waiting.pop()
+            seq.known, seq.computed = known, hits * size
+            seq.hit_tokens += hits * size
+            q = min(known - seq.computed, budget)
+            budget -= q
+            seq.state = PREFILL
+            self._admissions += 1
+            seq.order = self._admissions
+            running[seq] = None
+            chunks.append((seq, q))
+            if seq.computed + q < known:
+                self.partial = seq
+
+    def _fits_budget(self, seq: Sequence, known: int, budget: int) -> bool:
+        """Without chunked prefill: whether what the cache does not hold fits the budget in one piece."""
+        found = self.pool.find(seq.chain, -1 - seq.index)
+        return known - found * self.params.block_size <= budget
+
+    def _start(self, chunks: list[tuple[Sequence, int]], now: int, once: bool) -> None:
+        """Begin a run; `once` limits it to a single step."""
+        cost, seqs = self.cost, self.seqs
+        run = Run()
+        run.start, run.cut, run.prefill = now, False, chunks
+        prefill = None
+        rows = tokens = seqs
+        if chunks:
+            prefill, done = self._prefill_shape(chunks)
+            tokens += prefill.tokens
+            rows += done
+        run.fixed = cost.fixed_ticks(tokens, rows, prefill)
+        run.lines = cost.lines(seqs) if seqs else ()
+        run.decode = tuple([line_at(line, self.kv[e]) for line, e in zip(run.lines, cost.decode_extents, strict=False)])
+        run.ticks = run.first = run.fixed + sum(run.decode)
+        run.steps = 1 if chunks or once else self._steps()
+        if run.steps > 1:
+            run.decode, run.ticks = self._duration(run, run.steps)
+        run.end = now + run.ticks
+        run.row = (tokens, rows, seqs, prefill, self.pool.used, self.waiting.size)
+        self.run = run
+        self._schedule_end(self, run)
+
+    def _prefill_shape(self, chunks: list[tuple[Sequence, int]]) -> tuple[PrefillShape, int]:
+        caps = self.cost.prefill_caps
+        tokens = done = 0
+        pairs, kv = [0] * len(caps), [0] * len(caps)
+        for seq, q in chunks:
+            past = seq.computed
+            tokens += q
+            done += past + q == seq.known
+            for e, cap in enumerate(caps):
+                pairs[e] += causal_pairs(q, past, cap)
+                kv[e] += keys_read(q, past, cap)
+        return PrefillShape(tokens, len(chunks), tuple(pairs), tuple(kv)), done
+
+    def _steps(self) -> int:
+        """How many steps until the first line bends: a sequence finishes, reaches a cap, or the KV pool runs dry."""
+        counter = self.counter
+        finishing = self.finishing
+        while finishing[0][2].joined != finishing[0][1]:
+            heappop(finishing)  # left before its time
+        steps = finishing[0][0] - counter
+        for heap in self.capped:
+            while heap and heap[0][2].joined != heap[0][1]:
+                heappop(heap)
+            if heap:
+                steps = min(steps, heap[0][0] - counter)
+        if steps > 1 and self._most_growth(steps) > self.pool.free:
+            steps = self._steps_before_full(steps)
+        return steps
+
+    def _most_growth(self, steps: int) -> int:
+        """An upper bound on the blocks that steps 1 .. steps - 1 take."""
+        return self.seqs * ((steps - 1) // self.params.block_size + 1)
+
+    def _growth(self, first: int, end: int) -> int:
+        """Blocks that the steps `first` .. `end` - 1 after the counter take: each phase comes up once per block size."""
+        size, phases = self.params.block_size, self.phases
+        rounds, rest = divmod(end - first, size)
+        at = (self.counter + first) % size
+        total = rounds * self.seqs + sum(phases[at : at + rest])
+        if at + rest > size:
+            total += sum(phases[: at + rest - size])
+        return total
+
+    def _steps_before_full(self, steps: int) -> int:
+        """The steps, at most `steps`, that can be taken before the pool cannot serve one."""
+        size, phases = self.params.block_size, self.phases
+        free = self.pool.free
+        rounds = min(free // self.seqs, (steps - 1) // size)
+        taken = 1 + rounds * size
+        free -= rounds * self.seqs
+        while taken < steps:
+            free -= phases[(self.counter + taken) % size]
+            if free < 0:
+                break
+            taken += 1
+        return taken
+
+    # --- the sets -----------------------------------------------------------------------------------------------
+
+    def _join(self, seq: Sequence) -> None:
+        """A sequence whose known tokens are all computed starts decoding."""
+        self._serial += 1
+        seq.joined = self._serial
+        seq.state = DECODE
+        seq.base = seq.known - self.counter
+        self.seqs += 1
+        self.phases[-seq.base % self.params.block_size] += 1
+        heappush(self.finishing, (self.counter + seq.output - seq.generated, seq.joined, seq))
+        for e, cap in enumerate(self.cost.decode_caps):
+            read = seq.known + 1
+            if cap is None or read < cap:
+                self.growing[e] += 1
+                if cap is not None:
+                    heappush(self.capped[e], (self.counter + cap - read, seq.joined, seq))
+            self.kv[e] += read if cap is None else min(read, cap)
+
+    def _remove(self, seq: Sequence, keep: bool = False) -> None:
+        """Take a sequence out of the batch and release its blocks; `keep` them findable after a preemption."""
+        size = self.params.block_size
+        del self.running[seq]
+        if seq.state == DECODE:
+            computed = seq.base + self.counter
+            blocks = -(-computed // size)
+            self.seqs -= 1
+            self.phases[-seq.base % size] -= 1
+            read = computed + 1
+            for e, cap in enumerate(self.cost.decode_caps):
+                if cap is None or read < cap:
+                    self.growing[e] -= 1
+                self.kv[e] -= read if cap is None else min(read, cap)
+            seq.generated = computed + 1 - seq.prompt
+            seq.joined = -1
+        else:
+            computed = seq.computed
+            blocks = -(-seq.known // size)
+            self.partial = None
+        own = -1 - seq.index if keep and self.params.prefix_sharing else None
+        self.pool.release(seq.chain, own, blocks, computed // size)
+
+    def _reach_caps(self) -> None:
+        """Sequences that have reached an extent's cap read no more from step to step."""
+        for e, heap in enumerate(self.capped):
+            while heap and heap[0][0] <= self.counter:
+                _, joined, seq = heappop(heap)
+                if seq.joined == joined:
+                    self.growing[e] -= 1
+
+    def _preempt(self, now: int) -> None:
+        """The victim loses its blocks and goes back to the queue."""
+        victim = max(self.running, key=_by_rank) if self.by_priority else next(reversed(self.running))
+        self._remove(victim, keep=True)
+        victim.state = WAITING
+        victim.preemptions += 1
+        if victim.first_token is not None and victim.preempted_at is None:
+            victim.preempted_at = now
+        self.waiting.put_back(victim)
+
+    def _record(self, run: Run) -> None:
+        tokens, rows, seqs, prefill, blocks, waiting = run.row
+        steps = run.steps
+        tick = SECONDS_PER_TICK
+        last = run.first if steps == 1 else self._step_ticks(run, steps - 1)
+        row = [
+            self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs,
+            prefill.tokens if prefill else 0, prefill.seqs if prefill else 0, blocks, waiting, run.first * tick, last * tick,
+        ]  # fmt: skip
+        if seqs:
+            for first, slope in zip(self.kv, self.growing, strict=True):
+                row += (first, first + slope * (steps - 1))
+        else:
+            row += [0] * (2 * len(self.kv))
+        row += [ticks * tick for ticks in run.decode] if seqs else [0] * len(self.cost.decode_ops)
+        if prefill:
+            for pairs, kv in zip(prefill.pairs, prefill.kv, strict=True):
+                row += (pairs, kv)
+        else:
+            row += [0] * (2 * len(self.cost.prefill_caps))
+        self.recorder.add(tuple(row))
+
+
+def _by_order(seq: Sequence) -> int:
+    return seq.order
+
+
+def _by_rank(seq: Sequence) -> tuple[int, int]:
+    return seq.rank

@@ -1,0 +1,94 @@
+"""From a scenario to a result: compile the graph, plan the memory, draw the requests, run the engine, count.
+
+The one place that knows the order of these steps; each is a function of its own module.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simulator.engine import check_servable, simulate
+from simulator.graph import Precision, StepGraph, build_graph
+from simulator.memory import MemoryPlan, plan_memory
+from simulator.policy import EngineParams
+from simulator.profile import Profile, load_profile
+from simulator.result import Result, build_result
+from simulator.stepcost import StepCost
+from workloads.requests import Requests, generate
+from workloads.scenario import LoadedScenario
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A scenario made ready: what serves the requests, and how long its steps take."""
+
+    scenario: LoadedScenario
+    graph: StepGraph
+    profile: Profile
+    memory: MemoryPlan
+    cost: StepCost
+    params: EngineParams
+
+
+def deploy(scenario: LoadedScenario) -> Deployment:
+    """Compile what serves a scenario. Raises InputError for what cannot be served (formats, layout, memory, profile)."""
+    config, gpu, model = scenario.config, scenario.gpu, scenario.model
+    profile = load_profile(config.profile, relative_to=scenario.base_dir)
+    precision = Precision(config.precision.weights, config.precision.activations, config.precision.kv)
+    tensor = config.parallelism.tensor
+    graph = build_graph(model, config.attention, precision, tensor)
+    engine = config.engine
+    max_model_len = engine.max_model_len or model.max_context
+    memory = plan_memory(
+        model,
+        gpu,
+        precision,
+        tensor,
+        utilisation=engine.memory_utilisation,
+        block_size=engine.block_size,
+        max_tokens=engine.max_num_batched_tokens,
+        max_seqs=engine.max_num_seqs,
+    )
+    cost = StepCost(
+        graph,
+        gpu,
+        profile,
+        max_tokens=engine.max_num_batched_tokens,
+        max_seqs=engine.max_num_seqs,
+        max_context=max_model_len,
+    )
+    params = EngineParams(
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        block_size=engine.block_size,
+        kv_blocks=memory.kv_blocks,
+        max_model_len=max_model_len,
+        watermark_blocks=int(engine.watermark * memory.kv_blocks),
+        chunked_prefill=engine.chunked_prefill,
+        prefix_sharing=engine.prefix_sharing,
+        scheduling=engine.scheduling,
+        replicas=config.replicas,
+        router=config.router,
+    )
+    return Deployment(scenario, graph, profile, memory, cost, params)
+
+
+def run_scenario(scenario: LoadedScenario, *, progress: Callable[[int, int], None] | None = None) -> Result:
+    """Simulate a scenario. Raises InputError before the simulation starts if it cannot be served."""
+    started = time.perf_counter()
+    deployment = deploy(scenario)
+    requests: Requests = generate(scenario.config.workload, scenario.config.seed, base_dir=scenario.base_dir)
+    try:
+        check_servable(requests, deployment.params)
+    except Exception as error:
+        from hwspecs.errors import InputError
+
+        if isinstance(error, InputError):
+            raise error.at(file=scenario.origin) from None
+        raise
+    simulated = time.perf_counter()
+    log = simulate(requests, deployment.cost, deployment.params, progress=progress)
+    wall = time.perf_counter() - simulated
+    return build_result(deployment, requests, log, wall_s=wall, started=started)

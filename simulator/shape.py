@@ -1,0 +1,37 @@
+"""The shape of one engine step, as far as its cost depends on it (docs/engine.md, "Scheduling a step")."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PrefillShape(NamedTuple):
+    """The prefill chunks of a step, summed; `pairs` and `kv` have one entry per prefill extent."""
+
+    tokens: int
+    seqs: int
+    pairs: tuple[int, ...]
+    kv: tuple[int, ...]
+
+
+class StepShape(NamedTuple):
+    """A whole step; `decode_kv` has one entry per decode extent, in tokens."""
+
+    tokens: int
+    rows: int
+    decode_seqs: int
+    decode_kv: tuple[int, ...]
+    prefill: PrefillShape | None = None
+
+
+def causal_pairs(q: int, past: int, cap: int | None) -> int:
+    """(query, key) pairs of a causal chunk: the sum of min(past + j, cap) over j = 1..q."""
+    if cap is None or past + q <= cap:
+        return q * past + q * (q + 1) // 2
+    below = max(0, cap - past)  # queries that still see all of their past
+    return below * past + below * (below + 1) // 2 + (q - below) * cap
+
+
+def keys_read(q: int, past: int, cap: int | None) -> int:
+    """Distinct keys that a causal chunk reads: all past + q, or the last cap - 1 of the past and its own q."""
+    return past + q if cap is None else min(past + q, q + cap - 1)

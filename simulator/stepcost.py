@@ -1,0 +1,247 @@
+"""StepCost: the operator graph, compiled with a GPU and a profile into the time of a step.
+
+A step costs, in whole clock ticks,
+
+    tokens[T] + rows[R] + sum over decode operators of f_n(S) + prefill(chunks)
+
+- `tokens[T]`: longest path through the operators that depend only on the number of tokens (all streams),
+- `rows[R]`: language-model head and sampling,
+- `f_n(S)`: an operator that reads the KV of `n` decoding sequences, with S the tokens it reads. It is *defined* as
+  piecewise linear in S: the cost model is evaluated at knots (mean contexts a factor sqrt 2 apart) and joined by lines
+  with whole-number slopes. So the sum over thousands of steps, in which S grows along a line, has a closed form from
+  knot to knot, in exact integer arithmetic, whatever the profile has learned.
+- `prefill(chunks)`: the prefill attention of the step's chunks, evaluated directly.
+
+The parts add up because every operator of the last three kinds lies on every path through the graph (checked when it
+is compiled); only operators of the first kind may overlap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from hwspecs.gpu import Gpu
+from simulator.cost import OpTime, check_operators, operator_time
+from simulator.graph import StepGraph
+from simulator.operators import Heads, Operator
+from simulator.policy import TICKS_PER_SECOND
+from simulator.profile import Profile
+from simulator.shape import PrefillShape, StepShape
+
+Line = tuple[list[int], list[int], list[int]]
+"""Knots in tokens, ticks at the knots, ticks per token after them."""
+
+
+class StepCost:
+    """Seconds and ticks of engine steps.
+
+    Parameters
+    ----------
+    graph, gpu, profile : what is compiled.
+    max_tokens, max_seqs : the largest step (`max_num_batched_tokens`, `max_num_seqs`).
+    max_context : the longest sequence in tokens; beyond it `f_n` goes on along its last line.
+
+    Raises
+    ------
+    InputError : the GPU lacks a format or the links that the graph needs.
+    """
+
+    def __init__(
+        self, graph: StepGraph, gpu: Gpu, profile: Profile, *, max_tokens: int, max_seqs: int, max_context: int
+    ) -> None:
+        self.graph, self.gpu, self.profile = graph, gpu, profile
+        self.max_tokens, self.max_seqs, self.max_context = max_tokens, max_seqs, max_context
+        self.decode_caps, self.prefill_caps = graph.decode_caps, graph.prefill_caps
+        self.operators = graph.operators
+        check_operators(self.operators, gpu, graph.tensor)
+        self.decode_ops = [op for op in self.operators if op.axis == "decode"]
+        self.prefill_ops = [op for op in self.operators if op.axis == "prefill"]
+        self.decode_extents = [_extent(op) for op in self.decode_ops]
+        self._ordered = _stream_order(graph)
+        # One spare entry each: a sequence in prefill may share the step with max_seqs - 1 decodes.
+        self.tokens = _ticks(self._longest_path(np.arange(max_tokens + 1)))
+        self.rows = _ticks(self._sum("rows", np.arange(max_seqs + 1)))
+        self._knots = _context_knots(max_context)
+        self._decode_seconds = [self._decode_table(op) for op in self.decode_ops]
+        self._lines: list[tuple[Line, ...] | None] = [None] * (max_seqs + 1)
+        self._prefill_memo: dict[PrefillShape, int] = {}
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def step_ticks(self, shape: StepShape) -> int:
+        """Duration of one step in ticks, at least 1."""
+        return self.fixed_ticks(shape.tokens, shape.rows, shape.prefill) + self.decode_ticks(shape)
+
+    def fixed_ticks(self, tokens: int, rows: int, prefill: PrefillShape | None) -> int:
+        """The part of a step that does not depend on the KV of decoding sequences, at least 1."""
+        ticks = self.tokens[tokens] + self.rows[rows]
+        return max(1, ticks if prefill is None else ticks + self.prefill_ticks(prefill))
+
+    def decode_ticks(self, shape: StepShape) -> int:
+        """The operators that read the KV of decoding sequences."""
+        if shape.decode_seqs == 0:
+            return 0
+        total = 0
+        for line, extent in zip(self.lines(shape.decode_seqs), self.decode_extents, strict=True):
+            total += line_at(line, shape.decode_kv[extent])
+        return total
+
+    def prefill_ticks(self, prefill: PrefillShape) -> int:
+        """Prefill attention; remembered, since prompts of one length recur."""
+        ticks = self._prefill_memo.get(prefill)
+        if ticks is None:
+            seconds = sum(self.prefill_seconds(prefill))
+            ticks = round(seconds * TICKS_PER_SECOND)
+            if len(self._prefill_memo) < 200_000:
+                self._prefill_memo[prefill] = ticks
+        return ticks
+
+    def prefill_seconds(self, prefill: PrefillShape) -> list[float]:
+        """Seconds of each prefill operator, all layers."""
+        shape = StepShape(prefill.tokens, 0, 0, (), prefill)
+        return [op.count * operator_time(op, shape, self.gpu, self.profile).seconds for op in self.prefill_ops]
+
+    # --- many steps ---------------------------------------------------------------------------------------------
+
+    def lines(self, seqs: int) -> tuple[Line, ...]:
+        """The functions f_n of the decode operators for n = `seqs` sequences."""
+        lines = self._lines[seqs]
+        if lines is None:
+            knots = [round(seqs * context) for context in self._knots]
+            lines = self._lines[seqs] = tuple(_line(knots, table[seqs]) for table in self._decode_seconds)
+        return lines
+
+    # --- for people ---------------------------------------------------------------------------------------------
+
+    def operator_seconds(self, op: Operator, shape: StepShape) -> Any:
+        """Seconds of `op` in a step, all layers, by the same functions that `step_ticks` uses (scalar shapes)."""
+        if op.axis != "decode":
+            return op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+        if shape.decode_seqs == 0:
+            return 0.0
+        i = self.decode_ops.index(op)
+        return line_at(self.lines(shape.decode_seqs)[i], shape.decode_kv[self.decode_extents[i]]) / TICKS_PER_SECOND
+
+    def terms(self, op: Operator, shape: StepShape) -> OpTime:
+        """The roofline terms of one execution (vectorised over the shape)."""
+        return operator_time(op, shape, self.gpu, self.profile)
+
+    # --- compiling ----------------------------------------------------------------------------------------------
+
+    def _sum(self, axis: str, values: np.ndarray) -> np.ndarray:
+        shape = StepShape(values, values, 0, tuple(0 for _ in self.decode_caps))
+        total = np.zeros(len(values))
+        for op in self.operators:
+            if op.axis == axis:
+                total += op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+        return total
+
+    def _longest_path(self, tokens: np.ndarray) -> np.ndarray:
+        """Longest path through the token-dependent operators, others taking no time (seconds, one per entry)."""
+        shape = StepShape(tokens, 0, 0, tuple(0 for _ in self.decode_caps))
+        done: dict[str, np.ndarray] = {}
+        end = np.zeros(len(tokens))
+        for name in nx.topological_sort(self._ordered):
+            op: Operator = self._ordered.nodes[name]["op"]
+            start = np.zeros(len(tokens))
+            for before in self._ordered.predecessors(name):
+                start = np.maximum(start, done[before])
+            if op.axis == "tokens":
+                start = start + op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+            done[name] = start
+            end = np.maximum(end, start)
+        return end
+
+    def _decode_table(self, op: Operator) -> np.ndarray:
+        """Seconds of a decode operator, [sequences 0..max_seqs, knots]."""
+        seqs = np.arange(self.max_seqs + 1)[:, None]
+        read = np.round(seqs * self._knots[None, :])
+        shape = StepShape(seqs, seqs, seqs, tuple(read for _ in self.decode_caps))
+        seconds = op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+        return np.broadcast_to(seconds, read.shape)
+
+
+def line_at(line: Line, tokens: int) -> int:
+    """Value of a piecewise-linear function, in ticks."""
+    knots, values, slopes = line
+    j = bisect_right(knots, tokens) - 1
+    return values[j] + slopes[j] * (tokens - knots[j])
+
+
+def line_sum(line: Line, first: int, slope: int, steps: int) -> int:
+    """Sum of a piecewise-linear function over `first + slope * t`, t = 0 .. steps - 1, in ticks; exact.
+
+    O(knots crossed), with an arithmetic series between them. `slope` must not be negative.
+    """
+    knots, values, slopes = line
+    j = bisect_right(knots, first) - 1
+    last = len(knots) - 1
+    done = total = 0
+    while done < steps:
+        end = steps
+        if slope and j < last:
+            end = min(steps, -((first - knots[j + 1]) // slope))
+        if end > done:
+            b = slopes[j]
+            total += (end - done) * (values[j] + b * (first - knots[j]))
+            total += b * slope * (end * (end - 1) - done * (done - 1)) // 2
+            done = end
+        j += 1
+    return total
+
+
+def _extent(op: Operator) -> int:
+    assert isinstance(op.dims, Heads)
+    return op.dims.extent
+
+
+def _stream_order(graph: StepGraph) -> nx.DiGraph:
+    """The graph with the order of each stream as further edges; checks that what must be serial is.
+
+    Raises
+    ------
+    ValueError : an operator whose time varies within a macro-step has something running beside it.
+    """
+    ordered = graph.dag.copy()
+    last: dict[str, str] = {}
+    names = list(nx.topological_sort(graph.dag))
+    for name in names:
+        stream = graph.dag.nodes[name]["op"].stream
+        if stream in last:
+            ordered.add_edge(last[stream], name)
+        last[stream] = name
+    for name in names:
+        if graph.dag.nodes[name]["op"].axis != "tokens":
+            related = len(nx.ancestors(ordered, name)) + len(nx.descendants(ordered, name)) + 1
+            if related != len(names):
+                raise ValueError(f"operator {name} runs beside others, which the closed form of a step does not cover")
+    return ordered
+
+
+def _context_knots(max_context: int) -> np.ndarray:
+    """Mean contexts, in tokens, at which the cost model is evaluated: 0, 1, then a factor sqrt 2 apart."""
+    count = int(np.ceil(2 * np.log2(max(max_context, 2)))) + 1
+    return np.unique(np.concatenate([[0.0], np.round(2.0 ** (np.arange(count) / 2))]))
+
+
+def _ticks(seconds: np.ndarray) -> list[int]:
+    return [round(s * TICKS_PER_SECOND) for s in seconds.tolist()]
+
+
+def _line(knots: list[int], seconds: np.ndarray) -> Line:
+    """Whole-number values and slopes through the given points, continuous at the knots."""
+    ticks = _ticks(seconds)
+    value = ticks[0]
+    values, slopes = [], []
+    for j in range(len(knots) - 1):
+        slope = max(0, round((ticks[j + 1] - value) / (knots[j + 1] - knots[j])))
+        values.append(value)
+        slopes.append(slope)
+        value += slope * (knots[j + 1] - knots[j])
+    values.append(value)
+    slopes.append(slopes[-1])
+    return knots, values, slopes

@@ -1,0 +1,570 @@
+"""A deliberately naive serving engine: docs/engine.md word by word, one token and one KV block at a time.
+
+It exists to be compared with the fast engine of `simulator`, so it shares nothing with it but the descriptions of what
+goes in (requests, engine parameters, the cost of a step): no event library, arrays, heap, closed form or running sum.
+Every turn scans all that is pending, every step walks over its sequences, every KV block is an object in a real free
+queue. Time is a Python integer of ticks. What must hold in any run (blocks neither lost nor doubled, no work on a final
+request, time never running back, tokens made equal to tokens recorded) is asserted on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from workloads.requests import Requests
+
+from simulator.policy import SECONDS_PER_TICK, EngineParams, Status, to_ticks
+from simulator.shape import PrefillShape, StepShape
+
+ARRIVAL, STEP_END, TIMEOUT, WAKE_UP = range(4)  # the order of what happens at one tick
+
+
+class Cost(Protocol):
+    """What an engine asks of the cost model."""
+
+    @property
+    def decode_caps(self) -> tuple[int | None, ...]: ...
+
+    @property
+    def prefill_caps(self) -> tuple[int | None, ...]: ...
+
+    def step_ticks(self, shape: StepShape, /) -> int: ...
+
+
+@dataclass(eq=False)
+class Block:
+    """One KV block: the sequences that hold it, and the key under which it can be found, if any."""
+
+    holders: list[Sequence] = field(default_factory=list)
+    key: tuple | None = None
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One submitted request; `known` tokens are its prompt and what it has generated, `computed` of them are cached."""
+
+    request: int
+    job: int
+    prompt: int
+    output: int
+    priority: int
+    number: int
+    submitted: int
+    shareable: list[tuple]
+    replica: int = -1
+    generated: int = 0
+    computed: int = 0
+    decoding: bool = False
+    running: bool = False
+    marked: bool = False
+    blocks: list[Block] = field(default_factory=list)
+    token_ticks: list[int] = field(default_factory=list)
+    preemptions: int = 0
+    prefix_hit_tokens: int = 0
+
+    @property
+    def known(self) -> int:
+        return self.prompt + self.generated
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return (self.priority, self.number)
+
+
+class Work(NamedTuple):
+    """What a step does for one sequence: `query` tokens after `past` computed ones; a decoding one has a query of 1."""
+
+    sequence: Sequence
+    past: int
+    query: int
+    decode: bool
+
+
+class Step(NamedTuple):
+    """One executed step; `kv_blocks` are in use after its scheduling. Times in ticks."""
+
+    start: int
+    ticks: int
+    decode_seqs: int
+    prefill_tokens: int
+    kv_blocks: int
+
+
+@dataclass(eq=False)
+class Replica:
+    """Running sequences in order of admission, the waiting queue, the blocks and the step being executed."""
+
+    index: int
+    pool: list[Block]
+    free: list[Block]
+    findable: dict[tuple, Block] = field(default_factory=dict)
+    running: list[Sequence] = field(default_factory=list)
+    waiting: list[Sequence] = field(default_factory=list)
+    step: list[Work] | None = None
+    step_end: int | None = None
+    steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class NaiveLog:
+    """What happened. Arrays have one entry per request; `steps` one list per replica; `token_ticks` one per request."""
+
+    status: np.ndarray
+    replica: np.ndarray
+    submitted_s: np.ndarray
+    first_token_s: np.ndarray
+    finish_s: np.ndarray
+    generated: np.ndarray
+    preemptions: np.ndarray
+    prefix_hit_tokens: np.ndarray
+    steps: list[list[Step]]
+    token_ticks: list[list[int]]
+
+
+def simulate_naive(requests: Requests, cost: Cost, params: EngineParams, check_every: int = 1) -> NaiveLog:
+    """Run all requests to their end; `check_every` steps the blocks of a replica are counted one by one."""
+    engine = _Engine(requests, cost, params, check_every)
+    engine.run()
+    return engine.log()
+
+
+def shareable_keys(chain: list[tuple[int, int]], prompt: int, block_size: int) -> list[tuple]:
+    """The keys of a request's shareable blocks, (units and views up to its own, index), from its (unit, tokens) chain."""
+    at_most = (prompt - 1) // block_size
+    keys: list[tuple] = []
+    units: list[tuple[int, int]] = []
+    start = 0  # of the unit, in tokens
+    for unit, tokens in chain:
+        assert start % block_size == 0, "only the last unit of a chain may be a broken number of blocks"
+        view = 0
+        for block in range(at_most):
+            if start <= block * block_size and (block + 1) * block_size <= start + tokens:
+                view += 1
+        units.append((unit, view))
+        for index in range(view):
+            keys.append(("shared", tuple(units), index))
+        start += tokens
+    assert len(keys) <= at_most and start <= prompt
+    return keys
+
+
+class _Engine:
+    def __init__(self, requests: Requests, cost: Cost, params: EngineParams, check_every: int) -> None:
+        self.cost, self.params, self.check_every = cost, params, check_every
+        self.prompt = [int(x) for x in requests.prompt_tokens]
+        self.output = [int(x) for x in requests.output_tokens]
+        self.job_of = [int(x) for x in requests.job]
+        self.priority = [int(x) for x in requests.priority]
+        self.session = [int(x) for x in requests.session]
+        self.accepted = [bool(x) for x in requests.accepted]
+        self.chains: list[list[tuple[int, int]]] = []
+        for i in range(len(self.prompt)):
+            here = range(int(requests.prefix_ptr[i]), int(requests.prefix_ptr[i + 1]))
+            self.chains.append([(int(requests.prefix_id[k]), int(requests.prefix_tokens[k])) for k in here])
+        self.jobs: list[list[int]] = [[] for _ in range(len(requests.job_arrival_s))]
+        for i, job in enumerate(self.job_of):
+            self.jobs[job].append(i)
+        self.stop_on_accept = bool(requests.stop_on_accept)
+        self.timeout = None if requests.timeout_s is None else to_ticks(float(requests.timeout_s))
+        self.think = to_ticks(float(requests.think_time_s))
+        self.closed = requests.concurrency is not None
+
+        self.now = 0
+        self.arrivals: dict[int, int] = {}  # job -> tick, not yet submitted
+        self.next_job = 0  # the next one that a closed loop assigns
+        if requests.concurrency is not None:
+            while self.next_job < min(int(requests.concurrency), len(self.jobs)):
+                self.arrivals[self.next_job] = 0
+                self.next_job += 1
+        else:
+            for job in range(len(self.jobs)):
+                self.arrivals[job] = to_ticks(float(requests.job_arrival_s[job]))
+        self.job_is_final = [False] * len(self.jobs)
+
+        self.sequences: dict[int, Sequence] = {}  # by request; rejected ones never get one
+        self.submitted: dict[int, int] = {}
+        self.final: dict[int, tuple[Status, int]] = {}  # request -> how and when
+        self.submissions = 0
+        self.replica_of_session: dict[int, int] = {}
+        self.replicas = []
+        for index in range(params.replicas):
+            pool = [Block() for _ in range(params.kv_blocks)]
+            self.replicas.append(Replica(index, pool, list(pool)))
+
+    # The clock
+
+    def run(self) -> None:
+        while True:
+            pending: list[tuple[int, int, int]] = [(tick, ARRIVAL, job) for job, tick in self.arrivals.items()]
+            for replica in self.replicas:
+                if replica.step_end is not None:
+                    pending.append((replica.step_end, STEP_END, replica.index))
+                elif replica.waiting:
+                    pending.append((self.now, WAKE_UP, replica.index))
+            if self.timeout is not None:
+                for request, sequence in self.sequences.items():
+                    if request not in self.final and not sequence.marked:
+                        pending.append((sequence.submitted + self.timeout, TIMEOUT, request))
+            if not pending:
+                break
+            tick, kind, index = min(pending)
+            assert tick >= self.now, "time ran back"
+            self.now = tick
+            if kind == ARRIVAL:
+                del self.arrivals[index]
+                self.submit(index)
+            elif kind == STEP_END:
+                self.end_step(self.replicas[index])
+            elif kind == TIMEOUT:
+                if self.abort(self.sequences[index]):
+                    self.request_became_final(index)
+            else:
+                self.schedule(self.replicas[index])
+                assert self.replicas[index].step_end is not None, "a request waits at an idle replica for ever"
+        for replica in self.replicas:
+            self.check_blocks(replica)
+            assert not replica.running and not replica.waiting and len(replica.free) == self.params.kv_blocks
+        assert len(self.final) == len(self.prompt) and all(self.job_is_final)
+
+    # Requests and jobs
+
+    def submit(self, job: int) -> None:
+        for request in self.jobs[job]:
+            assert request not in self.submitted
+            self.submitted[request] = self.now
+            if self.prompt[request] + self.output[request] > self.params.max_model_len:
+                self.final[request] = (Status.REJECTED, self.now)
+                continue
+            keys = []
+            if self.params.prefix_sharing:
+                keys = shareable_keys(self.chains[request], self.prompt[request], self.params.block_size)
+            sequence = Sequence(
+                request,
+                job,
+                self.prompt[request],
+                self.output[request],
+                self.priority[request],
+                self.submissions,
+                self.now,
+                keys,
+            )
+            sequence.replica = self.route(self.session[request])
+            self.submissions += 1
+            self.sequences[request] = sequence
+            self.replicas[sequence.replica].waiting.append(sequence)
+        self.follow_job(job)
+
+    def route(self, session: int) -> int:
+        if self.params.router == "round_robin":
+            return self.submissions % self.params.replicas
+        least = 0
+        for replica in self.replicas:
+            if self.load(replica) < self.load(self.replicas[least]):
+                least = replica.index
+        if self.params.router == "least_loaded":
+            return least
+        assert self.params.router == "session_affine"
+        if session not in self.replica_of_session:
+            self.replica_of_session[session] = least
+        return self.replica_of_session[session]
+
+    @staticmethod
+    def load(replica: Replica) -> int:
+        return len(replica.waiting) + len(replica.running)
+
+    def abort(self, sequence: Sequence) -> bool:
+        """Take it out of its queue, or mark it if it is running; whether it is final now."""
+        assert sequence.request not in self.final
+        if sequence.running:
+            sequence.marked = True
+            return False
+        self.replicas[sequence.replica].waiting.remove(sequence)
+        self.make_final(sequence, Status.ABORTED)
+        return True
+
+    def make_final(self, sequence: Sequence, status: Status) -> None:
+        assert sequence.request not in self.final and not sequence.blocks and not sequence.running
+        assert sequence.generated == len(sequence.token_ticks) <= sequence.output
+        assert (status is Status.FINISHED) == (sequence.generated == sequence.output)
+        self.final[sequence.request] = (status, self.now)
+
+    def request_became_final(self, request: int) -> None:
+        self.follow_job(self.job_of[request])
+
+    def follow_job(self, job: int) -> None:
+        """If all of the job is final now, and was not before, the closed loop assigns the next one."""
+        if self.job_is_final[job] or any(request not in self.final for request in self.jobs[job]):
+            return
+        self.job_is_final[job] = True
+        if self.closed and self.next_job < len(self.jobs):
+            following = self.next_job
+            self.next_job += 1
+            if self.think == 0:
+                self.submit(following)
+            else:
+                self.arrivals[following] = self.now + self.think
+
+    # Scheduling a step
+
+    def schedule(self, replica: Replica) -> None:
+        params = self.params
+        assert replica.step is None
+        preempted = self.grow(replica)
+        work: list[Work] = []
+        budget = params.max_num_batched_tokens
+        for sequence in replica.running:
+            if sequence.decoding:
+                work.append(self.start_work(replica, sequence, 1))
+                budget -= 1
+        for sequence in replica.running:
+            if not sequence.decoding:
+                assert sequence is replica.running[-1], "only the last may be in prefill"
+                query = min(sequence.known - sequence.computed, budget)
+                assert query >= 1, "a prefill makes no progress"
+                work.append(self.start_work(replica, sequence, query))
+                budget -= query
+        assert budget >= 0
+        if not preempted:
+            while budget > 0 and len(replica.running) < params.max_num_seqs and replica.waiting:
+                head = self.head_of_waiting(replica)
+                if not self.admit(replica, head, budget):
+                    break
+                query = min(head.known - head.computed, budget)
+                work.append(self.start_work(replica, head, query))
+                budget -= query
+        if len(replica.steps) % self.check_every == 0:
+            self.check_blocks(replica)
+        if not replica.running:
+            assert not work
+            return
+        shape = self.shape(work)
+        assert 1 <= shape.tokens <= params.max_num_batched_tokens
+        assert len(work) == len(replica.running) <= params.max_num_seqs
+        ticks = self.cost.step_ticks(shape)
+        assert ticks == int(ticks) and ticks >= 1, "a step takes a whole number of ticks"
+        ticks = int(ticks)
+        replica.step, replica.step_end = work, self.now + ticks
+        prefill_tokens = 0 if shape.prefill is None else shape.prefill.tokens
+        in_use = params.kv_blocks - len(replica.free)
+        replica.steps.append(Step(self.now, ticks, shape.decode_seqs, prefill_tokens, in_use))
+
+    def grow(self, replica: Replica) -> bool:
+        """Give every decoding sequence the block that its next token needs; whether somebody was preempted for it."""
+
+        def needy() -> list[Sequence]:
+            return [s for s in replica.running if s.decoding and s.computed % self.params.block_size == 0]
+
+        preempted = False
+        while len(replica.free) < len(needy()):
+            victim = replica.running[-1]
+            if self.params.scheduling == "priority":
+                for sequence in replica.running:
+                    if sequence.rank > victim.rank:
+                        victim = sequence
+            assert not victim.marked, "a marked sequence leaves before the next scheduling"
+            replica.running.remove(victim)
+            self.release(replica, victim)
+            victim.running = victim.decoding = False
+            victim.computed = 0
+            victim.preemptions += 1
+            replica.waiting.insert(0, victim)  # with priorities the order of the queue does not matter
+            preempted = True
+        for sequence in needy():
+            assert len(sequence.blocks) * self.params.block_size == sequence.computed
+            self.take_new(replica, sequence)
+        return preempted
+
+    def head_of_waiting(self, replica: Replica) -> Sequence:
+        head = replica.waiting[0]
+        if self.params.scheduling == "priority":
+            for sequence in replica.waiting:
+                if sequence.rank < head.rank:
+                    head = sequence
+        return head
+
+    def admit(self, replica: Replica, head: Sequence, budget: int) -> bool:
+        """Move the head of the queue to the running ones with all blocks of its known tokens, if it fits."""
+        block_size = self.params.block_size
+        found = self.look_up(replica, head)
+        unheld = [block for block in found if not block.holders]
+        blocks = 0
+        while blocks * block_size < head.known:
+            blocks += 1
+        watermark = self.params.watermark_blocks if replica.running else 0
+        if blocks - len(found) + len(unheld) + watermark > len(replica.free):
+            return False
+        if not self.params.chunked_prefill and head.known - len(found) * block_size > budget:
+            return False
+        replica.waiting.remove(head)
+        replica.running.append(head)
+        head.running = True
+        assert not head.blocks and head.computed == 0 and not head.decoding and not head.marked
+        for block in found:
+            if block in replica.free:
+                replica.free.remove(block)
+            block.holders.append(head)
+            head.blocks.append(block)
+        while len(head.blocks) < blocks:
+            self.take_new(replica, head)
+        head.computed = len(found) * block_size
+        head.prefix_hit_tokens += head.computed
+        return True
+
+    def start_work(self, replica: Replica, sequence: Sequence, query: int) -> Work:
+        """The chunk of the sequence in the step being scheduled; the blocks that it fills can be found from now on."""
+        assert sequence.running and sequence.request not in self.final, "work on a final request"
+        past = sequence.computed
+        block_size = self.params.block_size
+        assert past + query <= len(sequence.blocks) * block_size, "a token without a place in the KV cache"
+        for index, block in enumerate(sequence.blocks):
+            full_after = (index + 1) * block_size
+            if past < full_after <= past + query:
+                key = self.key(sequence, index)
+                if key is not None:
+                    assert block.key is None and key not in replica.findable
+                    block.key = key
+                    replica.findable[key] = block
+        return Work(sequence, past, query, sequence.decoding)
+
+    def shape(self, work: list[Work]) -> StepShape:
+        tokens = rows = decode_seqs = prefill_tokens = prefill_seqs = 0
+        decode_kv = [0 for _ in self.cost.decode_caps]
+        pairs = [0 for _ in self.cost.prefill_caps]
+        kv = [0 for _ in self.cost.prefill_caps]
+        for sequence, past, query, decode in work:
+            tokens += query
+            if decode:
+                assert past == sequence.known - 1 and query == 1
+                rows += 1
+                decode_seqs += 1
+                for extent, cap in enumerate(self.cost.decode_caps):
+                    decode_kv[extent] += past + 1 if cap is None else min(past + 1, cap)
+            else:
+                if past + query == sequence.known:
+                    rows += 1
+                prefill_tokens += query
+                prefill_seqs += 1
+                for extent, cap in enumerate(self.cost.prefill_caps):
+                    for j in range(1, query + 1):
+                        pairs[extent] += past + j if cap is None else min(past + j, cap)
+                    kv[extent] += past + query if cap is None else min(past + query, query + cap - 1)
+        prefill = PrefillShape(prefill_tokens, prefill_seqs, tuple(pairs), tuple(kv)) if prefill_seqs else None
+        return StepShape(tokens, rows, decode_seqs, tuple(decode_kv), prefill)
+
+    # The end of a step
+
+    def end_step(self, replica: Replica) -> None:
+        assert replica.step is not None
+        work, replica.step, replica.step_end = replica.step, None, None
+        for sequence, past, query, _ in work:
+            assert sequence.request not in self.final and sequence.computed == past
+            sequence.computed += query
+            if sequence.computed == sequence.known:
+                sequence.generated += 1
+                sequence.token_ticks.append(self.now)
+                sequence.decoding = True
+        finished, became_final = [], []
+        for sequence in list(replica.running):
+            if sequence.generated == sequence.output:
+                self.leave(replica, sequence, Status.FINISHED)
+                finished.append(sequence)
+                became_final.append(sequence)
+        if self.stop_on_accept:
+            for winner in finished:
+                if self.accepted[winner.request]:
+                    for request in self.jobs[winner.job]:
+                        if request in self.final or self.sequences[request].marked:
+                            continue
+                        if self.abort(self.sequences[request]):
+                            became_final.append(self.sequences[request])
+        for sequence in list(replica.running):
+            if sequence.marked:
+                self.leave(replica, sequence, Status.ABORTED)
+                became_final.append(sequence)
+        for sequence in became_final:
+            self.request_became_final(sequence.request)
+        self.schedule(replica)
+
+    def leave(self, replica: Replica, sequence: Sequence, status: Status) -> None:
+        replica.running.remove(sequence)
+        sequence.running = False
+        self.release(replica, sequence)
+        self.make_final(sequence, status)
+
+    # KV blocks and the prefix cache
+
+    def key(self, sequence: Sequence, index: int) -> tuple | None:
+        if not self.params.prefix_sharing:
+            return None
+        if index < len(sequence.shareable):
+            return sequence.shareable[index]
+        return ("own", sequence.request, index)
+
+    def look_up(self, replica: Replica, sequence: Sequence) -> list[Block]:
+        found: list[Block] = []
+        while len(found) < (sequence.known - 1) // self.params.block_size:
+            key = self.key(sequence, len(found))
+            if key is None or key not in replica.findable:
+                break
+            found.append(replica.findable[key])
+        return found
+
+    def release(self, replica: Replica, sequence: Sequence) -> None:
+        while sequence.blocks:
+            block = sequence.blocks.pop()
+            block.holders.remove(sequence)
+            if not block.holders:
+                assert block not in replica.free
+                replica.free.append(block)
+
+    def take_new(self, replica: Replica, sequence: Sequence) -> None:
+        block = replica.free.pop(0)
+        assert not block.holders
+        if block.key is not None:
+            del replica.findable[block.key]
+            block.key = None
+        block.holders.append(sequence)
+        sequence.blocks.append(block)
+
+    def check_blocks(self, replica: Replica) -> None:
+        """Every block is free or held, never both nor twice; holders and keys agree with what they point back to."""
+        held: dict[int, list[Sequence]] = {id(block): [] for block in replica.pool}
+        for sequence in replica.running:
+            for block in sequence.blocks:
+                assert sequence not in held[id(block)], "a sequence holds a block twice"
+                held[id(block)].append(sequence)
+        free = {id(block) for block in replica.free}
+        assert len(free) == len(replica.free), "a block is twice in the free queue"
+        for block in replica.pool:
+            holders = held[id(block)]
+            assert len(holders) == len(block.holders) and all(s in holders for s in block.holders)
+            assert (id(block) in free) == (not holders), "a block is lost, or both free and held"
+            if block.key is not None:
+                assert replica.findable[block.key] is block
+        assert all(block.key == key for key, block in replica.findable.items())
+
+    # The result
+
+    def log(self) -> NaiveLog:
+        n = len(self.prompt)
+        sequences = [self.sequences.get(request) for request in range(n)]
+        for sequence in sequences:
+            if sequence is not None:
+                ticks = sequence.token_ticks
+                assert len(ticks) == sequence.generated and all(a < b for a, b in pairwise(ticks))
+        first = [s.token_ticks[0] * SECONDS_PER_TICK if s and s.token_ticks else float("nan") for s in sequences]
+        return NaiveLog(
+            status=np.array([int(self.final[i][0]) for i in range(n)], dtype=np.int64),
+            replica=np.array([s.replica if s else -1 for s in sequences], dtype=np.int64),
+            submitted_s=np.array([self.submitted[i] * SECONDS_PER_TICK for i in range(n)]),
+            first_token_s=np.array(first),
+            finish_s=np.array([self.final[i][1] * SECONDS_PER_TICK for i in range(n)]),
+            generated=np.array([s.generated if s else 0 for s in sequences], dtype=np.int64),
+            preemptions=np.array([s.preemptions if s else 0 for s in sequences], dtype=np.int64),
+            prefix_hit_tokens=np.array([s.prefix_hit_tokens if s else 0 for s in sequences], dtype=np.int64),
+            steps=[replica.steps for replica in self.replicas],
+            token_ticks=[s.token_ticks if s else [] for s in sequences],
+        )

@@ -1,0 +1,131 @@
+"""The fast engine against the naive one, on random scenarios: equal to the last bit.
+
+docs/engine.md is the contract. Each family of scenarios stresses one part of it; that its scenarios do so (that starved
+ones are preempted, that traces hit the prefix cache) is asserted too, so that a family cannot silently become empty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from naive import NaiveLog, simulate_naive
+from scenarios import CostSpec, Scenario, cost_of, make_requests, scenarios
+from workloads.requests import Requests
+
+from simulator.engine import RunLog, simulate
+from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
+
+TIMES = ("submitted_s", "first_token_s", "finish_s")
+COUNTS = ("status", "replica", "generated", "preemptions", "prefix_hit_tokens")
+
+# Family: how many scenarios, and what must be seen in at least that fraction of them.
+FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
+    "plain": (60, {"long run": 0.2}),
+    "starved": (90, {"preemption": 0.3, "long run": 0.2}),
+    "groups": (80, {"prefix hit": 0.2, "abort": 0.1, "preemption": 0.05}),
+    "traces": (80, {"prefix hit": 0.3, "preemption": 0.05}),
+    "replicas": (60, {"many replicas": 0.5}),
+    "windows": (70, {"long run": 0.2}),
+    "priorities": (60, {"preemption": 0.1}),
+    "closed": (60, {"late submission": 0.3}),
+    "any": (120, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
+}
+
+
+def compare(fast: RunLog, naive: NaiveLog) -> None:
+    """Assert that both engines did the same, bit by bit."""
+    for name in (*COUNTS, *TIMES):
+        a, b = np.asarray(getattr(fast, name)), getattr(naive, name)
+        assert a.shape == b.shape, f"{name}: shape {a.shape}, naive {b.shape}"
+        equal = (a == b) | (np.isnan(a) & np.isnan(b)) if name in TIMES else a == b
+        if not np.all(equal):
+            first = np.nonzero(~equal)[0][:5]
+            rows = [f"request {i}: {a[i]!r}, naive {b[i]!r}" for i in first]
+            if name in TIMES:
+                close = np.allclose(a, b, rtol=1e-9, atol=0.0, equal_nan=True)
+                rows.append("within 1e-9 relative" if close else "not even within 1e-9 relative")
+            pytest.fail(f"{name} of {np.sum(~equal)} requests differs: " + "; ".join(rows))
+    compare_timelines(fast, naive)
+
+
+def compare_timelines(fast: RunLog, naive: NaiveLog) -> None:
+    """Each row of the fast engine's timeline must be a run of the naive engine's steps, and all of them be covered."""
+    line = fast.timeline
+    replicas = np.asarray(line.replica)
+    assert set(replicas.tolist()) <= set(range(len(naive.steps)))
+    for replica, steps in enumerate(naive.steps):
+        at = 0
+        for row in np.nonzero(replicas == replica)[0]:
+            where = f"replica {replica}, timeline row {row}, naive step {at} of {len(steps)}"
+            count = int(line.steps[row])
+            assert 1 <= count <= len(steps) - at, f"{where}: a run of {count} steps"
+            run = steps[at : at + count]
+            found = (float(line.start_s[row]), int(line.decode_seqs[row]), int(line.prefill_tokens[row]))
+            assert found == (run[0].start * SECONDS_PER_TICK, run[0].decode_seqs, run[0].prefill_tokens), where
+            assert int(line.kv_blocks[row]) == run[0].kv_blocks, f"{where}: KV blocks in use"
+            assert {(s.decode_seqs, s.prefill_tokens) for s in run} == {found[1:]}, f"{where}: the batch changes within"
+            assert all(a.start + a.ticks == b.start for a, b in pairwise(run)), f"{where}: a pause within"
+            duration = sum(step.ticks for step in run) * SECONDS_PER_TICK
+            assert float(line.duration_s[row]) == duration, f"{where}: duration"
+            at += count
+        assert at == len(steps), f"replica {replica}: the timeline covers {at} of {len(steps)} steps"
+
+
+def both(requests: Requests, params: EngineParams, spec: CostSpec) -> tuple[RunLog, NaiveLog]:
+    cost = cost_of(spec)
+    return simulate(requests, cost, params), simulate_naive(requests, cost, params, check_every=50)
+
+
+def seen_in(scenario: Scenario, fast: RunLog, naive: NaiveLog) -> set[str]:
+    seen = {
+        "preemption": bool(np.any(naive.preemptions)),
+        "prefix hit": bool(np.any(naive.prefix_hit_tokens)),
+        "abort": bool(np.any(naive.status == Status.ABORTED)),
+        "rejection": bool(np.any(naive.status == Status.REJECTED)),
+        "late submission": bool(np.any(naive.submitted_s > 0)),
+        "many replicas": len(np.unique(naive.replica[naive.replica >= 0])) > 1,
+        "long run": bool(np.any(np.asarray(fast.timeline.steps) >= 5)),
+    }
+    return {name for name, happened in seen.items() if happened}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_engine_is_exact(family: str) -> None:
+    examples, expected = FAMILIES[family]
+    seen: Counter[str] = Counter()
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    )
+    @given(scenarios(kinds=(family,)))
+    def agree(scenario: Scenario) -> None:
+        scenario = scenario.settle(cost_of(scenario.cost))
+        fast, naive = both(scenario.requests, scenario.params, scenario.cost)
+        compare(fast, naive)
+        seen.update(["scenario", *seen_in(scenario, fast, naive)])
+
+    agree()
+    assert seen["scenario"] >= examples
+    for what, fraction in expected.items():
+        assert seen[what] >= fraction * seen["scenario"], f"{what} in {seen[what]} of {seen['scenario']} scenarios"
+
+
+def test_there_are_enough_scenarios() -> None:
+    assert sum(examples for examples, _ in FAMILIES.values()) >= 500
+
+
+@pytest.mark.parametrize("attention", ["dense", "sliding_window", "top_k", "block_top_k"])
+def test_long_outputs_cross_many_knots(attention: str) -> None:
+    """Few requests, thousands of steps: knots of the cost, windows and budgets are crossed within one run."""
+    requests = make_requests([1, 7, 30], [1500, 900, 1200], arrivals=[0.0, 0.0, 0.01])
+    params = EngineParams(max_num_seqs=3, max_num_batched_tokens=64, block_size=16, kv_blocks=300, max_model_len=2000)
+    for profile in ("ideal", "rule-of-thumb"):
+        compare(*both(requests, params, CostSpec(profile=profile, attention=attention, budget=64)))

@@ -1,0 +1,541 @@
+"""Scenarios: what is simulated, read from YAML, checked as a whole, and given back as plain data.
+
+A scenario names a GPU, a model, an engine's settings, a deployment and a workload. Everything that can be wrong with it
+is found when it is loaded. Whether the model fits into the GPU's memory, and the profile's content, are left to the
+simulator; the rows of a trace are checked when the workload is generated.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from hwspecs.dtypes import BYTES, check_dtype
+from hwspecs.errors import InputError, near_matches
+from hwspecs.gpu import Gpu, list_gpus, load_gpu, to_spec
+from hwspecs.gpu import is_path as is_gpu_path
+from hwspecs.validation import validate
+from hwspecs.yamlfile import place_text, read_yaml
+from workloads.arrivals import AllAtOnce, Arrivals, ClosedLoop, FromTrace
+from workloads.attention import AttentionPolicy, Dense
+from workloads.fields import Count, Part, Seconds, SecondsOrZero, Tokens, finite, one_of, short_form
+from workloads.lengths import Lengths, Table, check_weights
+from workloads.model import Model, find_model, load_model
+from workloads.routers import ROUTERS
+from workloads.strategies import BestOfN, Strategy
+
+SCENARIO_FOLDER = Path(__file__).parent / "scenarios"
+
+TRACE_FORMATS = (
+    "a CSV with the columns arrival_s,input_len,output_len or Azure's TIMESTAMP,ContextTokens,GeneratedTokens, "
+    "or Mooncake's JSONL"
+)
+
+Place = tuple[str | int, ...]
+
+
+# ---- the file's content ----------------------------------------------------------------------------------------------
+
+
+def _storage(value: object) -> str:
+    if value in ("auto", None):
+        return "auto"
+    try:
+        return check_dtype(value)
+    except InputError as error:
+        raise InputError(error.problem, found=error.found, allowed=f"auto, {error.allowed}") from None
+
+
+def _router(value: object) -> str:
+    if not isinstance(value, str) or value not in ROUTERS:
+        raise InputError("unknown router", found=value, allowed=near_matches(str(value), ROUTERS))
+    return value
+
+
+Dtype = Annotated[str, BeforeValidator(_storage), one_of(["auto", *BYTES])]
+RouterName = Annotated[str, BeforeValidator(_router), one_of(ROUTERS)]
+_kind_only, _kind_only_schema = short_form(str, "kind", {"enum": ["dense"]})
+
+
+class Precision(Part):
+    """Number formats; matrices are multiplied in the activations' format. `auto` is what the model was published in."""
+
+    weights: Dtype = Field(default="auto", description="Format in which the weights are stored.")
+    activations: Dtype = Field(default="auto", description="Format of the activations and of the arithmetic.")
+    kv: Dtype = Field(default="auto", description="Format of the KV cache.")
+
+
+class Parallelism(Part):
+    """How one replica is spread over GPUs."""
+
+    tensor: Annotated[int, Field(strict=True, ge=1, le=4096)] = Field(
+        default=1, description="GPUs that share each layer (tensor parallelism)."
+    )
+
+
+class Engine(Part):
+    """Settings of the serving engine; names and defaults as in vLLM where it has them."""
+
+    max_num_seqs: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
+        default=256, description="Sequences that run at once on a replica."
+    )
+    max_num_batched_tokens: Tokens = Field(default=8192, description="Tokens that one step computes at most.")
+    block_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = Field(
+        default=16, description="Tokens in a KV block."
+    )
+    memory_utilisation: Annotated[float, BeforeValidator(finite), Field(strict=True, gt=0, le=1)] = Field(
+        default=0.9, description="Share of the GPU's memory that the engine uses, weights included."
+    )
+    chunked_prefill: bool = Field(
+        default=True, strict=True, description="Split prompts over steps and mix them with decode."
+    )
+    watermark: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, lt=1)] = Field(
+        default=0.01, description="Share of the KV blocks that admitting a request leaves free."
+    )
+    prefix_sharing: bool = Field(
+        default=True, strict=True, description="Keep the KV of common prompt prefixes once, and find it again."
+    )
+    scheduling: Literal["fcfs", "priority"] = Field(
+        default="fcfs",
+        description="Which request goes first: the one that came first, or the one with the lowest priority.",
+    )
+    max_model_len: Tokens | None = Field(
+        default=None,
+        description="Longest sequence, prompt and output; longer requests are rejected. Left out: the model's longest context.",
+    )
+
+
+class TraceFile(Part):
+    """A recorded workload: arrivals and lengths."""
+
+    path: str | None = Field(default=None, description=f"{TRACE_FORMATS}; relative to this file.")
+    limit: Count | None = Field(default=None, description="Only the first requests, that many.")
+    time_scale: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=1e-9, le=1e9)] = Field(
+        default=1.0, description="Factor on all times: 2 is twice as slow."
+    )
+    start: SecondsOrZero = Field(default=0.0, description="Leave out what arrives before, and begin there.")
+
+    @property
+    def file(self) -> Path:
+        """The trace's path; a loaded scenario has one."""
+        assert self.path is not None
+        return Path(self.path)
+
+
+class Priority(Part):
+    """Priorities, drawn for each job; they count with `engine.scheduling: priority`."""
+
+    values: list[Annotated[int, Field(strict=True, ge=-(2**31), le=2**31)]] = Field(
+        min_length=1, description="Priorities; lower goes first."
+    )
+    weights: list[Annotated[float, BeforeValidator(finite), Field(ge=0)]] | None = Field(
+        default=None, description="Relative frequency of each; left out: all alike."
+    )
+
+    @model_validator(mode="after")
+    def _matching(self) -> Priority:
+        check_weights(self.values, self.weights)
+        return self
+
+
+class Workload(Part):
+    """What is asked: problems, how each is answered, and when they come."""
+
+    strategy: Strategy = Field(description="How a problem is answered.")
+    requests: Count | None = Field(
+        default=None,
+        description="Number of jobs: of problems with best_of_n, of requests otherwise. With a trace: at most so many of it.",
+    )
+    prompt_tokens: Lengths | None = Field(
+        default=None, description="Length of a problem's prompt, shared by its samples. Not with a trace."
+    )
+    output_tokens: Lengths | None = Field(
+        default=None, description="Length of an output if nothing cuts it. Not with a trace."
+    )
+    arrivals: Arrivals | None = Field(
+        default=None, description="When jobs arrive. Left out: as in the trace if there is one, else all at once."
+    )
+    trace: TraceFile | None = Field(default=None, description="A recorded workload in place of drawn lengths.")
+    priority: Priority | None = Field(
+        default=None, description="Priorities; left out: those of the trace if it has any, else all alike."
+    )
+    timeout: Seconds | None = Field(
+        default=None, description="Time after which a request that is not finished is given up; left out: never."
+    )
+
+    @property
+    def trace_limit(self) -> int | None:
+        """How many requests of the trace are used at most."""
+        return self.trace.limit if self.trace and self.trace.limit is not None else self.requests
+
+    @model_validator(mode="after")
+    def _complete(self) -> Workload:
+        if self.trace is None:
+            if isinstance(self.arrivals, FromTrace):
+                problem = "arrivals as in a trace need one"
+                raise InputError(problem, place="arrivals.kind", found="trace", allowed="a `trace`, or other arrivals")
+            for name, allowed in (
+                ("requests", "the number of jobs, an integer >= 1; or a `trace`"),
+                ("prompt_tokens", "a number of tokens or a distribution; or a `trace`"),
+                ("output_tokens", "a number of tokens or a distribution; or a `trace`"),
+            ):
+                if getattr(self, name) is None:
+                    raise InputError("a required key is missing", place=name, allowed=allowed)
+            assert self.requests is not None
+            if isinstance(self.strategy, BestOfN) and self.requests * self.strategy.samples > 100_000_000:
+                found = f"{self.requests:,} problems x {self.strategy.samples:,} samples"
+                raise InputError("too many requests", place="requests", found=found, allowed="100,000,000 together")
+            return self
+        if self.trace.path is None:
+            problem = "this workload needs a trace"
+            allowed = f"--set workload.trace.path=FILE, {TRACE_FORMATS}"
+            raise InputError(problem, place="trace.path", found="nothing", allowed=allowed)
+        if isinstance(self.strategy, BestOfN):
+            problem = "a trace has one output a request, not N samples"
+            raise InputError(problem, place="strategy.kind", found="best_of_n", allowed="chat or long_cot with a trace")
+        for name in ("prompt_tokens", "output_tokens"):
+            value = getattr(self, name)
+            if value is not None:
+                found = value.model_dump(exclude_none=True)
+                raise InputError(
+                    "given by the trace already", place=name, found=found, allowed="nothing beside a trace"
+                )
+        if self.requests is not None and self.trace.limit is not None:
+            allowed = "either `requests` or `trace.limit`"
+            raise InputError(
+                "the number of requests is given twice", place="requests", found=self.requests, allowed=allowed
+            )
+        return self
+
+
+class Objective(Part):
+    """What counts as served well; goodput is the share, or the rate, of the requests that meet all of it."""
+
+    ttft: Seconds | None = Field(default=None, description="Time to first token.")
+    tpot: Seconds | None = Field(default=None, description="Mean time per output token after the first.")
+    e2e: Seconds | None = Field(default=None, description="End-to-end latency.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Objective:
+        if self.ttft is None and self.tpot is None and self.e2e is None:
+            raise InputError("an objective without a limit", allowed="at least one of ttft, tpot, e2e")
+        return self
+
+
+class Scenario(Part):
+    """A kinesim scenario: a model on GPUs under a workload."""
+
+    name: str = Field(default="scenario", min_length=1, description="Short name, shown in results.")
+    description: str = Field(default="", description="What is simulated, for people.")
+    gpu: str | dict[str, Any] = Field(
+        description="A bundled GPU, the path of a GPU's YAML, or a mapping {base: .., and what differs}."
+    )
+    model: str | dict[str, Any] = Field(
+        description="A bundled model, the path of a Hugging Face config.json or its folder, or a mapping "
+        "{base: .., and the configuration keys that differ}."
+    )
+    precision: Precision = Field(default_factory=Precision, description="Number formats.")
+    parallelism: Parallelism = Field(default_factory=Parallelism, description="How one replica is spread over GPUs.")
+    attention: Annotated[AttentionPolicy, _kind_only, _kind_only_schema] = Field(
+        default_factory=Dense, description="How much of its past a token reads."
+    )
+    engine: Engine = Field(default_factory=Engine, description="Settings of the serving engine.")
+    replicas: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
+        default=1, description="Engines that work side by side, each with its own GPUs."
+    )
+    router: RouterName = Field(default="round_robin", description="Which replica a request goes to.")
+    workload: Workload = Field(description="What is asked.")
+    objective: Objective | None = Field(default=None, description="What counts as served well.")
+    profile: str = Field(
+        default="rule-of-thumb",
+        min_length=1,
+        description="How far from the ideal roofline the software is: ideal, rule-of-thumb, or the path of a profile.",
+    )
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = Field(
+        default=0, description="Everything random follows from it."
+    )
+
+
+def scenario_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a scenario file, for editors and for the documentation."""
+    schema = Scenario.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "kinesim scenario"
+    return schema
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedScenario:
+    """A scenario that has been checked.
+
+    Attributes
+    ----------
+    config : with everything filled in: no format is `auto`, `engine.max_model_len` and `workload.arrivals` are set, and
+        all paths are absolute.
+    gpu, model : what `config.gpu` and `config.model` describe.
+    origin : the bundled name or the file; `<dict>` for a mapping.
+    base_dir : folder to which the scenario's relative paths referred.
+    """
+
+    config: Scenario
+    gpu: Gpu
+    model: Model
+    origin: str
+    base_dir: Path
+
+    def to_dict(self, *, embed: bool = False) -> dict[str, Any]:
+        """The scenario as plain data that `load_scenario` reads back to the same one.
+
+        Parameters
+        ----------
+        embed : write out bundled GPUs and models too, in place of their names, so that the result does not depend on the
+            files of this version. Others are always written out.
+        """
+        data = self.config.model_dump(mode="json", by_alias=True, exclude_none=True)
+        bundled = isinstance(self.config.gpu, str) and self.config.gpu in list_gpus()
+        data["gpu"] = self.gpu.name if bundled and not embed else to_spec(self.gpu)
+        bundled = isinstance(self.config.model, str) and self.model.name == self.model.origin
+        whole = {**copy.deepcopy(dict(self.model.config)), "name": self.model.name}
+        data["model"] = self.model.name if bundled and not embed else whole
+        return data
+
+
+def list_scenarios() -> list[str]:
+    """Names of the bundled scenarios, sorted."""
+    return sorted(path.stem for path in SCENARIO_FOLDER.glob("*.yaml"))
+
+
+def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()) -> LoadedScenario:
+    """Read, change and check a scenario.
+
+    Parameters
+    ----------
+    spec : a bundled name, the path of a YAML file (ends in .yaml or .yml, or contains a `/`), or a mapping with a file's
+        content (whose relative paths refer to the current folder).
+    sets : assignments `path=value`, applied in order before anything is checked. The value is YAML, so `{kind: poisson,
+        rate: 2}` replaces a whole part. A path into a GPU or a model given by name changes that GPU or model. Relative
+        paths in a value refer to the current folder.
+
+    Raises
+    ------
+    InputError : whatever is wrong, with file, line and place; the file is `--set` for what an assignment brought in.
+    """
+    data, file, line_of, base_dir, name = _read(spec)
+    if not isinstance(data, Mapping):
+        allowed = "a mapping with the keys " + ", ".join(Scenario.model_fields)
+        raise InputError("not a scenario", file=file, found=data, allowed=allowed)
+    original = data
+    data = copy.deepcopy(dict(data))
+    _absolute_paths(data, base_dir)
+    assigned: list[Place] = []
+    for text in sets:
+        place, value = _parse_set(text)
+        part = _nested(place, value)
+        _absolute_paths(part, Path.cwd())
+        _assign(data, place, _at(part, place), text)
+        assigned.append(place)
+    data.setdefault("name", name)
+    try:
+        return _check(data, file, line_of, base_dir)
+    except InputError as error:
+        if error.file is not None and error.file == file and _from_set(error.place or "", assigned, original):
+            raise InputError(
+                error.problem, file="--set", place=error.place, found=error.found, allowed=error.allowed
+            ) from None
+        raise
+
+
+def _read(spec: object) -> tuple[Any, object, Any, Path, str]:
+    """Content, file for messages, lines, folder of relative paths and default name."""
+    if isinstance(spec, Mapping):
+        return spec, "<dict>", None, Path.cwd(), "scenario"
+    allowed = near_matches(str(spec), list_scenarios()) + ", or the path of a .yaml file"
+    if not isinstance(spec, str | Path) or not str(spec):
+        raise InputError("not a scenario", place="scenario", found=spec, allowed=allowed)
+    if str(spec) in list_scenarios():
+        path = SCENARIO_FOLDER / f"{spec}.yaml"
+    elif isinstance(spec, Path) or spec.endswith((".yaml", ".yml")) or "/" in spec:
+        path = Path(os.path.expanduser(spec))
+        if not path.exists():
+            raise InputError("no such file", file=path, place="scenario", found=str(spec), allowed=allowed)
+    else:
+        raise InputError("unknown scenario", place="scenario", found=spec, allowed=allowed)
+    content = read_yaml(path)
+    return content.data, path, content.line, path.resolve().parent, path.stem
+
+
+def _check(data: dict[str, Any], file: object, line_of: Any, base_dir: Path) -> LoadedScenario:
+    config = validate(Scenario, data, file=file, line_of=line_of)
+
+    def lines(key: str) -> Any:
+        return (lambda place: line_of((key, *place))) if line_of else None
+
+    def fail(problem: str, place: str, found: object, allowed: str) -> InputError:
+        line = line_of(tuple(place.split("."))) if line_of else None
+        return InputError(problem, file=file, place=place, line=line, found=found, allowed=allowed)
+
+    gpu = load_gpu(config.gpu, origin=file, place="gpu", lines=lines("gpu"))
+    model = load_model(config.model, origin=file, place="model", lines=lines("model"))
+
+    auto = {"weights": model.weight_dtype, "activations": model.activation_dtype, "kv": model.dtype}
+    formats = {key: auto[key] if value == "auto" else value for key, value in config.precision}
+    if formats["activations"] not in gpu.peak:
+        found = formats["activations"] + ("" if config.precision.activations != "auto" else f" (of {model.name})")
+        problem = f"{gpu.name} does not compute in this number format"
+        raise fail(problem, "precision.activations", found, near_matches(formats["activations"], gpu.peak))
+
+    engine, workload = config.engine, config.workload
+    max_len = engine.max_model_len or model.max_context
+    if max_len > model.max_context:
+        problem = f"longer than the context of {model.name}"
+        raise fail(problem, "engine.max_model_len", max_len, f"at most {model.max_context:,}")
+    least, why = engine.max_num_seqs, "max_num_seqs, so that every running sequence can decode"
+    if not engine.chunked_prefill and max_len > least:
+        least, why = max_len, "max_model_len, because without chunked_prefill a prompt is computed in one step"
+    if engine.max_num_batched_tokens < least:
+        given = data.get("engine")
+        named = "max_num_batched_tokens" if isinstance(given, Mapping) and "max_num_batched_tokens" in given else None
+        culprit = named or ("max_num_seqs" if engine.chunked_prefill else "chunked_prefill")
+        found = engine.max_num_batched_tokens if named else f"max_num_batched_tokens {engine.max_num_batched_tokens:,}"
+        problem = "too few tokens for one step"
+        raise fail(problem, f"engine.{culprit}", found, f"max_num_batched_tokens of at least {least:,} ({why})")
+
+    if workload.trace is not None:
+        from workloads.traces import HASH_TOKENS, is_mooncake
+
+        try:
+            hashed = is_mooncake(workload.trace.file)
+        except InputError as error:
+            raise fail(error.problem, "workload.trace.path", workload.trace.path, TRACE_FORMATS) from None
+        if hashed and engine.prefix_sharing and HASH_TOKENS % engine.block_size:
+            problem = f"KV blocks do not divide the trace's prefix blocks of {HASH_TOKENS} tokens"
+            allowed = f"a divisor of {HASH_TOKENS}, or prefix_sharing: false"
+            raise fail(problem, "engine.block_size", engine.block_size, allowed)
+    for key in ("prompt_tokens", "output_tokens"):
+        lengths = getattr(workload, key)
+        if isinstance(lengths, Table) and not Path(lengths.path).is_file():
+            raise fail("no such file", f"workload.{key}.path", lengths.path, "a .csv or .parquet file")
+
+    arrivals = workload.arrivals or (AllAtOnce() if workload.trace is None else FromTrace(kind="trace"))
+    config = config.model_copy(
+        update={
+            "precision": config.precision.model_copy(update=formats),
+            "engine": engine.model_copy(update={"max_model_len": max_len}),
+            "workload": workload.model_copy(update={"arrivals": arrivals}),
+        }
+    )
+    return LoadedScenario(config, gpu, model, str(file), base_dir)
+
+
+# ---- assignments -----------------------------------------------------------------------------------------------------
+
+
+def _parse_set(text: str) -> tuple[Place, Any]:
+    """`engine.block_size=32` -> (("engine", "block_size"), 32)."""
+    allowed = "PATH=VALUE such as engine.max_num_seqs=128 or gpu.memory.bandwidth='9.6 TB/s'"
+    name, equals, value = str(text).partition("=")
+    if not equals or not name.strip():
+        raise InputError("not an assignment", file="--set", found=text, allowed=allowed)
+    place: list[str | int] = []
+    for part in name.strip().split("."):
+        match = re.fullmatch(r"([^\[\]]+)((?:\[\d+\])*)", part)
+        if not match:
+            raise InputError("not a path", file="--set", found=name, allowed=allowed)
+        place += [match[1], *(int(i) for i in re.findall(r"\d+", match[2]))]
+    try:
+        return tuple(place), yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = f"the value is not valid YAML: {getattr(error, 'problem', None) or error}"
+        raise InputError(problem, file="--set", place=name.strip(), found=value, allowed="a YAML value") from None
+
+
+def _nested(place: Place, value: Any) -> dict[Any, Any]:
+    """`("a", "b"), 1` -> `{"a": {"b": 1}}`."""
+    for part in reversed(place):
+        value = {part: value}
+    return value
+
+
+def _at(data: Any, place: Place) -> Any:
+    for part in place:
+        data = data[part]
+    return data
+
+
+def _assign(data: dict[str, Any], place: Place, value: Any, text: str) -> None:
+    """Put `value` at `place`, making the mappings on the way; a GPU or model given by name becomes the base of one."""
+    node: Any = data
+    for i, part in enumerate(place):
+        if isinstance(part, int) != isinstance(node, list) or (isinstance(part, int) and part >= len(node)):
+            here, there = place_text(place[:i]), place_text(place[: i + 1])
+            what = f"{len(node)} entries" if isinstance(node, list) else "no list"
+            if not isinstance(node, list | dict):
+                what = "no parts"
+            raise InputError("no such place", file="--set", place=there, found=text, allowed=f"{here} has {what}")
+        if i == len(place) - 1:
+            node[part] = value
+            return
+        below = node[part] if isinstance(part, int) else node.get(part)
+        if below is None:
+            below = {}
+        elif isinstance(below, str) and place[: i + 1] in (("gpu",), ("model",)):
+            below = {"base": below}
+        elif not isinstance(below, list | dict):
+            there = place_text(place[: i + 1])
+            raise InputError("no such place", file="--set", place=there, found=text, allowed=f"{there} has no parts")
+        node[part] = below
+        node = below
+
+
+def _from_set(place: str, assigned: list[Place], original: Mapping[str, Any]) -> bool:
+    """Whether the value at `place` came from an assignment: it is at or below one, or above one and not in the file."""
+    for path in assigned:
+        text = place_text(path)
+        if place == text or place.startswith((f"{text}.", f"{text}[")):
+            return True
+        if text.startswith((f"{place}.", f"{place}[")):
+            node: Any = original
+            for part in place.split("."):
+                node = node.get(part) if isinstance(node, Mapping) else None
+            if node is None:
+                return True
+    return False
+
+
+def _absolute_paths(data: Any, folder: Path) -> None:
+    """Make relative paths of files absolute, in place, wherever a scenario can have one."""
+
+    def fix(holder: Any, key: str, is_path: Any) -> None:
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(value, str) and value and is_path(value):
+            holder[key] = os.path.join(folder, os.path.expanduser(value))
+
+    def is_model_path(value: str) -> bool:
+        try:
+            bundled = find_model(value) is not None
+        except InputError:
+            bundled = True  # several: not a path either
+        return not bundled and (folder / os.path.expanduser(value)).exists()
+
+    def always(value: str) -> bool:
+        return True
+
+    for key, is_path in (("gpu", is_gpu_path), ("model", is_model_path)):
+        fix(data, key, is_path)
+        fix(data.get(key), "base", is_path)
+    fix(data, "profile", is_gpu_path)
+    workload = data.get("workload")
+    if isinstance(workload, dict):
+        for key in ("trace", "prompt_tokens", "output_tokens"):
+            fix(workload.get(key), "path", always)
