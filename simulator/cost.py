@@ -127,7 +127,8 @@ def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
             depth = dims.k / split
             block = max(2 * tile_m * tile_n * depth / sm_rate, (tile_m + tile_n) * depth * width / sm_l2)
             waves = np.ceil(tiles * split / gpu.sms)
-            time = waves * block
+            # The partial sums of a split are written and read again in fp32.
+            time = waves * block + (2 * split * m * groups * dims.n * 4 / gpu.l2.bandwidth if split > 1 else 0.0)
             best = time if best is None else np.minimum(best, time)
     return best
 
@@ -158,7 +159,7 @@ def decode_waste(heads: Heads, shape: StepShape, gpu: Gpu) -> tuple[Any, Any]:
     bandwidth, so half of the SMs saturate it.
     """
     group = heads.q_heads // heads.kv_heads
-    blocks = maximum(shape.decode_seqs, shape.decode_kv[heads.extent] / SPLIT_KV) * heads.kv_heads
+    blocks = maximum(shape.decode_seqs, shape.decode_kv[heads.extent] / heads.page / SPLIT_KV) * heads.kv_heads
     return ceil_div(group, DECODE_TILE) * DECODE_TILE / group, maximum(gpu.sms / (2 * maximum(blocks, 1)), 1.0)
 
 

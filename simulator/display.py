@@ -25,7 +25,9 @@ BOUND_TEXT = {
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    """The terminal; in a pipe, lines as wide as the tables need."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
 
 
 def duration(seconds: float | None) -> str:
@@ -52,7 +54,7 @@ def _percent(value: float | None) -> str:
 def show_result(result: Result, out: Path | None) -> None:
     """What was simulated, the headline, latencies, where the time went."""
     console = _console()
-    for part in (_what(result), _headline(result), _latency(result), _operators(result)):
+    for part in (_what(result), _headline(result), _latency(result), _operators(result), _bounds(result)):
         console.print(part)
         console.print()
     for note in result.notes:
@@ -191,14 +193,19 @@ def _operators(result: Result, least: float = 0.005) -> Table:
     rest = total - sum(op["seconds"] for op in shown)
     if rest > 1e-9 * total:
         table.add_row("everything else", _percent(rest / total), "", duration(rest), "")
+    return table
+
+
+def _bounds(result: Result) -> Text:
+    """One line: what bounds the kernels, by share of their time."""
     bounds = result.summary["seconds_by_bound"]
-    text = Text()
-    for i, (bound, seconds) in enumerate(sorted(bounds.items(), key=lambda item: -item[1])):
+    total = sum(bounds.values()) or 1.0
+    text = Text("Bound by: ", style="bold")
+    shown = [item for item in sorted(bounds.items(), key=lambda item: -item[1]) if item[1] >= 0.0005 * total]
+    for i, (bound, seconds) in enumerate(shown):
         text.append(", " if i else "")
         text.append(f"{BOUND_TEXT[bound]} {_percent(seconds / total)}", style=BOUND_STYLE[bound])
-    table.add_section()
-    table.add_row("all", "100 %", "", duration(total), text, style="bold")
-    return table
+    return text
 
 
 def show_operators(document: dict[str, Any], out: Path | None) -> None:

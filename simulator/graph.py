@@ -24,11 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Precision:
-    """Storage formats of weights, activations and KV cache; matrices are multiplied in the activations' format."""
+    """Formats of weights, activations and KV cache, as quantised checkpoints are served.
+
+    Linear layers store their weights in `weights` and multiply in `activations`. What passes between operators stays in at
+    least 16 bits (linear layers quantise their inputs themselves), and so do the embedding and the language-model head.
+    Attention multiplies in `activations` if the KV cache is as narrow, else in 16 bits.
+    """
 
     weights: str = "bf16"
     activations: str = "bf16"
     kv: str = "bf16"
+
+
+def passed_bytes(precision: Precision) -> float:
+    """Bytes per element of what passes from one operator to the next."""
+    return max(2.0, BYTES[precision.activations])
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,11 @@ def build_graph(model: Model, attention: AttentionPolicy, precision: Precision, 
 class _Builder:
     def __init__(self, model: Model, attention: AttentionPolicy, precision: Precision, tensor: int) -> None:
         self.model, self.attention, self.precision, self.tensor = model, attention, precision, tensor
-        self.w, self.a, self.kv = BYTES[precision.weights], BYTES[precision.activations], BYTES[precision.kv]
+        self.w, self.kv = BYTES[precision.weights], BYTES[precision.kv]
+        self.a = passed_bytes(precision)
+        self.table = max(2.0, self.w)  # embedding and head
+        self.wide = precision.activations if BYTES[precision.activations] >= 2 else "bf16"
+        self.attention_dtype = precision.activations if self.kv <= BYTES[precision.activations] else self.wide
         self.q_heads = model.q_heads // tensor
         self.kv_heads = max(1, model.kv_heads // tensor)
         self.decode, self.prefill = _Extents(), _Extents()
@@ -108,7 +122,8 @@ class _Builder:
     def build(self) -> StepGraph:
         model, a = self.model, self.a
         h = model.hidden
-        self.add(ops.elementwise("embedding", count=1, weight_bytes=h * self.w, act_bytes=h * a))
+        self.add(ops.elementwise("embedding", count=1, weight_bytes=h * self.table, act_bytes=h * a))
+        self.reduce("embedding_all_reduce", 1)
         groups: dict[tuple[int | None, bool], int] = {}
         moe_layers = model.moe.moe_layers if model.moe else (False,) * model.layers
         for kind in zip(model.layer_windows, moe_layers, strict=True):
@@ -118,10 +133,11 @@ class _Builder:
             self.layer(f" [{', '.join(parts)}]" if len(groups) > 1 else "", window, is_moe, count)
         self.add(ops.elementwise("final_norm", count=1, act_bytes=2 * h * a, flops=4 * h))
         vocab = -(-model.vocab // self.tensor)
-        dtype = self.precision.activations
-        self.add(ops.gemm("lm_head", vocab, h, count=1, dtype=dtype, weight=self.w, act=a, axis="rows"))
+        self.add(ops.gemm("lm_head", vocab, h, count=1, dtype=self.wide, weight=self.table, act=a, axis="rows"))
+        if self.tensor > 1:
+            self.add(ops.all_gather("logits_all_gather", model.vocab, self.tensor, count=1, act=a, axis="rows"))
         # Softmax and the draw: the logits are read twice in fp32.
-        self.add(ops.elementwise("sampling", count=1, act_bytes=2 * 4 * vocab, flops=5 * vocab, axis="rows"))
+        self.add(ops.elementwise("sampling", count=1, act_bytes=2 * 4 * model.vocab, flops=5 * model.vocab, axis="rows"))
         return StepGraph(
             self.dag, tuple(self.decode.caps), tuple(self.prefill.caps), model, self.precision, self.tensor
         )
@@ -149,7 +165,7 @@ class _Builder:
             count=count,
             act_bytes=((hq + 2 * hkv) + hq) * d * self.a,
             kv_bytes=2 * hkv * d * self.kv,
-            flops=(6 + 5 * model.qk_norm) * (hq + hkv) * d,
+            flops=(3 + 4 * model.qk_norm) * (hq + hkv) * d,
         )
         self.add(rope)
         self.attend(suffix, window, count)
@@ -165,22 +181,22 @@ class _Builder:
 
     def attend(self, suffix: str, window: int | None, count: int) -> None:
         """Prefill attention beside the decode parts that the policy asks for; both come before the output projection."""
-        dtype = self.precision.activations
+        dtype = self.attention_dtype
         d = self.model.head_dim
         before = list(self.last)
         decode_cap, prefill_cap = self.attention.decode_cap(window), self.attention.prefill_cap(window)
 
-        def heads(extents: _Extents, cap: int | None) -> Heads:
-            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap)
+        def heads(extents: _Extents, cap: int | None, page: int = 1) -> Heads:
+            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap, page)
 
         page = self.attention.page
         if page is not None:
             # One summary vector a KV head and page: K is read again as it is written, and 1/page of it stored.
             summary = self.kv_heads * d * (self.kv + self.kv / page)
             self.add(ops.elementwise(f"page_summary{suffix}", count=count, kv_bytes=summary))
-            past = heads(self.decode, window)
-            self.add(ops.page_scores(f"page_scores{suffix}", past, page, count=count, dtype=dtype, kv=self.kv))
-            self.add(ops.page_select(f"page_select{suffix}", past, page, count=count))
+            past = heads(self.decode, window, page)
+            self.add(ops.page_scores(f"page_scores{suffix}", past, count=count, dtype=dtype, kv=self.kv, act=self.a))
+            self.add(ops.page_select(f"page_select{suffix}", past, count=count))
         self.add(
             ops.attention_decode(
                 f"attention_decode{suffix}", heads(self.decode, decode_cap), count=count, dtype=dtype, kv=self.kv, act=self.a

@@ -14,7 +14,7 @@ from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
 from hwspecs.units import format_quantity
-from simulator.graph import Precision
+from simulator.graph import Precision, passed_bytes
 from workloads.model import Model
 
 # Assumptions of the memory model, in the absence of a measurement of the engine at hand.
@@ -51,7 +51,7 @@ def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens
     The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product) or
     the logits in fp32 beside their softmax.
     """
-    a = BYTES[precision.activations]
+    a = passed_bytes(precision)
     width = model.intermediate
     if model.moe is not None:
         width = max(model.moe.intermediate * model.moe.top_k, model.moe.shared_intermediate or 0)
@@ -64,13 +64,18 @@ def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens
 
 
 def weight_bytes_per_gpu(model: Model, precision: Precision, tensor: int) -> float:
-    """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers are replicated, KV heads too if there are too few."""
+    """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers replicated, KV heads too if there are too few.
+
+    Embedding, head, norms and routers stay in at least 16 bits (`graph.Precision`).
+    """
     counts = model.parameter_counts()
     replicated = counts["norms"] + counts["router"]
     kv_copies = max(1, tensor // model.kv_heads)
     extra = (kv_copies - 1) * 2 * model.kv_heads * model.head_dim * model.hidden * model.layers
-    split = sum(counts.values()) - replicated + extra
-    return (split / tensor + replicated) * BYTES[precision.weights]
+    tables = counts["embedding"] + counts["lm_head"]
+    split = sum(counts.values()) - replicated - tables + extra
+    narrow, wide = BYTES[precision.weights], max(2.0, BYTES[precision.weights])
+    return split / tensor * narrow + (tables / tensor + replicated) * wide
 
 
 def plan_memory(
@@ -79,6 +84,7 @@ def plan_memory(
     precision: Precision,
     tensor: int,
     *,
+    page: int | None,
     utilisation: float,
     block_size: int,
     max_tokens: int,
@@ -90,14 +96,14 @@ def plan_memory(
     ------
     InputError : weights and reserves leave no room for KV; the message says the least tensor parallelism that does.
     """
-    plan = _plan(model, gpu, precision, tensor, utilisation, block_size, max_tokens, max_seqs)
+    plan = _plan(model, gpu, precision, tensor, page, utilisation, block_size, max_tokens, max_seqs)
     if plan.kv_blocks < 1:
         need = plan.weights + plan.activations + plan.graphs + plan.context
         fits = [
             t
             for t in range(tensor + 1, gpu.link.domain + 1)
             if model.q_heads % t == 0
-            and _plan(model, gpu, precision, t, utilisation, block_size, max_tokens, max_seqs).kv_blocks > 0
+            and _plan(model, gpu, precision, t, page, utilisation, block_size, max_tokens, max_seqs).kv_blocks > 0
         ]
         advice = f"parallelism.tensor = {fits[0]} or more" if fits else f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
         raise InputError(
@@ -113,6 +119,7 @@ def _plan(
     gpu: Gpu,
     precision: Precision,
     tensor: int,
+    page: int | None,
     utilisation: float,
     block_size: int,
     max_tokens: int,
@@ -124,6 +131,8 @@ def _plan(
     kv = usable - weights - activations - GRAPHS_BYTES - CONTEXT_BYTES
     heads = max(1, model.kv_heads // tensor)
     per_token = 2 * model.layers * heads * model.head_dim * BYTES[precision.kv]
+    if page is not None:
+        per_token *= 1 + 1 / (2 * page)  # a summary vector per page beside its K and V
     return MemoryPlan(
         capacity=gpu.memory.capacity,
         usable=usable,

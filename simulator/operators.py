@@ -51,13 +51,17 @@ class Gemm:
 
 @dataclass(frozen=True)
 class Heads:
-    """Shape of an attention on one GPU; `extent` is the index into the shape's sums, `cap` its limit in tokens."""
+    """Shape of an attention on one GPU; `extent` is the index into the shape's sums, `cap` its limit in tokens.
+
+    `page` is the number of tokens behind one key that is read: 1, or more where summaries of pages are read.
+    """
 
     q_heads: int
     kv_heads: int
     head_dim: int
     extent: int
     cap: int | None
+    page: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ KINDS = (
     "attention_decode",
     "elementwise",
     "all_reduce",
+    "all_gather",
 )
 AXES = ("tokens", "rows", "decode", "prefill")
 
@@ -191,32 +196,41 @@ def attention_prefill(name: str, heads: Heads, *, count: int, dtype: str, kv: fl
     return Operator(name, "attention_prefill", "prefill", count, dtype, work, dims=heads)
 
 
-def page_scores(name: str, heads: Heads, page: int, *, count: int, dtype: str, kv: float) -> Operator:
+def page_scores(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
     """Block top-k, step 1: every query head scores every page of its past by the page's summary vector.
 
     2 q_heads head_dim FLOPs and kv_heads head_dim elements per page (Kinetics, arXiv 2506.05333, the search terms);
-    pages are counted as tokens / page, not rounded up. The scores are written in fp32.
+    pages are counted as tokens / page, not rounded up. The query is read, the scores are written in fp32.
     """
 
     def work(shape: StepShape) -> Work:
-        pages = shape.decode_kv[heads.extent] / page
+        pages = shape.decode_kv[heads.extent] / heads.page
         return Work(
             flops=2 * heads.q_heads * heads.head_dim * pages,
             kv_bytes=heads.kv_heads * heads.head_dim * kv * pages,
-            act_bytes=4 * heads.q_heads * pages,
+            act_bytes=4 * heads.q_heads * pages + heads.q_heads * heads.head_dim * act * shape.decode_seqs,
         )
 
     return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads)
 
 
-def page_select(name: str, heads: Heads, page: int, *, count: int) -> Operator:
+def page_select(name: str, heads: Heads, *, count: int) -> Operator:
     """Block top-k, step 2: the scores are reduced over the query heads of a group and the best pages chosen (fp32 read once)."""
 
     def work(shape: StepShape) -> Work:
-        pages = shape.decode_kv[heads.extent] / page
+        pages = shape.decode_kv[heads.extent] / heads.page
         return Work(flops=heads.q_heads * pages, act_bytes=4 * heads.q_heads * pages)
 
     return Operator(name, "elementwise", "decode", count, None, work, dims=heads)
+
+
+def all_gather(name: str, width: int, gpus: int, *, count: int, act: float, axis: str) -> Operator:
+    """Every GPU's 1/g of each row to all others: (g - 1)/g of the message over each GPU's link, each way."""
+
+    def work(shape: StepShape) -> Work:
+        return Work(comm_bytes=(gpus - 1) / gpus * width * act * _m(shape, axis))
+
+    return Operator(name, "all_gather", axis, count, None, work, stream="comm")
 
 
 def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hwspecs.errors import InputError
 from simulator.engine import check_servable, simulate
 from simulator.graph import Precision, StepGraph, build_graph
 from simulator.memory import MemoryPlan, plan_memory
@@ -34,6 +35,13 @@ class Deployment:
 
 def deploy(scenario: LoadedScenario) -> Deployment:
     """Compile what serves a scenario. Raises InputError for what cannot be served (formats, layout, memory, profile)."""
+    try:
+        return _deploy(scenario)
+    except InputError as error:
+        raise error.at(file=scenario.origin) from None
+
+
+def _deploy(scenario: LoadedScenario) -> Deployment:
     config, gpu, model = scenario.config, scenario.gpu, scenario.model
     profile = load_profile(config.profile, relative_to=scenario.base_dir)
     precision = Precision(config.precision.weights, config.precision.activations, config.precision.kv)
@@ -46,6 +54,7 @@ def deploy(scenario: LoadedScenario) -> Deployment:
         gpu,
         precision,
         tensor,
+        page=config.attention.page,
         utilisation=engine.memory_utilisation,
         block_size=engine.block_size,
         max_tokens=engine.max_num_batched_tokens,
@@ -79,15 +88,11 @@ def run_scenario(scenario: LoadedScenario, *, progress: Callable[[int, int], Non
     """Simulate a scenario. Raises InputError before the simulation starts if it cannot be served."""
     started = time.perf_counter()
     deployment = deploy(scenario)
-    requests: Requests = generate(scenario.config.workload, scenario.config.seed, base_dir=scenario.base_dir)
+    requests: Requests = generate(scenario.config.workload, scenario.config.seed)
     try:
         check_servable(requests, deployment.params)
-    except Exception as error:
-        from hwspecs.errors import InputError
-
-        if isinstance(error, InputError):
-            raise error.at(file=scenario.origin) from None
-        raise
+    except InputError as error:
+        raise error.at(file=scenario.origin) from None
     simulated = time.perf_counter()
     log = simulate(requests, deployment.cost, deployment.params, progress=progress)
     wall = time.perf_counter() - simulated

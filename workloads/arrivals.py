@@ -76,8 +76,11 @@ class FromTrace(Part):
 _short, _short_schema = short_form(str, "kind", {"enum": ["all_at_once", "trace"]})
 
 Arrivals = Annotated[
-    Annotated[AllAtOnce | ClosedLoop | Poisson | Gamma | FromTrace, Field(discriminator="kind")], _short, _short_schema
+    Annotated[AllAtOnce | ClosedLoop | Poisson | Gamma | FromTrace | None, Field(discriminator="kind")],
+    _short,
+    _short_schema,
 ]
+"""An arrival process, or None for the workload's usual one."""
 
 
 def _zeros(n: int) -> np.ndarray:

@@ -42,7 +42,10 @@ def _quantity(dimension: str, example: str, *, zero: bool) -> tuple[BeforeValida
     """Check and schema of a number in SI units, or text with a unit; > 0, or >= 0 with `zero`."""
 
     def parse(value: object) -> float:
-        number = parse_quantity(value, dimension)
+        try:
+            number = parse_quantity(value, dimension)
+        except OverflowError:  # an integer of more than 300 digits
+            raise InputError("out of range", found=value, allowed=f"a quantity such as {example}") from None
         if number < 0 or (number == 0 and not zero):
             limit = "zero or more" if zero else "greater than zero"
             raise InputError(f"must be {limit}", found=value, allowed=f"a quantity {limit}, such as {example}")

@@ -155,8 +155,11 @@ class Table(Part):
 _short, _short_schema = short_form(int, "value", {"type": "integer", "minimum": 1, "maximum": MAX_TOKENS})
 
 Lengths = Annotated[
-    Annotated[Constant | Uniform | Lognormal | Empirical | Table, Field(discriminator="kind")], _short, _short_schema
+    Annotated[Constant | Uniform | Lognormal | Empirical | Table | None, Field(discriminator="kind")],
+    _short,
+    _short_schema,
 ]
+"""A distribution, or None where none is needed (with a trace)."""
 
 
 def check_weights(values: list[int], weights: list[float] | None) -> None:
@@ -195,10 +198,7 @@ def read_column(path: Path, column: str) -> np.ndarray:
     if not path.is_file():
         raise InputError("is a folder, not a file" if path.is_dir() else "no such file", file=path)
     try:
-        if path.suffix == ".csv":
-            table = pa.csv.read_csv(path)
-        else:
-            table = pa.parquet.read_table(path)
+        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot be read as a table ({str(error).splitlines()[0]})", file=path) from None
     if column not in table.column_names:
@@ -208,7 +208,8 @@ def read_column(path: Path, column: str) -> np.ndarray:
     where, allowed = f"column {column}", f"whole numbers of tokens from 1 to {MAX_TOKENS:,}"
     if len(values) == 0:
         raise InputError("the table has no rows", file=path, allowed=allowed)
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)  # null: all cells are empty
+    if not any(is_kind(values.type) for is_kind in kinds):
         raise InputError("not a column of numbers", file=path, place=where, found=str(values.type), allowed=allowed)
     numbers = values.to_numpy().astype(np.float64)  # nulls become NaN
     with np.errstate(invalid="ignore"):

@@ -97,8 +97,8 @@ class Model:
     def parameter_counts(self) -> dict[str, int]:
         """Exact number of parameters by part.
 
-        `embedding`, `attention` (projections and their biases), `mlp` (dense and shared experts' MLPs), `experts` (routed), `router`,
-        `norms` (the final one and the heads' included), `lm_head` (0 if it is the embedding table).
+        `embedding`, `attention` (projections and their biases), `mlp` (dense MLPs and shared experts), `experts`
+        (routed), `router`, `norms` (the final one and the heads' included), `lm_head` (0 if it is the embedding table).
         """
         h, q, kv = self.hidden, self.q_heads * self.head_dim, self.kv_heads * self.head_dim
         attention = h * q + 2 * h * kv + q * h
@@ -349,10 +349,10 @@ ARCHITECTURES: dict[str, Callable[[_Config], dict[str, Any]]] = {
 
 CONFIG_KEYS = (
     "architectures", "torch_dtype", "dtype", "quantization_config", "num_hidden_layers", "hidden_size",
-    "intermediate_size", "moe_intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
-    "max_position_embeddings", "tie_word_embeddings", "attention_bias", "mlp_bias", "layer_types", "sliding_window",
-    "use_sliding_window", "max_window_layers", "num_experts", "num_local_experts", "num_experts_per_tok",
-    "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
+    "intermediate_size", "moe_intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size", "max_position_embeddings", "tie_word_embeddings", "attention_bias", "mlp_bias", "layer_types",
+    "sliding_window", "use_sliding_window", "max_window_layers", "num_experts", "num_local_experts",
+    "num_experts_per_tok", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
 )  # fmt: skip
 """The keys that the readers look at; a configuration may have any others."""
 
@@ -434,8 +434,7 @@ def load_model(
             else:
                 title = path.resolve().parent.name if path.name == "config.json" else path.stem.replace("--", "/")
             if not path.exists():
-                is_path = str(name).endswith(".json") or str(name).startswith((".", "/", "~")) or path.parent.is_dir()
-                is_path = is_path and "/" in str(name) or str(name).endswith(".json")
+                is_path = str(name).endswith(".json") or str(name).startswith(("./", "../", "/", "~"))
                 raise fail("no such file" if is_path else "unknown model", key, str(name), allowed)
             source = str(path)
         text = read_text(path)
@@ -490,7 +489,7 @@ def _build(config: _Config, name: str, origin: str) -> Model:
     weights, activations = _quantised(config, dtype)
     for key, value in config.data.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise config.fail("not a finite number", key, value, None)
+            raise config.fail("not a finite number", key, value, "a number")
     return Model(
         name=name,
         architecture=first,

@@ -7,6 +7,7 @@ drawn here, before the simulation; what becomes of a request is left to the engi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +37,12 @@ class Requests:
     priority : int64[n], lower goes first.
     session : int64[n], which requests belong to one conversation; at least 0.
     accepted : bool[n], whether the request's output would be accepted once it is finished.
-    prefix_ptr, prefix_id, prefix_tokens : int64[n + 1], int64[m], int64[m]. The prompt of request i begins with the shareable
-        units `prefix_ptr[i]:prefix_ptr[i + 1]`, in that order; two requests share the KV of their equal leading units.
+    prefix_ptr, prefix_id, prefix_tokens : int64[n + 1], int64[m], int64[m]. The prompt of request i begins with the
+        shareable units `prefix_ptr[i]:prefix_ptr[i + 1]`, in that order; two requests share the KV of their equal
+        leading units.
         Best-of-N has one unit, the whole prompt, with the job as its id; a Mooncake trace one for each hash.
-    prefix_unit_tokens : tokens of each unit but the last of a prompt (512 in a Mooncake trace); None where units have no
-        common size.
+    prefix_unit_tokens : tokens of each unit but the last of a prompt (512 in a Mooncake trace); None where units have
+        no common size.
     concurrency : jobs in flight in a closed loop; None in an open one.
     think_time_s : pause between a job's end and the next job in a closed loop, seconds.
     stop_on_accept : whether a finished accepted request stops the rest of its job.
@@ -116,11 +118,18 @@ class Requests:
         check(self.timeout_s is None or self.timeout_s > 0, "timeout_s is not positive")
 
 
-def generate(workload: Workload, seed: int) -> Requests:
+def generate(workload: Workload, seed: int, *, base_dir: Path | None = None) -> Requests:
     """The requests of a workload; the same, bit by bit, for the same seed (and NumPy's random streams).
+
+    Parameters
+    ----------
+    base_dir : folder to which relative paths in `workload` refer, the current one if not given. A loaded scenario has
+        absolute paths only.
 
     Raises InputError when a trace or a table of lengths that the workload names cannot be used.
     """
+    if base_dir is not None:
+        workload = _rebased(workload, base_dir)
 
     def stream(purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
@@ -183,6 +192,16 @@ def generate(workload: Workload, seed: int) -> Requests:
         stop_on_accept=isinstance(strategy, BestOfN) and strategy.stop_on_accept,
         timeout_s=workload.timeout,
     )
+
+
+def _rebased(workload: Workload, folder: Path) -> Workload:
+    """The same with the paths of its files below `folder`; absolute ones stay."""
+    changed = {}
+    for key in ("trace", "prompt_tokens", "output_tokens"):
+        part = getattr(workload, key)
+        if getattr(part, "path", None) is not None:
+            changed[key] = part.model_copy(update={"path": str(folder / part.path)})
+    return workload.model_copy(update=changed)
 
 
 _NONE = np.zeros(0, dtype=np.int64)

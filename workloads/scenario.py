@@ -24,7 +24,7 @@ from hwspecs.gpu import Gpu, list_gpus, load_gpu, to_spec
 from hwspecs.gpu import is_path as is_gpu_path
 from hwspecs.validation import validate
 from hwspecs.yamlfile import place_text, read_yaml
-from workloads.arrivals import AllAtOnce, Arrivals, ClosedLoop, FromTrace
+from workloads.arrivals import AllAtOnce, Arrivals, FromTrace
 from workloads.attention import AttentionPolicy, Dense
 from workloads.fields import Count, Part, Seconds, SecondsOrZero, Tokens, finite, one_of, short_form
 from workloads.lengths import Lengths, Table, check_weights
@@ -109,7 +109,7 @@ class Engine(Part):
     )
     max_model_len: Tokens | None = Field(
         default=None,
-        description="Longest sequence, prompt and output; longer requests are rejected. Left out: the model's longest context.",
+        description="Longest sequence, prompt and output; longer requests are rejected. Left out: the model's context.",
     )
 
 
@@ -152,15 +152,15 @@ class Workload(Part):
     strategy: Strategy = Field(description="How a problem is answered.")
     requests: Count | None = Field(
         default=None,
-        description="Number of jobs: of problems with best_of_n, of requests otherwise. With a trace: at most so many of it.",
+        description="Number of jobs: problems with best_of_n, requests otherwise. With a trace: at most so many of it.",
     )
-    prompt_tokens: Lengths | None = Field(
+    prompt_tokens: Lengths = Field(
         default=None, description="Length of a problem's prompt, shared by its samples. Not with a trace."
     )
-    output_tokens: Lengths | None = Field(
+    output_tokens: Lengths = Field(
         default=None, description="Length of an output if nothing cuts it. Not with a trace."
     )
-    arrivals: Arrivals | None = Field(
+    arrivals: Arrivals = Field(
         default=None, description="When jobs arrive. Left out: as in the trace if there is one, else all at once."
     )
     trace: TraceFile | None = Field(default=None, description="A recorded workload in place of drawn lengths.")
@@ -197,7 +197,7 @@ class Workload(Part):
         if self.trace.path is None:
             problem = "this workload needs a trace"
             allowed = f"--set workload.trace.path=FILE, {TRACE_FORMATS}"
-            raise InputError(problem, place="trace.path", found="nothing", allowed=allowed)
+            raise InputError(problem, place="trace.path", allowed=allowed)
         if isinstance(self.strategy, BestOfN):
             problem = "a trace has one output a request, not N samples"
             raise InputError(problem, place="strategy.kind", found="best_of_n", allowed="chat or long_cot with a trace")
@@ -299,8 +299,8 @@ class LoadedScenario:
 
         Parameters
         ----------
-        embed : write out bundled GPUs and models too, in place of their names, so that the result does not depend on the
-            files of this version. Others are always written out.
+        embed : write out bundled GPUs and models too, in place of their names, so that the result does not depend on
+            the files of this version. Others are always written out.
         """
         data = self.config.model_dump(mode="json", by_alias=True, exclude_none=True)
         bundled = isinstance(self.config.gpu, str) and self.config.gpu in list_gpus()
@@ -321,8 +321,8 @@ def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()
 
     Parameters
     ----------
-    spec : a bundled name, the path of a YAML file (ends in .yaml or .yml, or contains a `/`), or a mapping with a file's
-        content (whose relative paths refer to the current folder).
+    spec : a bundled name, the path of a YAML file (ends in .yaml or .yml, or contains a `/`), or a mapping with a
+        file's content (whose relative paths refer to the current folder).
     sets : assignments `path=value`, applied in order before anything is checked. The value is YAML, so `{kind: poisson,
         rate: 2}` replaces a whole part. A path into a GPU or a model given by name changes that GPU or model. Relative
         paths in a value refer to the current folder.
@@ -347,13 +347,20 @@ def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()
         assigned.append(place)
     data.setdefault("name", name)
     try:
-        return _check(data, file, line_of, base_dir)
+        return _check(data, file, base_dir)
     except InputError as error:
-        if error.file is not None and error.file == file and _from_set(error.place or "", assigned, original):
-            raise InputError(
-                error.problem, file="--set", place=error.place, found=error.found, allowed=error.allowed
-            ) from None
-        raise
+        if error.file != file:
+            raise  # inside a file that the scenario refers to
+        where = error.place or ""
+        by_set = _from_set(where, assigned, original)
+        raise InputError(
+            error.problem,
+            file="--set" if by_set else file,
+            place=error.place,
+            line=line_of(_split(where)) if line_of and not by_set else None,
+            found=error.found,
+            allowed=error.allowed,
+        ) from None
 
 
 def _read(spec: object) -> tuple[Any, object, Any, Path, str]:
@@ -375,18 +382,15 @@ def _read(spec: object) -> tuple[Any, object, Any, Path, str]:
     return content.data, path, content.line, path.resolve().parent, path.stem
 
 
-def _check(data: dict[str, Any], file: object, line_of: Any, base_dir: Path) -> LoadedScenario:
-    config = validate(Scenario, data, file=file, line_of=line_of)
-
-    def lines(key: str) -> Any:
-        return (lambda place: line_of((key, *place))) if line_of else None
+def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario:
+    """Errors get `file` and a place; the caller knows the line, or the assignment, that belongs to it."""
+    config = validate(Scenario, data, file=file)
 
     def fail(problem: str, place: str, found: object, allowed: str) -> InputError:
-        line = line_of(tuple(place.split("."))) if line_of else None
-        return InputError(problem, file=file, place=place, line=line, found=found, allowed=allowed)
+        return InputError(problem, file=file, place=place, found=found, allowed=allowed)
 
-    gpu = load_gpu(config.gpu, origin=file, place="gpu", lines=lines("gpu"))
-    model = load_model(config.model, origin=file, place="model", lines=lines("model"))
+    gpu = load_gpu(config.gpu, origin=file, place="gpu")
+    model = load_model(config.model, origin=file, place="model")
 
     auto = {"weights": model.weight_dtype, "activations": model.activation_dtype, "kv": model.dtype}
     formats = {key: auto[key] if value == "auto" else value for key, value in config.precision}
@@ -447,17 +451,18 @@ def _parse_set(text: str) -> tuple[Place, Any]:
     name, equals, value = str(text).partition("=")
     if not equals or not name.strip():
         raise InputError("not an assignment", file="--set", found=text, allowed=allowed)
-    place: list[str | int] = []
-    for part in name.strip().split("."):
-        match = re.fullmatch(r"([^\[\]]+)((?:\[\d+\])*)", part)
-        if not match:
-            raise InputError("not a path", file="--set", found=name, allowed=allowed)
-        place += [match[1], *(int(i) for i in re.findall(r"\d+", match[2]))]
+    if not re.fullmatch(r"[^.\[\]]+(\[\d{1,9}\])*(\.[^.\[\]]+(\[\d{1,9}\])*)*", name.strip()):
+        raise InputError("not a path", file="--set", found=name, allowed=allowed)
     try:
-        return tuple(place), yaml.safe_load(value)
+        return _split(name.strip()), yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = f"the value is not valid YAML: {getattr(error, 'problem', None) or error}"
         raise InputError(problem, file="--set", place=name.strip(), found=value, allowed="a YAML value") from None
+
+
+def _split(place: str) -> Place:
+    """`a[0].b` -> ("a", 0, "b"), the inverse of `place_text`."""
+    return tuple(int(i) if i else key for key, i in re.findall(r"([^.\[\]]+)(?!\])|\[(\d+)\]", place))
 
 
 def _nested(place: Place, value: Any) -> dict[Any, Any]:
@@ -473,8 +478,18 @@ def _at(data: Any, place: Place) -> Any:
     return data
 
 
+_NAMED: dict[Place, str] = {
+    ("gpu",): "base",
+    ("model",): "base",
+    ("attention",): "kind",
+    ("workload", "strategy"): "kind",
+    ("workload", "arrivals"): "kind",
+}
+"""Parts that a bare text may stand for, and the key that it stands for."""
+
+
 def _assign(data: dict[str, Any], place: Place, value: Any, text: str) -> None:
-    """Put `value` at `place`, making the mappings on the way; a GPU or model given by name becomes the base of one."""
+    """Put `value` at `place`, making the mappings on the way; a part given by its name alone becomes a mapping."""
     node: Any = data
     for i, part in enumerate(place):
         if isinstance(part, int) != isinstance(node, list) or (isinstance(part, int) and part >= len(node)):
@@ -489,8 +504,8 @@ def _assign(data: dict[str, Any], place: Place, value: Any, text: str) -> None:
         below = node[part] if isinstance(part, int) else node.get(part)
         if below is None:
             below = {}
-        elif isinstance(below, str) and place[: i + 1] in (("gpu",), ("model",)):
-            below = {"base": below}
+        elif isinstance(below, str) and place[: i + 1] in _NAMED:
+            below = {_NAMED[place[: i + 1]]: below}
         elif not isinstance(below, list | dict):
             there = place_text(place[: i + 1])
             raise InputError("no such place", file="--set", place=there, found=text, allowed=f"{there} has no parts")

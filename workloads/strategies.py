@@ -32,7 +32,7 @@ class BestOfN(Part):
     def _decidable(self) -> BestOfN:
         if self.stop_on_accept and self.acceptance is None:
             problem = "stop_on_accept needs the chance that a sample is accepted"
-            raise InputError(problem, place="acceptance", found="nothing", allowed="a number from 0 to 1")
+            raise InputError(problem, place="acceptance", allowed="a number from 0 to 1")
         return self
 
 

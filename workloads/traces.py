@@ -1,9 +1,9 @@
 """Traces: recorded arrivals and lengths, from CSV files and Mooncake's JSONL.
 
 CSV, told by the header: `TIMESTAMP,ContextTokens,GeneratedTokens` (Azure's public LLM traces), or
-`arrival_s,input_len,output_len` with optional `session` and `priority`; other columns are ignored. JSONL: one
-object a line with `timestamp` (milliseconds), `input_length`, `output_length` and `hash_ids`, one id for each 512 tokens
-of the prompt, the last of which may be partial (Mooncake's published traces). Equal ids stand for equal blocks.
+`arrival_s,input_len,output_len` with optional `session` and `priority`; other columns are ignored. JSONL: one object
+a line with `timestamp` (milliseconds), `input_length`, `output_length` and `hash_ids`, one id for each 512 tokens of
+the prompt, the last of which may be partial (Mooncake's published traces). Equal ids stand for equal blocks.
 
 Files are read column by column; only when something is wrong is the offending row looked for one by one.
 """
@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from hwspecs.yamlfile import read_text
 from workloads.fields import MAX_TOKENS
 
 HASH_TOKENS = 512
-"""Tokens of a Mooncake prefix block (FAST'25 release: "each block holds 512 tokens")."""
+"""Tokens of a prefix block in Mooncake's published traces."""
 
 MAX_SECONDS = 1e8
 """Latest arrival, about three years: beyond it a column of absolute times was mistaken for one of relative ones."""
@@ -81,14 +82,14 @@ def read_trace(path: Path, *, limit: int | None = None, time_scale: float = 1.0,
     left out and `start` becomes zero; of the rest the first `limit` are kept; then times are multiplied by `time_scale`
     (2: twice as slow).
 
-    Sessions: the column `session` if there is one (equal text, equal session); in Mooncake's format a request belongs to
-    the session of the latest earlier request with which it shares at least two leading hash ids (the first block is
-    mostly a system prompt that all have), else to a new one; else each request is its own session.
+    Sessions: the column `session` if there is one (equal text, equal session); in Mooncake's format a request belongs
+    to the session of the latest earlier request with which it shares at least two leading hash ids (one alone may be a
+    system prompt that all have), else to a new one; otherwise each request is its own session.
 
     Raises
     ------
-    InputError : missing column, empty file, a row that is not a request, arrivals not sorted, a number of hashes that does
-        not fit the prompt's length; nothing left after `start`.
+    InputError : missing column, empty file, a row that is not a request, arrivals not sorted, a number of hashes that
+        does not fit the prompt's length; nothing left after `start`.
     """
     trace = _read_mooncake(path) if is_mooncake(path) else _read_csv(path)
     first = int(np.searchsorted(trace.arrival_s, start))
@@ -133,6 +134,8 @@ class _Rows:
         place = f"row {row + 1}" + (f", column {column}" if column else "")
         if isinstance(found, np.generic):
             found = found.item()
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)  # as it was written
         return InputError(problem, file=self.path, place=place, line=self.lines(row), found=found, allowed=allowed)
 
     def check(self, arrival: np.ndarray, prompt: np.ndarray, output: np.ndarray, names: tuple[str, str, str]) -> None:
@@ -142,7 +145,7 @@ class _Rows:
         if bad.any():
             row = int(np.argmax(bad))
             allowed = f"from 0 to {MAX_SECONDS:g} seconds after the start of the trace"
-            raise self.error("not an arrival time", row, names[0], arrival[row], allowed)
+            raise self.error("not an arrival time", row, names[0], f"{arrival[row]:.12g} s", allowed)
         for lengths, name in ((prompt, names[1]), (output, names[2])):
             with np.errstate(invalid="ignore"):
                 bad = ~((lengths >= 1) & (lengths <= MAX_TOKENS) & (lengths == np.floor(lengths)))
@@ -154,7 +157,7 @@ class _Rows:
         if len(back):
             row = int(back[0]) + 1
             allowed = f"at least the {arrival[row - 1]:.12g} s of the row before: sort the trace by arrival"
-            raise self.error("arrivals are not sorted", row, names[0], arrival[row], allowed)
+            raise self.error("arrivals are not sorted", row, names[0], f"{arrival[row]:.12g} s", allowed)
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------
@@ -221,7 +224,7 @@ def _read_csv(path: Path) -> Trace:
 def _columns(lines: list[str], columns: list[int], kind: type, rows: _Rows, header: list[str]) -> list[np.ndarray]:
     """The columns as arrays of numbers or of text; InputError at the first row that does not have them."""
     try:
-        table = np.loadtxt(
+        table: np.ndarray = np.loadtxt(
             lines, dtype=kind, delimiter=",", skiprows=1, usecols=columns, comments=None, quotechar='"', ndmin=2
         )
         if len(table) == len(lines) - 1:
@@ -240,7 +243,7 @@ def _columns(lines: list[str], columns: list[int], kind: type, rows: _Rows, head
                 try:
                     float(cells[column])
                 except ValueError:
-                    found = cells[column] or "nothing"
+                    found = cells[column]
                     raise rows.error("not a number", row, name, found, "a number") from None
     raise InputError("is not a CSV file that can be read", file=rows.path, allowed=FORMATS)
 
@@ -259,7 +262,7 @@ def _timestamps(texts: np.ndarray, rows: _Rows) -> np.ndarray:
         bad = np.array([not _is_time(text) for text in plain.tolist()])
     if bad.any():
         row = int(np.argmax(bad))
-        found = str(texts[row]) or "nothing"
+        found = str(texts[row])
         raise rows.error("not a timestamp", row, _AZURE[0], found, "UTC such as 2023-11-16 18:15:46.68")
     since = (times - times[0]).astype(np.int64)
     back = np.flatnonzero(np.diff(since) < 0)
@@ -284,7 +287,8 @@ def _read_mooncake(path: Path) -> Trace:
     lines = read_text(path).removeprefix("\ufeff").splitlines()
     numbers = [i for i, line in enumerate(lines) if line.strip()]
     rows = _Rows(path, lambda row: numbers[row] + 1)
-    records = []
+    records: list[Any] = []
+    table: np.ndarray
     for row, i in enumerate(numbers):
         try:
             records.append(json.loads(lines[i]))
@@ -309,7 +313,8 @@ def _read_mooncake(path: Path) -> Trace:
     wrong = counts != np.ceil(prompt / HASH_TOKENS)
     if wrong.any():
         row = int(np.argmax(wrong))
-        allowed = f"{math.ceil(prompt[row] / HASH_TOKENS)} for {prompt[row]:.0f} tokens, one for each {HASH_TOKENS} or part of them"
+        blocks = math.ceil(prompt[row] / HASH_TOKENS)
+        allowed = f"{blocks} for {prompt[row]:.0f} tokens, one for each {HASH_TOKENS} or part of them"
         raise rows.error("the number of hashes does not fit the prompt", row, "hash_ids", int(counts[row]), allowed)
     ids = ids.astype(np.int64)
     if ids.min() < 0:

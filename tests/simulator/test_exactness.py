@@ -25,7 +25,7 @@ COUNTS = ("status", "replica", "generated", "preemptions", "prefix_hit_tokens")
 # Family: how many scenarios, and what must be seen in at least that fraction of them.
 FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
     "plain": (60, {"long run": 0.2}),
-    "starved": (90, {"preemption": 0.3, "long run": 0.2}),
+    "starved": (90, {"preemption": 0.2, "long run": 0.2}),
     "groups": (80, {"prefix hit": 0.2, "abort": 0.1, "preemption": 0.05}),
     "traces": (80, {"prefix hit": 0.3, "preemption": 0.05}),
     "replicas": (60, {"many replicas": 0.5}),

@@ -1,0 +1,384 @@
+"""The code against figures worked out by hand: every number here is copied from docs/by-hand.md, none from the code."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hwspecs.gpu import load_gpu
+from simulator import law
+from simulator.graph import Precision, build_graph
+from simulator.operators import Operator
+from simulator.policy import SECONDS_PER_TICK
+from simulator.power import busy_power
+from simulator.profile import load_profile
+from simulator.run import run_scenario
+from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.stepcost import StepCost
+from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
+from workloads.model import load_model
+from workloads.scenario import load_scenario
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "by-hand.md"
+QWEN, LLAMA, MIXTRAL = "Qwen/Qwen3-8B", "meta-llama/Meta-Llama-3.1-70B", "mistralai/Mixtral-8x7B-v0.1"
+FP8 = Precision("fp8", "fp8", "fp8")
+BLOCKS = BlockTopK(kind="block_top_k", page=16, blocks=64)
+WINDOW = SlidingWindow(kind="sliding_window", window=4096)
+TIME = 1e-6  # relative
+
+
+@cache
+def compiled(
+    model: str = QWEN,
+    gpu: str = "h200-sxm",
+    policy: AttentionPolicy = Dense(),
+    precision: Precision = Precision(),
+    tensor: int = 1,
+    profile: str = "ideal",
+) -> StepCost:
+    graph = build_graph(load_model(model), policy, precision, tensor)
+    return StepCost(graph, load_gpu(gpu), load_profile(profile), max_tokens=8192, max_seqs=256, max_context=40960)
+
+
+def operator(cost: StepCost, name: str) -> Operator:
+    return next(op for op in cost.operators if op.name == name)
+
+
+def decode(cost: StepCost, seqs: int, context: int) -> StepShape:
+    """`seqs` sequences whose newest token is their `context`-th."""
+    return StepShape(seqs, seqs, seqs, tuple(seqs * min(context, cap or context) for cap in cost.decode_caps))
+
+
+def prompt(pairs: int) -> StepShape:
+    """One prompt of 8,192 tokens in one chunk; keys are read once each."""
+    return StepShape(8192, 1, 0, (0,), PrefillShape(8192, 1, (pairs,), (8192,)))
+
+
+# Operator, FLOPs, weight, KV and activation bytes of one layer; microseconds and what bounds them.
+SECTION_3 = [
+    ("attn_norm", 1_310_720, 0, 0, 2_097_152, 0.125374962, "l2"),
+    ("qkv_proj", 3_221_225_472, 50_331_648, 0, 1_310_720, 10.48576, "memory"),
+    ("rope_kv_write", 2_293_760, 0, 262_144, 1_310_720, 0.0783593511, "l2"),
+    ("attention_decode", 8_589_934_592, 0, 2_147_483_648, 1_048_576, 447.392427, "memory"),
+    ("o_proj", 2_147_483_648, 33_554_432, 0, 1_048_576, 6.99050667, "memory"),
+    ("mlp_norm", 1_310_720, 0, 0, 2_097_152, 0.125374962, "l2"),
+    ("gate_up_proj", 12_884_901_888, 201_326_592, 0, 3_670_016, 41.94304, "memory"),
+    ("silu_mul", 3_932_160, 0, 0, 4_718_592, 0.282093664, "l2"),
+    ("down_proj", 6_442_450_944, 100_663_296, 0, 2_097_152, 20.97152, "memory"),
+    ("embedding", 0, 524_288, 0, 524_288, 0.109226667, "memory"),
+    ("final_norm", 1_048_576, 0, 0, 1_048_576, 0.0626874809, "l2"),
+    ("lm_head", 79_658_221_568, 1_244_659_712, 0, 19_972_096, 259.304107, "memory"),
+    ("sampling", 48_619_520, 0, 0, 77_791_232, 5.28384, "memory"),
+]
+SECTION_4 = [
+    ("page_summary", 0, 0, 139_264, 0, 0.0290133333, "memory"),
+    ("page_scores", 268_435_456, 0, 67_108_864, 4_194_304, 13.9810133, "memory"),
+    ("page_select", 1_048_576, 0, 0, 4_194_304, 0.250749923, "l2"),
+    ("attention_decode", 1_073_741_824, 0, 268_435_456, 1_048_576, 55.9240533, "memory"),
+]
+SECTION_5 = [
+    ("attn_norm", 167_772_160, 0, 0, 268_435_456, 45.0013867, "memory"),
+    ("qkv_proj", 412_316_860_416, 50_331_648, 0, 167_772_160, 416.692128, "compute"),
+    ("rope_kv_write", 293_601_280, 0, 33_554_432, 167_772_160, 31.0203733, "memory"),
+    ("attention_prefill", 549_822_922_752, 0, 33_554_432, 134_217_728, 555.657325, "compute"),
+    ("o_proj", 274_877_906_944, 33_554_432, 0, 134_217_728, 277.794752, "compute"),
+    ("mlp_norm", 167_772_160, 0, 0, 268_435_456, 45.0013867, "memory"),
+    ("gate_up_proj", 1_649_267_441_664, 201_326_592, 0, 469_762_048, 1666.76851, "compute"),
+    ("silu_mul", 503_316_480, 0, 0, 603_979_776, 114.906453, "memory"),
+    ("down_proj", 824_633_720_832, 100_663_296, 0, 268_435_456, 833.384256, "compute"),
+    ("embedding", 0, 67_108_864, 0, 67_108_864, 17.03936, "memory"),
+    ("final_norm", 134_217_728, 0, 0, 134_217_728, 17.03936, "memory"),
+    ("lm_head", 1_244_659_712, 1_244_659_712, 0, 312_064, 259.304107, "memory"),
+    ("sampling", 759_680, 0, 0, 1_215_488, 0.0726660545, "l2"),
+]
+SECTION_6_2_DECODE = [
+    ("gate_up_proj", 12_884_901_888, 100_663_296, 0, 1_835_008, 12.582912, "memory"),
+    ("attention_decode", 8_589_934_592, 0, 1_073_741_824, 524_288, 134.217728, "memory"),
+]
+SECTION_6_2_PREFILL = [("qkv_proj", 412_316_860_416, 25_165_824, 0, 83_886_080, 91.625969, "compute")]
+SECTION_6_3_4_TOKENS = [
+    ("experts_gate_up", 1_879_048_192, 1_284_505_600, 0, 524_288, 267.605333, "memory"),
+    ("experts_down", 939_524_096, 642_252_800, 0, 294_912, 133.802667, "memory"),
+]
+SECTION_6_3_64_TOKENS = [
+    ("experts_gate_up", 30_064_771_072, 1_879_048_173.039, 0, 8_388_608, 391.468369, "memory"),
+    ("experts_down", 15_032_385_536, 939_524_086.5196, 0, 4_718_592, 195.734185, "memory"),
+    ("router", 4_194_304, 65_536, 0, 525_312, 0.0314049587, "l2"),
+]
+SECTION_6_4 = [
+    ("qkv_proj", 2_684_354_560, 41_943_040, 0, 1_376_256, 8.73813333, "memory"),
+    ("down_proj", 7_516_192_768, 117_440_512, 0, 1_966_080, 24.4667733, "memory"),
+    ("lm_head", 33_621_540_864, 525_336_576, 0, 5_152_768, 109.44512, "memory"),
+]
+
+
+def cases() -> list:
+    dense, blocks, windows = compiled(), compiled(policy=BLOCKS), compiled(policy=WINDOW)
+    b200, mixtral = compiled(gpu="b200-sxm", precision=FP8), compiled(MIXTRAL)
+    llama = compiled(LLAMA, tensor=4)
+    window_decode = [("attention_decode", 4_294_967_296, 0, 1_073_741_824, 1_048_576, 223.696213, "memory")]
+    window_prefill = [("attention_prefill", 412_350_414_848, 0, 33_554_432, 134_217_728, 416.726038, "compute")]
+    tables: list[tuple[str, StepCost, StepShape, list]] = [
+        ("3", dense, decode(dense, 64, 8192), SECTION_3),
+        ("4", blocks, decode(blocks, 64, 8192), SECTION_4),
+        ("5", dense, prompt(33_558_528), SECTION_5),
+        ("6.1", windows, decode(windows, 64, 8192), window_decode),
+        ("6.1", windows, prompt(25_167_872), window_prefill),
+        ("6.2", b200, decode(b200, 64, 8192), SECTION_6_2_DECODE),
+        ("6.2", b200, prompt(33_558_528), SECTION_6_2_PREFILL),
+        ("6.3", mixtral, decode(mixtral, 4, 100), SECTION_6_3_4_TOKENS),
+        ("6.3", mixtral, decode(mixtral, 64, 100), SECTION_6_3_64_TOKENS),
+        ("6.4", llama, decode(llama, 64, 100), SECTION_6_4),
+    ]
+    return [
+        pytest.param(cost, shape, row, id=f"{section}-{row[0]}")
+        for section, cost, shape, rows in tables
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(("cost", "shape", "row"), cases())
+def test_operator(cost: StepCost, shape: StepShape, row: tuple) -> None:
+    name, flops, weights, kv, activations, microseconds, bound = row
+    op = operator(cost, name)
+    work = op.work(shape)
+    assert work.flops == pytest.approx(flops, rel=1e-12)
+    assert work.weight_bytes == pytest.approx(weights, rel=1e-12)
+    assert work.kv_bytes == pytest.approx(kv, rel=1e-12)
+    assert work.act_bytes == pytest.approx(activations, rel=1e-12)
+    terms = cost.terms(op, shape)
+    assert terms.seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+    assert ("compute", "memory", "l2", "link", "overhead")[int(terms.bound())] == bound
+    layers = 1 if name in ("embedding", "final_norm", "lm_head", "sampling") else cost.graph.model.layers
+    assert cost.operator_seconds(op, shape) == pytest.approx(layers * microseconds * 1e-6, rel=TIME)
+
+
+@pytest.mark.parametrize("name", ["attn_all_reduce", "mlp_all_reduce"])
+def test_all_reduce(name: str) -> None:
+    """Section 6.4."""
+    cost = compiled(LLAMA, tensor=4)
+    op, shape = operator(cost, name), decode(cost, 64, 100)
+    assert op.work(shape) == (0, 0, 0, 0, 1_572_864)
+    assert cost.terms(op, shape).seconds == pytest.approx(3.49525333e-6, rel=TIME)
+    assert op.count == 80
+
+
+@pytest.mark.parametrize(
+    ("policy", "make_shape", "microseconds", "operators"),
+    [
+        pytest.param(Dense(), lambda cost: decode(cost, 64, 8192), 19_286.9603, SECTION_3, id="3.3"),
+        pytest.param(BLOCKS, lambda cost: decode(cost, 64, 8192), 5_707.4868, SECTION_3 + SECTION_4, id="4"),
+        pytest.param(Dense(), lambda cost: prompt(33_558_528), 143_797.612, SECTION_5, id="5"),
+    ],
+)
+def test_whole_step(policy: AttentionPolicy, make_shape, microseconds: float, operators: list) -> None:
+    cost = compiled(policy=policy)
+    shape = make_shape(cost)
+    assert cost.step_ticks(shape) * SECONDS_PER_TICK == pytest.approx(microseconds * 1e-6, rel=TIME)
+    # Nothing beside the operators of the document takes time.
+    named = {row[0] for row in operators}
+    assert {op.name for op in cost.operators if cost.operator_seconds(op, shape) > 0} == named
+
+
+@pytest.mark.parametrize(
+    ("chunk", "past", "window", "pairs", "keys"),
+    [
+        (8192, 0, None, 33_558_528, 8192),  # section 5
+        (8192, 0, 4096, 25_167_872, 8192),  # section 6.1
+        (2048, 6144, 4096, 8_388_608, 6143),  # section 6.1
+        (2048, 6144, None, 14_681_088, 8192),  # section 6.1
+    ],
+)
+def test_causal_chunks(chunk: int, past: int, window: int | None, pairs: int, keys: int) -> None:
+    assert (causal_pairs(chunk, past, window), keys_read(chunk, past, window)) == (pairs, keys)
+
+
+def test_ideal_top_k_step() -> None:
+    """Section 4 without the search: the same attention and nothing else."""
+    cost = compiled(policy=TopK(kind="top_k", budget=1024))
+    shape = decode(cost, 64, 8192)
+    assert cost.operator_seconds(operator(cost, "attention_decode"), shape) == pytest.approx(2013.26592e-6, rel=TIME)
+    assert cost.step_ticks(shape) * SECONDS_PER_TICK == pytest.approx(5_194.09884e-6, rel=TIME)
+
+
+# --- section 2 ------------------------------------------------------------------------------------------
+
+KV_ELEMENTS = {
+    "Qwen/Qwen3-0.6B": 57_344,
+    "Qwen/Qwen3-1.7B": 57_344,
+    "Qwen/Qwen3-4B": 73_728,
+    "Qwen/Qwen3-8B": 73_728,
+    "Qwen/Qwen3-14B": 81_920,
+    "Qwen/Qwen3-32B": 131_072,
+    "Qwen/Qwen3-30B-A3B": 49_152,
+    "Qwen/Qwen3-235B-A22B": 96_256,
+    "Qwen/Qwen3-235B-A22B-FP8": 96_256,
+    "meta-llama/Meta-Llama-3.1-8B": 65_536,
+    "meta-llama/Meta-Llama-3.1-70B": 163_840,
+    "meta-llama/Meta-Llama-3.1-405B": 258_048,
+    "mistralai/Mixtral-8x7B-v0.1": 65_536,
+}
+
+
+@pytest.mark.parametrize(("name", "elements"), KV_ELEMENTS.items())
+def test_kv_bytes_per_token(name: str, elements: int) -> None:
+    model = load_model(name)
+    assert model.kv_bytes_per_token("fp8") == elements
+    assert model.kv_bytes_per_token("bf16") == 2 * elements
+    assert model.kv_bytes_per_token() == 2 * elements
+
+
+def test_every_bundled_model_has_its_kv_worked_out() -> None:
+    from workloads.model import list_models
+
+    assert sorted(KV_ELEMENTS) == list_models()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "active"),
+    [
+        (QWEN, 8_190_735_360, 8_190_735_360),
+        ("Qwen/Qwen3-0.6B", 596_049_920, 596_049_920),
+        (MIXTRAL, 46_702_792_704, 12_879_925_248),
+    ],
+)
+def test_parameters(name: str, parameters: int, active: int) -> None:
+    model = load_model(name)
+    assert (model.parameters, model.active_parameters) == (parameters, active)
+
+
+# --- section 7 ------------------------------------------------------------------------------------------
+
+
+def test_tiles_and_waves() -> None:
+    """Section 7.1: 125 waves of tiles of 128 x 128, k in 8 parts."""
+    cost = compiled(profile="rule-of-thumb")
+    terms = cost.terms(operator(cost, "o_proj"), prompt(33_558_528))
+    assert terms.compute == pytest.approx(341.172634e-6, rel=TIME)
+    assert terms.memory == pytest.approx(29.3047155e-6, rel=TIME)
+    assert terms.seconds == pytest.approx(344.172634e-6, rel=TIME)
+
+
+@pytest.mark.parametrize(
+    ("name", "seqs", "context", "microseconds", "layers"),
+    [
+        ("down_proj", 64, 8192, 28.5750244, 1_028.70088),  # 7.2
+        ("attention_decode", 64, 8192, 522.244169, 18_800.7901),  # 7.3
+        ("attention_decode", 1, 1024, 10.0715402, 362.575448),  # 7.3
+        ("attn_norm", 64, 8192, 2.17910709, 78.4478552),  # 7.4
+    ],
+)
+def test_rule_of_thumb(name: str, seqs: int, context: int, microseconds: float, layers: float) -> None:
+    cost = compiled(profile="rule-of-thumb")
+    op, shape = operator(cost, name), decode(cost, seqs, context)
+    assert cost.terms(op, shape).seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+    assert cost.operator_seconds(op, shape) == pytest.approx(layers * 1e-6, rel=TIME)
+
+
+# --- section 8 ------------------------------------------------------------------------------------------
+
+KINETICS = law.LawModel(8_190_735_360, 32, 8, 4_608)
+
+
+@pytest.mark.parametrize(
+    ("cost", "flops", "attention_bytes", "eflops"),
+    [
+        (lambda e: law.dense(KINETICS, 512, 16_384, e), 84_112_639_524_864, 21_028_159_881_216, 4_687_374_197_981_184),
+        (
+            lambda e: law.top_k(KINETICS, 512, 16_384, 1024, e),
+            9_818_446_233_600,
+            2_454_611_558_400,
+            784_220_407_726_080,
+        ),
+        (
+            lambda e: law.block_top_k(KINETICS, 512, 16_384, 1024, 16, e),
+            12_446_966_218_752,
+            3_111_741_554_688,
+            922_313_538_404_352,
+        ),
+    ],
+    ids=["dense", "top-k", "block top-k"],
+)
+def test_kinetics_law(cost, flops: int, attention_bytes: int, eflops: int) -> None:
+    gpu = load_gpu("h200-sxm")
+    ratio = gpu.peak["bf16"] / gpu.memory.bandwidth
+    assert ratio == pytest.approx(206.145833, rel=1e-8)
+    found = cost(ratio)
+    assert found.parameter_flops == 268_394_016_276_480
+    assert found.attention_flops == pytest.approx(flops, rel=1e-12)
+    assert found.attention_bytes == pytest.approx(attention_bytes, rel=1e-12)
+    assert found.eflops == pytest.approx(eflops, rel=1e-12)
+
+
+def test_law_of_this_model() -> None:
+    model = load_model(QWEN)
+    depth = model.head_dim * model.layers
+    assert law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, depth) == KINETICS
+
+
+def test_shared_prompt() -> None:
+    saved = law.shared_prompt_bytes(KINETICS, 512, 32 * 16_384, 16_384)
+    assert saved == 38_345_468_018_688
+
+
+# --- section 9 ------------------------------------------------------------------------------------------
+
+
+@cache
+def prefill_run() -> SimpleNamespace:
+    workload = {"strategy": "chat", "requests": 1, "prompt_tokens": 8192, "output_tokens": 1}
+    scenario = {"gpu": "h200-sxm", "model": QWEN, "profile": "ideal", "workload": workload}
+    result = run_scenario(load_scenario(scenario))
+    return SimpleNamespace(**result.summary)
+
+
+def test_utilisation_and_work_of_one_prefill() -> None:
+    run = prefill_run()
+    assert run.makespan_s == pytest.approx(0.143797612, rel=TIME)
+    assert run.work["flops"] == pytest.approx(133_635_226_965_888, rel=1e-12)
+    assert run.work["hbm_bytes"] == pytest.approx(90_117_767_168, rel=1e-12)
+    assert run.work["eflops"] == pytest.approx(1.52212629e14, rel=TIME)
+    assert run.utilisation["mfu"] == pytest.approx(0.93919005, rel=TIME)
+    assert run.utilisation["mbu"] == pytest.approx(0.130562216, rel=TIME)
+    assert run.utilisation["busy"] == pytest.approx(1, rel=1e-12)
+
+
+def test_energy_and_rent_of_one_prefill() -> None:
+    run = prefill_run()
+    assert run.cost["energy_j"] == pytest.approx(99.286295, rel=TIME)
+    assert run.cost["mean_power_w_per_gpu"] == pytest.approx(690.45858, rel=TIME)
+    assert run.cost["joules_per_output_token"] == pytest.approx(99.286295, rel=TIME)
+    assert run.cost["usd"] == pytest.approx(0.000159775124, rel=TIME)
+
+
+@pytest.mark.parametrize(
+    ("compute", "memory", "watts"),
+    [(1, 0.08, 700), (0, 1, 75 + 468.75), (0.00485093481, 1, 75 + 472.388201), (0, 0, 262.5)],
+)
+def test_power(compute: float, memory: float, watts: float) -> None:
+    assert busy_power(load_gpu("h200-sxm"), compute, memory, 0) == pytest.approx(watts, rel=1e-8)
+
+
+# --- the document itself ------------------------------------------------------------------------------------------
+
+NUMBER = r"\d[\d,]*(?:\.\d+)?"
+EQUATION = re.compile(rf"([(\d][\d,.()×/+−^ ]*[×/+−^][\d,.()×/+−^ ]*?) = ({NUMBER})(?: × 10\^(-?\d+))?")
+
+
+def test_arithmetic_of_the_document() -> None:
+    equations = EQUATION.findall(DOCUMENT.read_text(encoding="utf-8"))
+    assert len(equations) > 250
+    wrong = []
+    for left, right, exponent in equations:
+        code = left.replace(",", "").replace("×", "*").replace("−", "-").replace("^", "**")
+        code = re.sub(r"(?<!\*\*)\b(\d+(?:\.\d+)?)", r"Fraction('\1')", code)
+        value = eval(code, {"__builtins__": {}, "Fraction": Fraction})
+        said = float(right.replace(",", "")) * 10.0 ** int(exponent or 0)
+        if abs(float(value) - said) > 6e-9 * said:
+            wrong.append(f"{left} = {right}, not {float(value):.12g}")
+    assert not wrong

@@ -1,0 +1,394 @@
+"""Models: parameters and KV bytes against tensor shapes written out by hand, and how configurations are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from hwspecs.errors import InputError
+from workloads.model import ARCHITECTURES, MODEL_FOLDER, find_model, list_models, load_model
+
+# Every tensor of the published checkpoints, as (how many of it, shape), from the shapes in the model's files. V is the
+# vocabulary. The totals beside them are those of the checkpoints' safetensors index (tied tables counted once).
+V = 151_936
+TENSORS = {
+    "Qwen/Qwen3-0.6B": [
+        (1, (V, 1024)),  # embedding, which is the LM head too
+        (28, (2048, 1024)), (56, (1024, 1024)), (28, (1024, 2048)),  # q; k and v; o: 16 and 8 heads of 128
+        (56, (128,)),  # q and k norm
+        (56, (3072, 1024)), (28, (1024, 3072)),  # gate and up; down
+        (56, (1024,)), (1, (1024,)),  # the layers' two norms; the final one
+    ],
+    "Qwen/Qwen3-1.7B": [
+        (1, (V, 2048)),
+        (28, (2048, 2048)), (56, (1024, 2048)), (28, (2048, 2048)), (56, (128,)),
+        (56, (6144, 2048)), (28, (2048, 6144)),
+        (56, (2048,)), (1, (2048,)),
+    ],
+    "Qwen/Qwen3-4B": [
+        (1, (V, 2560)),
+        (36, (4096, 2560)), (72, (1024, 2560)), (36, (2560, 4096)), (72, (128,)),
+        (72, (9728, 2560)), (36, (2560, 9728)),
+        (72, (2560,)), (1, (2560,)),
+    ],
+    "Qwen/Qwen3-8B": [
+        (2, (V, 4096)),  # embedding and LM head
+        (36, (4096, 4096)), (72, (1024, 4096)), (36, (4096, 4096)), (72, (128,)),
+        (72, (12288, 4096)), (36, (4096, 12288)),
+        (72, (4096,)), (1, (4096,)),
+    ],
+    "Qwen/Qwen3-14B": [
+        (2, (V, 5120)),
+        (40, (5120, 5120)), (80, (1024, 5120)), (40, (5120, 5120)), (80, (128,)),
+        (80, (17408, 5120)), (40, (5120, 17408)),
+        (80, (5120,)), (1, (5120,)),
+    ],
+    "Qwen/Qwen3-32B": [
+        (2, (V, 5120)),
+        (64, (8192, 5120)), (128, (1024, 5120)), (64, (5120, 8192)), (128, (128,)),
+        (128, (25600, 5120)), (64, (5120, 25600)),
+        (128, (5120,)), (1, (5120,)),
+    ],
+    "Qwen/Qwen3-30B-A3B": [
+        (2, (V, 2048)),
+        (48, (4096, 2048)), (96, (512, 2048)), (48, (2048, 4096)), (96, (128,)),
+        (48, (128, 2048)),  # router
+        (48 * 128 * 2, (768, 2048)), (48 * 128, (2048, 768)),  # experts
+        (96, (2048,)), (1, (2048,)),
+    ],
+    "Qwen/Qwen3-235B-A22B": [
+        (2, (V, 4096)),
+        (94, (8192, 4096)), (188, (512, 4096)), (94, (4096, 8192)), (188, (128,)),
+        (94, (128, 4096)),
+        (94 * 128 * 2, (1536, 4096)), (94 * 128, (4096, 1536)),
+        (188, (4096,)), (1, (4096,)),
+    ],
+    "meta-llama/Meta-Llama-3.1-8B": [
+        (2, (128_256, 4096)),
+        (32, (4096, 4096)), (64, (1024, 4096)), (32, (4096, 4096)),
+        (64, (14336, 4096)), (32, (4096, 14336)),
+        (64, (4096,)), (1, (4096,)),
+    ],
+    "meta-llama/Meta-Llama-3.1-70B": [
+        (2, (128_256, 8192)),
+        (80, (8192, 8192)), (160, (1024, 8192)), (80, (8192, 8192)),
+        (160, (28672, 8192)), (80, (8192, 28672)),
+        (160, (8192,)), (1, (8192,)),
+    ],
+    "meta-llama/Meta-Llama-3.1-405B": [
+        (2, (128_256, 16384)),
+        (126, (16384, 16384)), (252, (1024, 16384)), (126, (16384, 16384)),
+        (252, (53248, 16384)), (126, (16384, 53248)),
+        (252, (16384,)), (1, (16384,)),
+    ],
+    "mistralai/Mixtral-8x7B-v0.1": [
+        (2, (32_000, 4096)),
+        (32, (4096, 4096)), (64, (1024, 4096)), (32, (4096, 4096)),
+        (32, (8, 4096)),
+        (32 * 8 * 2, (14336, 4096)), (32 * 8, (4096, 14336)),
+        (64, (4096,)), (1, (4096,)),
+    ],
+}  # fmt: skip
+TENSORS["Qwen/Qwen3-235B-A22B-FP8"] = TENSORS["Qwen/Qwen3-235B-A22B"]  # its block scales are no parameters
+
+PUBLISHED = {  # exact totals of the published checkpoints
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624,
+    "meta-llama/Meta-Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Meta-Llama-3.1-70B": 70_553_706_496,
+    "mistralai/Mixtral-8x7B-v0.1": 46_702_792_704,
+}
+
+NON_EMBEDDING = {  # billions, as on the model cards
+    "Qwen/Qwen3-0.6B": 0.44,
+    "Qwen/Qwen3-1.7B": 1.4,
+    "Qwen/Qwen3-4B": 3.6,
+    "Qwen/Qwen3-8B": 6.95,
+    "Qwen/Qwen3-14B": 13.2,
+    "Qwen/Qwen3-32B": 31.2,
+    "Qwen/Qwen3-30B-A3B": 29.9,
+    "Qwen/Qwen3-235B-A22B": 234,
+}
+
+# Bytes of one token's keys and values in bf16: 2 (K and V) x layers x KV heads x head_dim x 2 bytes
+KV_BYTES = {
+    "Qwen/Qwen3-0.6B": 114_688,  # 2 x 28 x 8 x 128 x 2
+    "Qwen/Qwen3-1.7B": 114_688,  # 2 x 28 x 8 x 128 x 2
+    "Qwen/Qwen3-4B": 147_456,  # 2 x 36 x 8 x 128 x 2
+    "Qwen/Qwen3-8B": 147_456,  # 2 x 36 x 8 x 128 x 2
+    "Qwen/Qwen3-14B": 163_840,  # 2 x 40 x 8 x 128 x 2
+    "Qwen/Qwen3-32B": 262_144,  # 2 x 64 x 8 x 128 x 2
+    "Qwen/Qwen3-30B-A3B": 98_304,  # 2 x 48 x 4 x 128 x 2
+    "Qwen/Qwen3-235B-A22B": 192_512,  # 2 x 94 x 4 x 128 x 2
+    "Qwen/Qwen3-235B-A22B-FP8": 192_512,
+    "meta-llama/Meta-Llama-3.1-8B": 131_072,  # 2 x 32 x 8 x 128 x 2
+    "meta-llama/Meta-Llama-3.1-70B": 327_680,  # 2 x 80 x 8 x 128 x 2
+    "meta-llama/Meta-Llama-3.1-405B": 516_096,  # 2 x 126 x 8 x 128 x 2
+    "mistralai/Mixtral-8x7B-v0.1": 131_072,  # 2 x 32 x 8 x 128 x 2
+}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_parameters_are_the_sum_of_the_tensors(name: str) -> None:
+    by_hand = sum(count * math.prod(shape) for count, shape in TENSORS[name])
+    model = load_model(name)
+    assert model.parameters == by_hand == sum(model.parameter_counts().values())
+    assert model.parameters == PUBLISHED.get(name, by_hand)
+
+
+@pytest.mark.parametrize("name", NON_EMBEDDING)
+def test_parameters_without_embeddings_round_to_the_model_card(name: str) -> None:
+    counts = load_model(name).parameter_counts()
+    billions = (sum(counts.values()) - counts["embedding"] - counts["lm_head"]) / 1e9
+    assert float(f"{billions:.3g}") == pytest.approx(NON_EMBEDDING[name], rel=0.015)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_kv_bytes_per_token(name: str) -> None:
+    model = load_model(name)
+    assert model.kv_bytes_per_token("bf16") == KV_BYTES[name] == model.kv_bytes_per_token()
+    assert model.kv_bytes_per_token("fp8") == KV_BYTES[name] / 2
+
+
+def test_active_parameters() -> None:
+    # Mixtral: all but 6 of 8 experts, 46,702,792,704 - 32 x 6 x 3 x 4096 x 14336
+    assert load_model("mixtral-8x7b").active_parameters == 12_879_925_248
+    # Qwen3-30B-A3B: 30,532,122,624 - 48 x 120 x 3 x 2048 x 768; the model card says 3.3 B
+    assert load_model("qwen3-30b-a3b").active_parameters == 3_353_032_704
+    dense = load_model("qwen3-8b")
+    assert dense.active_parameters == dense.parameters
+
+
+def test_parts_of_a_mixture() -> None:
+    counts = load_model("qwen3-30b-a3b").parameter_counts()
+    assert counts["router"] == 48 * 128 * 2048
+    assert counts["experts"] == 48 * 128 * 3 * 2048 * 768
+    assert counts["mlp"] == 0
+    assert load_model("qwen3-0.6b").parameter_counts()["lm_head"] == 0
+
+
+def test_weight_bytes() -> None:
+    model = load_model("qwen3-8b")
+    assert model.weight_bytes() == model.weight_bytes("bf16") == 16_381_470_720
+    assert model.weight_bytes("fp8") == 8_190_735_360
+    assert model.weight_bytes("fp4") == 4_095_367_680
+    with pytest.raises(InputError, match="unknown number format"):
+        model.weight_bytes("fp7")
+
+
+def test_a_quantised_checkpoint() -> None:
+    model = load_model("qwen3-235b-a22b-fp8")
+    assert (model.dtype, model.weight_dtype, model.activation_dtype) == ("bf16", "fp8", "fp8")
+    assert model.weight_bytes() == 235_093_634_560
+
+
+def test_every_bundled_model_is_covered_and_readable() -> None:
+    assert set(list_models()) == set(TENSORS) == set(KV_BYTES)
+    assert len(list(MODEL_FOLDER.glob("*.json"))) == len(list_models())
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("qwen3-8b", "Qwen/Qwen3-8B"),
+        ("QWEN/QWEN3-8B", "Qwen/Qwen3-8B"),
+        ("llama-3.1-8b", "meta-llama/Meta-Llama-3.1-8B"),
+        ("mixtral-8x7b", "mistralai/Mixtral-8x7B-v0.1"),
+        ("qwen3-235b-a22b", "Qwen/Qwen3-235B-A22B"),  # and not the one with -FP8
+    ],
+)
+def test_names(spec: str, name: str) -> None:
+    assert load_model(spec).name == name == find_model(spec)
+
+
+def config(**changes: object) -> dict:
+    """A small Qwen3 configuration; None takes a key away."""
+    base = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "num_hidden_layers": 4,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 100,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
+    return {key: value for key, value in (base | changes).items() if value is not None}
+
+
+def test_path_folder_and_mapping(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    path = folder / "config.json"
+    path.write_text(json.dumps(config()))
+    by_path, by_folder = load_model(path), load_model(str(folder))
+    assert by_path == by_folder == load_model("my-model", relative_to=tmp_path)
+    assert by_path.name == "my-model" and by_path.origin == str(path)
+    assert load_model(config() | {"name": "my-model"}) == by_path
+
+
+def test_overrides() -> None:
+    model = load_model({"base": "qwen3-8b", "num_hidden_layers": 40})
+    assert model.layers == 40 and model.hidden == 4096 and model.name == "Qwen/Qwen3-8B (modified)"
+    assert load_model({"base": "qwen3-8b", "name": "mine", "num_hidden_layers": 40}).name == "mine"
+
+
+def test_qwen2_has_biases_on_q_k_and_v_alone() -> None:
+    # q: 4 heads of 16 = 64; k and v: 2 heads = 32 each
+    plain = load_model(config()).parameter_counts()["attention"]
+    biased = load_model(config(architectures=["Qwen2ForCausalLM"]))
+    assert biased.parameter_counts()["attention"] == plain + 4 * (64 + 32 + 32)
+    assert biased.attention_bias and not biased.output_bias and not biased.qk_norm
+
+
+def test_llama_biases() -> None:
+    llama = config(architectures=["LlamaForCausalLM"])
+    plain = load_model(llama).parameter_counts()
+    biased = load_model(llama | {"attention_bias": True, "mlp_bias": True}).parameter_counts()
+    assert biased["attention"] == plain["attention"] + 4 * (64 + 32 + 32 + 64)
+    assert biased["mlp"] == plain["mlp"] + 4 * (96 + 96 + 64)
+
+
+def test_llama_without_kv_heads_has_one_for_each_head() -> None:
+    assert load_model(config(architectures=["LlamaForCausalLM"], num_key_value_heads=None)).kv_heads == 4
+
+
+def test_head_dim_follows_from_the_hidden_size() -> None:
+    assert load_model(config(architectures=["LlamaForCausalLM"], head_dim=None)).head_dim == 16
+    assert load_model(config(head_dim=None)).head_dim == 128  # Qwen3's own default
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({}, (None,) * 4),
+        ({"sliding_window": 32}, (None,) * 4),  # not without use_sliding_window
+        ({"sliding_window": 32, "use_sliding_window": False, "max_window_layers": 2}, (None,) * 4),
+        ({"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 2}, (None, None, 32, 32)),
+        ({"sliding_window": 32, "use_sliding_window": True}, (None,) * 4),  # the first 28 layers see everything
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 32}, (32,) * 4),
+        ({"architectures": ["MistralForCausalLM"]}, (None,) * 4),
+        (
+            {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+            (8, None, 8, None),
+        ),
+    ],
+)
+def test_sliding_windows(changes: dict, windows: tuple) -> None:
+    assert load_model(config(**changes)).layer_windows == windows
+
+
+def moe(**changes: object) -> dict:
+    mixture = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    return config(architectures=["Qwen3MoeForCausalLM"], **(mixture | changes))
+
+
+def test_layers_with_and_without_experts() -> None:
+    model = load_model(moe(decoder_sparse_step=2, mlp_only_layers=[3]))
+    assert model.moe is not None and model.moe.moe_layers == (False, True, False, False)
+    counts = model.parameter_counts()
+    assert counts["mlp"] == 3 * 3 * 64 * 96
+    assert counts["experts"] == 8 * 3 * 64 * 32
+    assert model.active_parameters == model.parameters - 6 * 3 * 64 * 32
+
+
+BAD = [
+    (config(architectures=["GptOssForCausalLM"]), "architectures", "GptOssForCausalLM", "Qwen3ForCausalLM"),
+    (config(architectures=None), "architectures", None, "LlamaForCausalLM"),
+    (config(architectures=[]), "architectures", "[]", "LlamaForCausalLM"),
+    (config(hidden_size=None), "hidden_size", None, "an integer from 1"),
+    (config(hidden_size=-64), "hidden_size", "-64", "an integer from 1"),
+    (config(hidden_size=10**12), "hidden_size", "1000000000000", "to 1,000,000"),
+    (config(num_hidden_layers=4.5), "num_hidden_layers", "4.5", "an integer"),
+    (config(num_hidden_layers=True), "num_hidden_layers", "True", "an integer"),
+    (config(num_hidden_layers="4"), "num_hidden_layers", "4", "an integer"),
+    (config(num_key_value_heads=3), "num_key_value_heads", "3", "a divisor of num_attention_heads = 4"),
+    (
+        config(architectures=["LlamaForCausalLM"], head_dim=None, num_attention_heads=6),
+        "num_attention_heads", "6", "a divisor of hidden_size = 64",
+    ),
+    (config(vocab_size=0), "vocab_size", "0", "an integer from 1"),
+    (config(torch_dtype=None), "torch_dtype", None, "bfloat16, float16, float32"),
+    (config(torch_dtype="float7"), "torch_dtype", "float7", "bfloat16"),
+    (config(tie_word_embeddings="yes"), "tie_word_embeddings", "yes", "true or false"),
+    (config(quantization_config={"quant_method": "awq"}), "quantization_config", "awq", "fp8"),
+    (config(layer_types=["full_attention"]), "layer_types", "full_attention", "one for each of 4 layers"),
+    (config(layer_types=["linear_attention"] * 4), "layer_types", "linear_attention", "full_attention"),
+    (moe(num_experts_per_tok=9), "num_experts_per_tok", "9", "at most 8"),
+    (moe(mlp_only_layers=[4]), "mlp_only_layers", "4", "0 to 3"),
+    (moe(mlp_only_layers=[True]), "mlp_only_layers", "True", "a list of layer numbers"),
+    (config(hidden_size=float("nan")), "hidden_size", "nan", "a number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "place", "found", "allowed"), BAD)
+def test_bad_configurations_say_where_what_and_what_is_allowed(
+    data: dict, place: str, found: str | None, allowed: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        load_model(data, origin="s.yaml")
+    assert error.value.file == "s.yaml" and error.value.place == f"model.{place}"
+    assert (error.value.found is None) == (found is None) and (found or "") in str(error.value.found)
+    assert allowed in str(error.value)
+
+
+def test_a_bad_value_in_a_file_has_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config(num_key_value_heads=3), indent=2))
+    line = path.read_text().splitlines().index('  "num_key_value_heads": 3,') + 1
+    with pytest.raises(InputError) as error:
+        load_model(path)
+    assert (error.value.file, error.value.line, error.value.place) == (path, line, "num_key_value_heads")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ('{\n  "hidden_size": 64,\n  "vocab', 3, "not valid JSON"),
+        ("", 1, "empty"),
+        ("[1, 2]", 1, "not a JSON object"),
+        ('{\n"hidden_size": NaN}', 2, "not a finite number"),
+        ('{"rope_theta":\n\n-Infinity}', 3, "not a finite number"),
+        ("{" * 100_000, None, "not valid JSON"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, line: int | None, problem: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem) as error:
+        load_model(path)
+    assert error.value.file == path and (line is None or error.value.line == line)
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem", "allowed"),
+    [
+        ("qwen3-9b", "unknown model", "did you mean"),
+        ("8b", "fits several models", "Qwen/Qwen3-8B"),
+        ("./nothing/config.json", "no such file", "path of a config.json"),
+        (3, "not a model", "path of a config.json"),
+        ("", "not a model", "path of a config.json"),
+        ({}, "empty model", "base"),
+        ({"base": "qwen3-8b", "num_layers": 3}, "unknown key", "num_hidden_layers"),
+        ({"base": "qwen3-9b"}, "unknown model", "did you mean"),
+        ({"base": "qwen3-8b", "name": 3}, "not a name", "text"),
+    ],
+)
+def test_bad_specs(spec: object, problem: str, allowed: str) -> None:
+    with pytest.raises(InputError, match=problem) as error:
+        load_model(spec)  # type: ignore[arg-type]
+    assert allowed in str(error.value) and str(error.value).startswith("model")
+
+
+def test_every_architecture_of_the_table_can_be_read() -> None:
+    extra = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    for architecture in ARCHITECTURES:
+        assert load_model(config(architectures=[architecture]) | extra).parameters > 0
