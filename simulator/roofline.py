@@ -411,8 +411,9 @@ def _conflicts(
     ex, ey = _nearest(box, *point)
     line = [(point[0] + (ex - point[0]) * t / 12, point[1] + (ey - point[1]) * t / 12) for t in range(1, 12)]
     bad += sum(any(b[0] < x < b[2] and b[1] < y < b[3] for x, y in line) for b in taken)
-    # A name on the other side of the roof than its point.
-    return bad + any(math.dist(place, roof) < 5 for place in line for roof in obstacles)
+    # Points are below the roof; so should their names be.
+    roof = next((y for x, y in obstacles if x >= ex), math.inf)
+    return bad + (ey > roof)
 
 
 def _dress(axes: Any, strip: float, right: float, has_strip: bool) -> None:

@@ -1,0 +1,185 @@
+"""Benchmarks: scenarios A to E, how work grows, the naive engine, start-up. `make bench` prints them and writes bench.json.
+
+Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading, compiling, drawing
+the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
+
+    python tests/bench.py [--out bench.json] [--rows A,B,...] [--trace FILE] [--repeat 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_TRACE = ROOT.parent / "shared" / "data" / "traces" / "reasoning_production_2h.csv"
+
+
+def scenario(workload: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Qwen3-8B in bf16 on one H200 under the settings that all rows share."""
+    return {
+        "name": "bench",
+        "gpu": "h200-sxm",
+        "model": "Qwen/Qwen3-8B",
+        "engine": {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "block_size": 16, "memory_utilisation": 0.9},
+        "workload": {"strategy": {"kind": "chat"}, **workload},
+    } | changes
+
+
+def closed(concurrency: int, requests: int, output: int) -> dict[str, Any]:
+    arrivals = {"kind": "closed_loop", "concurrency": concurrency}
+    return scenario({"requests": requests, "prompt_tokens": 512, "output_tokens": output, "arrivals": arrivals})
+
+
+def poisson(requests: int, rate: float, replicas: int = 1) -> dict[str, Any]:
+    arrivals = {"kind": "poisson", "rate": rate}
+    workload = {"requests": requests, "prompt_tokens": 1024, "output_tokens": 512, "arrivals": arrivals}
+    return scenario(workload, replicas=replicas)
+
+
+def rows(trace: Path) -> dict[str, dict[str, Any] | None]:
+    """Scenario by row name; None where its trace is absent."""
+    uniform = {"kind": "uniform", "low": 2048, "high": 32768}
+    return {
+        "A": closed(32, 256, 16_384),
+        "A_outputs_x2": closed(32, 256, 32_768),
+        "B": closed(256, 1_024, 16_384),
+        "B_requests_x2": closed(256, 2_048, 16_384),
+        "C": scenario({"requests": 1_024, "prompt_tokens": 512, "output_tokens": uniform, "arrivals": {"kind": "all_at_once"}}),
+        "D": poisson(2_000, 2.0),
+        "D_requests_x2": poisson(4_000, 2.0),
+        "E": scenario({"trace": {"path": str(trace)}}, replicas=16, router="round_robin") if trace.exists() else None,
+        "million": poisson(1_000_000, 2_000.0, replicas=1_000),
+        "small_fast": closed(8, 24, 512),
+        "small_naive": closed(8, 24, 512),
+    }
+
+
+def measure(name: str, trace: Path) -> dict[str, float]:
+    """One row, in this process."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "simulator")]
+    from simulator.run import deploy, run_scenario
+    from workloads.requests import generate
+    from workloads.scenario import load_scenario
+
+    document = rows(trace)[name]
+    assert document is not None
+    started = time.perf_counter()
+    loaded = load_scenario(document)
+    if name == "small_naive":
+        from naive import simulate_naive
+
+        deployment = deploy(loaded)
+        requests = generate(loaded.config.workload, loaded.config.seed)
+        begun = time.perf_counter()
+        log = simulate_naive(requests, deployment.cost, deployment.params)
+        wall = time.perf_counter() - begun
+        steps = sum(len(replica) for replica in log.steps)
+        return {
+            "wall_s": wall,
+            "total_s": time.perf_counter() - started,
+            "peak_rss_mib": _peak_mib(),
+            "requests": requests.n,
+            "output_tokens": int(log.generated.sum()),
+            "events": steps,
+            "preemptions": int(log.preemptions.sum()),
+            "makespan_s": float(log.finish_s.max()),
+        }
+    result = run_scenario(loaded)
+    summary = result.summary
+    return {
+        "wall_s": result.timing["wall_s"],
+        "total_s": time.perf_counter() - started,
+        "peak_rss_mib": _peak_mib(),
+        "requests": summary["requests"]["total"],
+        "rejected": summary["requests"]["rejected"],
+        "output_tokens": summary["tokens"]["output"],
+        "events": int(result.timing["events"]),
+        "preemptions": summary["requests"]["preemptions"],
+        "makespan_s": summary["makespan_s"],
+    }
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_process(name: str, trace: Path, repeat: int) -> dict[str, float]:
+    """The quickest of `repeat` runs of a row, each in a fresh process."""
+    best: dict[str, float] | None = None
+    for _ in range(repeat):
+        command = [sys.executable, __file__, "--measure", name, "--trace", str(trace)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        if best is None or row["wall_s"] < best["wall_s"]:
+            best = row
+    assert best is not None
+    return best
+
+
+def start_up() -> dict[str, float]:
+    """Seconds of `import simulator` and of a bundled run from a cold shell, best of five."""
+
+    def seconds(arguments: list[str]) -> float:
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=ROOT)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    return {
+        "import_simulator_s": seconds(["-c", "import simulator"]),
+        "run_aime24_best_of_32_s": seconds(["-m", "simulator.cli", "run", "aime24-best-of-32"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--rows", help="comma-separated names; all by default")
+    parser.add_argument("--trace", type=Path, default=DEFAULT_TRACE, help="production trace of row E")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of the short rows; the quickest counts")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.trace)))
+        return
+    table = rows(options.trace)
+    wanted = options.rows.split(",") if options.rows else list(table)
+    results: dict[str, Any] = {}
+    print(f"{'row':<16}{'wall s':>9}{'total s':>9}{'RSS MiB':>9}{'requests':>10}{'events':>11}{'preempt.':>10}{'makespan s':>13}")
+    for name in wanted:
+        if table[name] is None:
+            print(f"{name:<16}skipped: no trace at {options.trace}")
+            continue
+        row = results[name] = in_process(name, options.trace, 1 if name == "million" else options.repeat)
+        print(
+            f"{name:<16}{row['wall_s']:>9.3f}{row['total_s']:>9.3f}{row['peak_rss_mib']:>9.0f}{row['requests']:>10,}"
+            f"{row['events']:>11,}{row['preemptions']:>10,}{row['makespan_s']:>13,.1f}",
+            flush=True,
+        )
+    for label, over, under in (
+        ("outputs x2, A", "A_outputs_x2", "A"),
+        ("requests x2, B", "B_requests_x2", "B"),
+        ("requests x2, D", "D_requests_x2", "D"),
+        ("naive over fast", "small_naive", "small_fast"),
+    ):
+        if over in results and under in results:
+            print(f"{label:<16}{results[over]['wall_s'] / results[under]['wall_s']:>9.2f} x the wall")
+    results["start_up"] = start_up()
+    print(", ".join(f"{key} {value:.2f}" for key, value in results["start_up"].items()))
+    temporary = options.out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=1))
+    os.replace(temporary, options.out)
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
