@@ -17,11 +17,12 @@ import networkx as nx
 
 from hwspecs.errors import InputError
 from hwspecs.units import format_quantity
-from simulator.cost import BOUNDS
+from simulator.cost import BOUNDS, operator_time
 from simulator.files import replace_file
 from simulator.graph import StepGraph
 from simulator.operators import Heads, Operator, Work
 from simulator.policy import SECONDS_PER_TICK
+from simulator.profile import Profile
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import StepCost
 
@@ -177,7 +178,8 @@ def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
 
     Keys: `name`, `kind`, `stream`, `count` (executions), `dtype`; `flops`; `weight_bytes`, `kv_bytes`, `act_bytes`,
     `comm_bytes`, and `hbm_bytes`, which counts of the activations what does not fit into the L2; `intensity`, FLOPs per
-    HBM byte, None without HBM bytes; `seconds`, and `share` of the step; `bound`, the largest term (see
+    HBM byte, None without HBM bytes; `seconds`, and `share` of the step; `ideal_seconds` by the pure roofline, and
+    `of_roof`, how much of it is reached (ideal seconds over seconds); `bound`, the largest term (see
     `cost.BOUNDS`); `flops_per_s`, and `of_peak`, its fraction of the format's dense peak (None for an operator that
     does not use the matrix units); `hbm_bytes_per_s`, and `of_bandwidth`.
 
@@ -185,6 +187,7 @@ def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
     the step (but for the rounding to clock ticks, 2^-60 s); with overlap they add up to more.
     """
     step = step_seconds(cost, shape)
+    ideal = Profile(name="ideal", description="the pure roofline", fitted_on="nothing")
     rows = []
     for op in cost.operators:
         once = op.work(shape)
@@ -193,6 +196,7 @@ def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
         work = Work(*(_number(part) for part in once.times(op.count)))
         hbm = _number(op.count * hbm_bytes(cost, op, once))
         seconds = float(cost.operator_seconds(op, shape))
+        least = float(op.count * operator_time(op, shape, cost.gpu, ideal).seconds)
         rate = work.flops / seconds if seconds else 0.0
         rows.append(
             {
@@ -210,6 +214,8 @@ def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
                 "intensity": work.flops / hbm if hbm else None,
                 "seconds": seconds,
                 "share": seconds / step,
+                "ideal_seconds": least,
+                "of_roof": least / seconds if seconds else 0.0,
                 "bound": BOUNDS[int(cost.terms(op, shape).bound())],
                 "flops_per_s": rate,
                 "of_peak": rate / cost.gpu.peak[op.dtype] if op.dtype is not None else None,
@@ -297,6 +303,7 @@ def graph_document(cost: StepCost, shape: StepShape) -> dict[str, Any]:
     return {
         "schema": GRAPH_SCHEMA,
         **context_document(cost),
+        "description": shape_words(shape),
         "shape": shape_document(shape),
         "step": step_totals(cost, shape, rows),
         "nodes": [row | {"section": section[row["name"]]} for row in rows],
@@ -305,13 +312,13 @@ def graph_document(cost: StepCost, shape: StepShape) -> dict[str, Any]:
 
 
 def context_document(cost: StepCost) -> dict[str, Any]:
-    """What a document is of: model, GPU, profile, precision and parallelism."""
+    """What a document is of: model, GPU and its figures (SI units), profile, precision and parallelism."""
     graph, gpu = cost.graph, cost.gpu
     precision = graph.precision
     return {
-        "model": {"name": graph.model.name, "layers": graph.model.layers, "parameters": graph.model.parameters},
-        "gpu": {
-            "name": gpu.name,
+        "model": graph.model.name,
+        "gpu": gpu.name,
+        "gpu_figures": {
             "title": gpu.title,
             "peak_flops": dict(gpu.peak),
             "memory_bandwidth": gpu.memory.bandwidth,
@@ -326,9 +333,8 @@ def context_document(cost: StepCost) -> dict[str, Any]:
 
 
 def shape_document(shape: StepShape) -> dict[str, Any]:
-    """A step's shape with names, and in words."""
+    """A step's shape with names."""
     return {
-        "words": shape_words(shape),
         "tokens": shape.tokens,
         "rows": shape.rows,
         "decode_seqs": shape.decode_seqs,
@@ -371,6 +377,13 @@ def text_width(text: Any) -> float:
     """Width of a matplotlib text in inches, as it will be drawn."""
     figure = text.figure
     return text.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+
+
+def fit(text: Any, inches: float) -> None:
+    """Set a matplotlib text smaller if it is wider than `inches`."""
+    wide = text_width(text)
+    if wide > inches:
+        text.set_fontsize(text.get_fontsize() * inches / wide)
 
 
 def percent_words(share: float) -> str:

@@ -45,7 +45,7 @@ class KVPool:
         """Take `blocks` from the front of the free queue, forgetting what was findable there."""
         self.free -= blocks
         queue = self._queue
-        while blocks > 0:
+        while blocks:
             key, run = next(iter(queue.items()))
             if isinstance(run, Unit):
                 taken = min(blocks, run.resident)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from simulator.kvpool import KVPool
 from simulator.policy import DECODE, DONE, PREFILL, SECONDS_PER_TICK, WAITING, EngineParams
 from simulator.shape import PrefillShape, causal_pairs, keys_read
-from simulator.stepcost import StepCost, line_at, line_sum
+from simulator.stepcost import StepCost, Terms, line_at, line_sum
 from simulator.waiting import QUEUES
 
 if TYPE_CHECKING:
@@ -76,15 +76,16 @@ class Sequence:
 class Run:
     """The macro-step being executed."""
 
-    __slots__ = ("cut", "decode", "end", "first", "fixed", "last", "lines", "prefill", "row", "start", "steps", "ticks")
+    __slots__ = ("cut", "decode", "end", "first", "fixed", "prefill", "row", "start", "steps", "terms", "ticks")
 
     start: int
     end: int
     steps: int
     ticks: int
     fixed: int  # ticks of a step that do not depend on decode KV
-    lines: tuple
-    decode: tuple[int, ...]  # ticks by decode operator
+    first: int  # ticks of the first step
+    terms: Terms
+    decode: list[int]  # ticks by decode operator
     prefill: list[tuple[Sequence, int]]
     cut: bool
     row: tuple
@@ -125,6 +126,8 @@ class Replica:
         self.phases = [0] * params.block_size
         self.finishing: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
         self.capped: list[list[tuple[int, int, Sequence]]] = [[] for _ in cost.decode_caps]
+        self._no_decode, self._no_prefill = [0.0] * len(cost.decode_ops), [0] * (2 * len(cost.prefill_caps))
+        self.has_caps = any(cap is not None for cap in cost.decode_caps)
         self.any_marked = False
         self.run: Run | None = None
         self._serial = 0
@@ -168,17 +171,21 @@ class Replica:
             run.end = run.start + run.ticks
             self._schedule_end(self, run)
 
-    def _duration(self, run: Run, steps: int) -> tuple[tuple[int, ...], int]:
-        kv, growing, extents = self.kv, self.growing, self.cost.decode_extents
-        parts = tuple(
-            [line_sum(line, kv[e], growing[e], steps) for line, e in zip(run.lines, extents, strict=True)]
-        )
-        return parts, run.fixed * steps + sum(parts)
+    def _duration(self, run: Run, steps: int) -> tuple[list[int], int]:
+        """Ticks of each decode operator over the first `steps` steps of the run, and of these steps as a whole."""
+        kv, growing = self.kv, self.growing
+        parts = []
+        total = run.fixed * steps
+        for line, e in run.terms:
+            ticks = line_sum(line, kv[e], growing[e], steps)
+            parts.append(ticks)
+            total += ticks
+        return parts, total
 
     def _step_ticks(self, run: Run, step: int) -> int:
         """Ticks of the run's step number `step`."""
         total = run.fixed
-        for line, e in zip(run.lines, self.cost.decode_extents, strict=True):
+        for line, e in run.terms:
             total += line_at(line, self.kv[e] + self.growing[e] * step)
         return total
 
@@ -218,16 +225,19 @@ class Replica:
         steps = run.steps
         if self.seqs:
             if steps > 1:
-                self.pool.take(self._growth(1, steps))
+                growth = self._growth(1, steps)
+                if growth:
+                    self.pool.take(growth)
                 if self.pool.used > self.peak_blocks:
                     self.peak_blocks = self.pool.used
             self._record(run)
             self.counter += steps
             for e, slope in enumerate(self.growing):
                 self.kv[e] += slope * steps
+            if self.has_caps:
+                self._reach_caps()
         else:
             self._record(run)
-            self._reach_caps()
         if run.prefill:
             self._prefilled(run.prefill, now)
         finished: list[Sequence] = []
@@ -347,9 +357,9 @@ class Replica:
             tokens += prefill.tokens
             rows += done
         run.fixed = cost.fixed_ticks(tokens, rows, prefill)
-        run.lines = cost.lines(seqs) if seqs else ()
-        run.decode = tuple([line_at(line, self.kv[e]) for line, e in zip(run.lines, cost.decode_extents, strict=False)])
-        run.ticks = run.first = run.fixed + sum(run.decode)
+        run.terms = cost.terms_of(seqs)
+        run.decode, run.first = self._duration(run, 1)
+        run.ticks = run.first
         run.steps = 1 if chunks or once else self._steps()
         if run.steps > 1:
             run.decode, run.ticks = self._duration(run, run.steps)
@@ -476,26 +486,23 @@ class Replica:
         self.waiting.put_back(victim)
 
     def _record(self, run: Run) -> None:
+        """Write the run's row of the timeline (`timeline.column_names`)."""
         tokens, rows, seqs, prefill, blocks, waiting = run.row
-        steps = run.steps
-        tick = SECONDS_PER_TICK
-        last = run.first if steps == 1 else self._step_ticks(run, steps - 1)
-        row = [
-            self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs,
-            prefill.tokens if prefill else 0, prefill.seqs if prefill else 0, blocks, waiting, run.first * tick, last * tick,
-        ]  # fmt: skip
-        if seqs:
-            for first, slope in zip(self.kv, self.growing, strict=True):
-                row += (first, first + slope * (steps - 1))
+        steps, first, tick = run.steps, run.first * SECONDS_PER_TICK, SECONDS_PER_TICK
+        last = first if steps == 1 else self._step_ticks(run, steps - 1) * tick
+        kv: list[int] = []
+        for read, slope in zip(self.kv, self.growing, strict=True):
+            kv += (read, read + slope * (steps - 1))
+        decode = [ticks * tick for ticks in run.decode] if seqs else self._no_decode
+        if prefill is None:
+            chunk_tokens, chunk_seqs, chunks = 0, 0, self._no_prefill
         else:
-            row += [0] * (2 * len(self.kv))
-        row += [ticks * tick for ticks in run.decode] if seqs else [0] * len(self.cost.decode_ops)
-        if prefill:
-            for pairs, kv in zip(prefill.pairs, prefill.kv, strict=True):
-                row += (pairs, kv)
-        else:
-            row += [0] * (2 * len(self.cost.prefill_caps))
-        self.recorder.add(tuple(row))
+            chunk_tokens, chunk_seqs = prefill.tokens, prefill.seqs
+            chunks = [part for pair in zip(prefill.pairs, prefill.kv, strict=True) for part in pair]
+        self.recorder.add(
+            (self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs, chunk_tokens, chunk_seqs, blocks, waiting,
+             first, last, *kv, *decode, *chunks)
+        )  # fmt: skip
 
 
 def _by_order(seq: Sequence) -> int:

@@ -22,6 +22,7 @@ from simulator.graphview import (
     context_document,
     context_words,
     display_name,
+    fit,
     gpu_title,
     model_title,
     operator_rows,
@@ -46,6 +47,7 @@ KIND_COLOURS = {
     "attention_decode": "#E69F00",
     "elementwise": "#009E73",
     "all_reduce": "#B3589A",
+    "all_gather": "#CC79A7",
 }
 KIND_WORDS = {
     "gemm": "GEMM",
@@ -54,6 +56,7 @@ KIND_WORDS = {
     "attention_decode": "decode attention",
     "elementwise": "element-wise",
     "all_reduce": "all-reduce",
+    "all_gather": "all-gather",
 }
 MARKERS = {"o": 4 / math.pi, "s": 1.0, "D": 1.0, "^": 2.0, "v": 2.0, "P": 1.8}
 """Forms of the points, one per step -> the square around a form over its area."""
@@ -68,13 +71,13 @@ def _checked(shapes: Mapping[str, StepShape]) -> None:
 
 
 def roofline_document(cost: StepCost, shapes: Mapping[str, StepShape]) -> dict[str, Any]:
-    """The roofline as a JSON document: `schema`, what it is of, `roofs`, and `steps`, one per label of `shapes`.
+    """The roofline as a JSON document: `schema`, what it is of, `description`, `roofs`, `steps` and `points`.
 
     `roofs`: the dense peaks by format (`compute`, FLOP/s) with the intensity at which each meets the HBM roof
-    (`ridge_point`), the bandwidths of HBM and L2, and the format that the model's matrices are multiplied in (`used`).
-    Each step has its shape, its `totals` and `points`, the rows of `graphview.operator_rows`.
-    `attainable_flops_per_s` of a point is the roof above it, None where there is none: no FLOPs, no HBM bytes, or an
-    operator that does not use the matrix units (its roof is the bandwidth alone).
+    (`ridge_point`), the bandwidths of HBM and L2, and the formats that the operators compute in (`used`).
+    `steps`: label, description, shape and `totals` of each of `shapes`. `points`: the rows of
+    `graphview.operator_rows` of all steps, each with the label of its `step` and `attainable_flops_per_s`, the roof
+    above it (None without FLOPs).
 
     Raises
     ------
@@ -82,31 +85,40 @@ def roofline_document(cost: StepCost, shapes: Mapping[str, StepShape]) -> dict[s
     """
     _checked(shapes)
     gpu = cost.gpu
-    steps = []
+    steps, points = [], []
     for label, shape in shapes.items():
         rows = operator_rows(cost, shape)
-        points = [row | {"attainable_flops_per_s": _attainable(cost, row)} for row in rows]
         steps.append(
-            {"label": label, "shape": shape_document(shape), "totals": step_totals(cost, shape, rows), "points": points}
+            {
+                "label": label,
+                "description": shape_words(shape),
+                "shape": shape_document(shape),
+                "totals": step_totals(cost, shape, rows),
+            }
         )
+        for row in rows:
+            roof = row["flops"] / row["ideal_seconds"] if row["flops"] else None
+            points.append({"step": label, **row, "attainable_flops_per_s": roof})
     return {
         "schema": ROOFLINE_SCHEMA,
         **context_document(cost),
+        "description": "; ".join(f"{step['label']}: {step['description']}" for step in steps),
         "roofs": {
-            "used": cost.graph.precision.activations,
+            "used": _formats(cost),
             "compute": dict(gpu.peak),
             "ridge_point": {dtype: gpu.ridge_point(dtype) for dtype in gpu.peak},
             "memory_bandwidth": gpu.memory.bandwidth,
             "l2_bandwidth": gpu.l2.bandwidth,
         },
         "steps": steps,
+        "points": points,
     }
 
 
-def _attainable(cost: StepCost, row: Mapping[str, Any]) -> float | None:
-    if row["dtype"] is None or not row["flops"] or row["intensity"] is None:
-        return None
-    return min(cost.gpu.peak[row["dtype"]], row["intensity"] * cost.gpu.memory.bandwidth)
+def _formats(cost: StepCost) -> list[str]:
+    """Formats that the operators compute in, the one of most matrices first."""
+    used = dict.fromkeys([cost.graph.precision.activations])
+    return list(used | dict.fromkeys(op.dtype for op in cost.operators if op.dtype is not None))
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
@@ -202,7 +214,7 @@ def _roofs(axes: Any, cost: StepCost, window: tuple[float, float, float, float, 
 
     gpu = cost.gpu
     x0, _, y0, _, strip = window
-    used = cost.graph.precision.activations
+    used, *others = _formats(cost)
     peak, bandwidth = gpu.peak[used], gpu.memory.bandwidth
     ridge = peak / bandwidth
     # The other formats, thin; those with the same peak share a line.
@@ -211,11 +223,12 @@ def _roofs(axes: Any, cost: StepCost, window: tuple[float, float, float, float, 
         groups.setdefault(value, []).append(dtype)
     for value, names in groups.items():
         thick = used in names
+        also = not thick and any(name in others for name in names)
         axes.plot(
             [value / bandwidth, strip],
             [value, value],
-            color=_INK if thick else _THIN,
-            lw=2.2 if thick else 0.9,
+            color=_INK if thick else _SOFT if also else _THIN,
+            lw=2.2 if thick else 1.7 if also else 0.9,
             zorder=2,
         )
         text = f"{' / '.join(names)} {format_quantity(value, 'FLOP/s')}" + (
@@ -327,7 +340,7 @@ def _labels(axes: Any, points: list[_Point], strip: float, obstacles: list[tuple
                 c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
                 cx, cy = x + c * (rx + distance * unit + w), y + s * (ry + distance * unit + h)
                 box = (cx - w, cy - h, cx + w, cy + h)
-                bad = _conflicts(box, (x, y), taken, discs, obstacles, limits) * 1e3 + distance
+                bad = _conflicts(box, own, taken, discs, obstacles, limits) * 1e3 + distance
                 if best is None or bad < best[0]:
                     best = (bad, box)
         assert best is not None
@@ -394,7 +407,7 @@ def _boxes(text: Any, renderer: Any, margin: float) -> list[_Box]:
 
 def _conflicts(
     box: _Box,
-    point: tuple[float, float],
+    own: _Box,
     taken: list[_Box],
     discs: list[_Disc],
     obstacles: list[tuple[float, float]],
@@ -408,12 +421,15 @@ def _conflicts(
         nx, ny = _nearest(box, x, y)
         bad += 2.0 * (math.hypot(nx - x, ny - y) < r)
     bad += any(x0 < x < x1 and y0 < y < y1 for x, y in obstacles)
+    point = ((own[0] + own[2]) / 2, (own[1] + own[3]) / 2)
     ex, ey = _nearest(box, *point)
     line = [(point[0] + (ex - point[0]) * t / 12, point[1] + (ey - point[1]) * t / 12) for t in range(1, 12)]
     bad += sum(any(b[0] < x < b[2] and b[1] < y < b[3] for x, y in line) for b in taken)
+    foreign = [d for d in discs if _nearest(own, d[0], d[1]) != (d[0], d[1])]
+    bad += 0.7 * any(math.hypot(d[0] - x, d[1] - y) < d[2] for d in foreign for x, y in line)
     # Points are below the roof; so should their names be.
-    roof = next((y for x, y in obstacles if x >= ex), math.inf)
-    return bad + (ey > roof)
+    roof = next((y for x, y in obstacles if x >= (x0 + x1) / 2), math.inf)
+    return bad + 1.5 * ((y0 + y1) / 2 > roof)
 
 
 def _dress(axes: Any, strip: float, right: float, has_strip: bool) -> None:
@@ -454,13 +470,14 @@ def _words(
     width, height = figure.get_size_inches()
     left = 0.035
     title = f"{model_title(cost)} on the roofline of {gpu_title(cost)}"
-    figure.text(left, 1 - 0.33 / height, title, fontsize=13, weight="bold", color=_INK, va="center")
-    figure.text(left, 1 - 0.58 / height, context_words(cost), fontsize=8.6, color=_SOFT, va="center")
+    room = (0.975 - left) * width
+    fit(figure.text(left, 1 - 0.33 / height, title, fontsize=13, weight="bold", color=_INK, va="center"), room)
+    fit(figure.text(left, 1 - 0.58 / height, context_words(cost), fontsize=8.6, color=_SOFT, va="center"), room)
     for i, ((label, shape), marker) in enumerate(zip(shapes.items(), MARKERS, strict=False)):
         y = 1 - (0.82 + 0.22 * i) / height
         figure.add_artist(Line2D([left + 0.006], [y], marker=marker, ms=6.5, color=_SOFT, ls=""))
         words = f"{label}: {shape_words(shape)}, {format_quantity(seconds[label], 's')}"
-        figure.text(left + 0.02, y, words, fontsize=8.6, color=_INK, va="center")
+        fit(figure.text(left + 0.02, y, words, fontsize=8.6, color=_INK, va="center"), room - 0.02 * width)
     x, y = left, (0.33 + 0.17 * len(hidden)) / height
     for kind in dict.fromkeys(p.kind for p in points):
         figure.add_artist(Line2D([x + 0.006], [y], marker="o", ms=7, color=KIND_COLOURS[kind], ls=""))
@@ -470,4 +487,4 @@ def _words(
     figure.text(0.975, y, size, fontsize=8.2, color=_SOFT, ha="right", va="center")
     for i, names in enumerate(hidden):
         y = (0.16 + 0.17 * (len(hidden) - 1 - i)) / height
-        figure.text(left, y, f"Without FLOPs, not drawn: {names}", fontsize=7.4, color=_SOFT, va="center")
+        fit(figure.text(left, y, f"Without FLOPs, not drawn: {names}", fontsize=7.4, color=_SOFT, va="center"), room)

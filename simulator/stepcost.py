@@ -34,6 +34,8 @@ from simulator.shape import PrefillShape, StepShape
 
 Line = tuple[list[int], list[int], list[int]]
 """Knots in tokens, ticks at the knots, ticks per token after them."""
+Terms = tuple[tuple[Line, int], ...]
+"""For each decode operator its line and the index of the extent that it reads."""
 
 
 class StepCost:
@@ -67,7 +69,7 @@ class StepCost:
         self.rows = _ticks(self._sum("rows", np.arange(max_seqs + 1)))
         self._knots = _context_knots(max_context)
         self._decode_seconds = [self._decode_table(op) for op in self.decode_ops]
-        self._lines: list[tuple[Line, ...] | None] = [None] * (max_seqs + 1)
+        self._terms: list[Terms | None] = [None] * (max_seqs + 1)
         self._prefill_memo: dict[PrefillShape, int] = {}
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -85,10 +87,7 @@ class StepCost:
         """The operators that read the KV of decoding sequences."""
         if shape.decode_seqs == 0:
             return 0
-        total = 0
-        for line, extent in zip(self.lines(shape.decode_seqs), self.decode_extents, strict=True):
-            total += line_at(line, shape.decode_kv[extent])
-        return total
+        return sum(line_at(line, shape.decode_kv[extent]) for line, extent in self.terms_of(shape.decode_seqs))
 
     def prefill_ticks(self, prefill: PrefillShape) -> int:
         """Prefill attention; remembered, since prompts of one length recur."""
@@ -107,13 +106,14 @@ class StepCost:
 
     # --- many steps ---------------------------------------------------------------------------------------------
 
-    def lines(self, seqs: int) -> tuple[Line, ...]:
-        """The functions f_n of the decode operators for n = `seqs` sequences."""
-        lines = self._lines[seqs]
-        if lines is None:
+    def terms_of(self, seqs: int) -> Terms:
+        """The functions f_n of the decode operators for n = `seqs` sequences, each with its extent; none for n = 0."""
+        terms = self._terms[seqs]
+        if terms is None:
             knots = [round(seqs * context) for context in self._knots]
-            lines = self._lines[seqs] = tuple(_line(knots, table[seqs]) for table in self._decode_seconds)
-        return lines
+            lines = [_line(knots, table[seqs]) for table in self._decode_seconds] if seqs else []
+            terms = self._terms[seqs] = tuple(zip(lines, self.decode_extents, strict=False))
+        return terms
 
     # --- for people ---------------------------------------------------------------------------------------------
 
@@ -124,7 +124,8 @@ class StepCost:
         if shape.decode_seqs == 0:
             return 0.0
         i = self.decode_ops.index(op)
-        return line_at(self.lines(shape.decode_seqs)[i], shape.decode_kv[self.decode_extents[i]]) / TICKS_PER_SECOND
+        line, extent = self.terms_of(shape.decode_seqs)[i]
+        return line_at(line, shape.decode_kv[extent]) / TICKS_PER_SECOND
 
     def terms(self, op: Operator, shape: StepShape) -> OpTime:
         """The roofline terms of one execution (vectorised over the shape)."""

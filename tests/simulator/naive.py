@@ -14,10 +14,10 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from workloads.requests import Requests
 
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status, to_ticks
 from simulator.shape import PrefillShape, StepShape
+from workloads.requests import Requests
 
 ARRIVAL, STEP_END, TIMEOUT, WAKE_UP = range(4)  # the order of what happens at one tick
 
@@ -132,7 +132,7 @@ def simulate_naive(requests: Requests, cost: Cost, params: EngineParams, check_e
 
 
 def shareable_keys(chain: list[tuple[int, int]], prompt: int, block_size: int) -> list[tuple]:
-    """The keys of a request's shareable blocks, (units and views up to its own, index), from its (unit, tokens) chain."""
+    """Keys of a request's shareable blocks, (units and views up to its own, index), from its (unit, tokens) chain."""
     at_most = (prompt - 1) // block_size
     keys: list[tuple] = []
     units: list[tuple[int, int]] = []

@@ -2,7 +2,8 @@
 
 Scenarios are small, so that the naive engine can walk through them, and crowded, so that much happens in them: pools
 from just enough for the largest request, ties, arrivals and timeouts exactly on step boundaries, block sizes that
-divide nothing. What makes one is drawn field by field, so that hypothesis can shrink a disagreement to a minimal example.
+divide nothing. What makes one is drawn field by field, so that hypothesis can shrink a disagreement to a minimal
+example.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 from naive import Cost, simulate_naive
-from workloads.model import load_model
-from workloads.requests import Requests
 
 from hwspecs.gpu import load_gpu
 from simulator.graph import Precision, build_graph
@@ -24,8 +23,22 @@ from simulator.profile import load_profile
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
+from workloads.model import load_model
+from workloads.requests import Requests
 
-KINDS = ("plain", "starved", "groups", "traces", "replicas", "windows", "priorities", "closed", "any")
+KINDS = (
+    "plain",
+    "starved",
+    "groups",
+    "traces",
+    "replicas",
+    "windows",
+    "priorities",
+    "closed",
+    "aborts",
+    "symmetric",
+    "any",
+)
 
 
 @dataclass
@@ -193,7 +206,7 @@ def one_in(draw: st.DrawFn, n: int) -> bool:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float = 2.0**-13) -> Scenario:
+def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float = 2.0**-12) -> Scenario:
     """A scenario of one of the `kinds`; `tick_scale` is about the time of a step in seconds."""
     kind = draw(st.sampled_from(sorted(kinds)))
     wild = kind == "any"
@@ -202,9 +215,11 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         return kind in with_kinds or (wild and one_in(draw, odds))
 
     # Jobs and lengths
-    grouped = maybe("groups")
+    grouped = maybe("groups") or (kind == "symmetric" and one_in(draw, 2))
     traced = not grouped and maybe("traces")
-    starved = maybe("starved", "priorities", odds=2) or (kind not in ("plain", "windows") and not one_in(draw, 3))
+    starved = maybe("starved", "priorities", "aborts", odds=2) or (
+        kind not in ("plain", "windows") and not one_in(draw, 3)
+    )
     block_size = draw(st.sampled_from([1, 2, 3, 4, 5, 8, 12, 16, 32]))
     jobs = draw(st.integers(1, 8 if grouped else 20))
     samples = [draw(st.integers(1, 6)) if grouped else 1 for _ in range(jobs)]
@@ -215,9 +230,14 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
     longest_prompt = draw(st.sampled_from([4, 20, 70, 300]))
     longest_output = draw(st.sampled_from([2, 10, 40, 200]))
     longest_output = max(2, min(longest_output, 1600 // n))
-    output = [draw(st.integers(1, longest_output)) for _ in range(n)]
-    of_job = [draw(st.integers(1, longest_prompt)) for _ in range(jobs)]
-    prompt = [of_job[j] for j in job] if grouped else [draw(st.integers(1, longest_prompt)) for _ in range(n)]
+    outputs = st.integers(1, longest_output)
+    if kind == "symmetric" or one_in(draw, 4):  # much happens at once on all replicas
+        longest_prompt = min(longest_prompt, 4) if one_in(draw, 2) else longest_prompt
+        outputs = st.sampled_from(draw(st.lists(outputs, min_size=1, max_size=2)))
+    output = [draw(outputs) for _ in range(n)]
+    prompts = st.just(longest_prompt) if kind == "symmetric" and one_in(draw, 2) else st.integers(1, longest_prompt)
+    of_job = [draw(prompts) for _ in range(jobs)]
+    prompt = [of_job[j] for j in job] if grouped else [draw(prompts) for _ in range(n)]
 
     # What they share
     chains: list[list[tuple[int, int]]] = [[] for _ in range(n)]
@@ -229,7 +249,7 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         chains = draw(conversations(prompt, unit_tokens))
 
     # When they come
-    closed = maybe("closed")
+    closed = maybe("closed") or (kind == "symmetric" and one_in(draw, 2))
     arrivals = [0.0] * jobs
     on_boundary: tuple[int, ...] = ()
     concurrency, think_time_s = None, 0.0
@@ -253,7 +273,7 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         elif len(on_boundary) < jobs - 1:  # the others come long after
             arrivals = [0.0] * (len(on_boundary) + 1) + [1.0] * (jobs - 1 - len(on_boundary))
     timeout_s, timeout_on_boundary = None, None
-    if one_in(draw, 8 if kind not in ("any", "closed", "groups") else 4):
+    if kind == "aborts" or one_in(draw, 8 if kind not in ("any", "closed", "groups") else 4):
         timeout_s = tick_scale * draw(st.floats(0.1, 60.0))
         if one_in(draw, 2):
             timeout_on_boundary = draw(st.integers(0, 30))
@@ -265,7 +285,7 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         arrivals=arrivals,
         priority=[draw(st.integers(0, 3)) for _ in range(n)] if maybe("priorities") else None,
         session=[draw(st.integers(0, 5)) for _ in range(n)],
-        accepted=[one_in(draw, 4) for _ in range(n)] if grouped or wild else None,
+        accepted=[one_in(draw, 3) for _ in range(n)] if grouped or wild else None,
         chains=chains,
         unit_tokens=unit_tokens,
         concurrency=concurrency,
@@ -274,7 +294,7 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         timeout_s=timeout_s,
     )
     params = draw(deployments(requests, block_size, starved=starved, priority=maybe("priorities")))
-    if maybe("replicas"):
+    if maybe("replicas", "symmetric"):
         routers = st.sampled_from(["round_robin", "least_loaded", "session_affine"])
         params = replace(params, replicas=draw(st.integers(2, 4)), router=draw(routers))
     cost = draw(costs(windows=maybe("windows", odds=2)))

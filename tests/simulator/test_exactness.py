@@ -7,17 +7,17 @@ ones are preempted, that traces hit the prefix cache) is asserted too, so that a
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from naive import NaiveLog, simulate_naive
 from scenarios import CostSpec, Scenario, cost_of, make_requests, scenarios
-from workloads.requests import Requests
 
 from simulator.engine import RunLog, simulate
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
+from workloads.requests import Requests
 
 TIMES = ("submitted_s", "first_token_s", "finish_s")
 COUNTS = ("status", "replica", "generated", "preemptions", "prefix_hit_tokens")
@@ -32,6 +32,8 @@ FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
     "windows": (70, {"long run": 0.2}),
     "priorities": (60, {"preemption": 0.1}),
     "closed": (60, {"late submission": 0.3}),
+    "aborts": (80, {"abort": 0.3, "preemption": 0.05}),
+    "symmetric": (80, {"tie": 0.3, "abort": 0.05, "late submission": 0.2}),
     "any": (120, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
 }
 
@@ -81,7 +83,9 @@ def both(requests: Requests, params: EngineParams, spec: CostSpec) -> tuple[RunL
 
 
 def seen_in(scenario: Scenario, fast: RunLog, naive: NaiveLog) -> set[str]:
+    ends = [{step.start + step.ticks for step in steps} for steps in naive.steps]
     seen = {
+        "tie": any(a & b for a, b in combinations(ends, 2)),
         "preemption": bool(np.any(naive.preemptions)),
         "prefix hit": bool(np.any(naive.prefix_hit_tokens)),
         "abort": bool(np.any(naive.status == Status.ABORTED)),

@@ -16,6 +16,8 @@ from hwspecs.gpu import load_gpu
 from simulator.cost import BOUNDS
 from simulator.graph import Precision, build_graph
 from simulator.graphview import (
+    BOUND_COLOURS,
+    BOUND_WORDS,
     draw_graph,
     graph_document,
     operator_rows,
@@ -25,8 +27,9 @@ from simulator.graphview import (
     step_shape,
     step_totals,
 )
+from simulator.operators import KINDS
 from simulator.profile import load_profile
-from simulator.roofline import draw_roofline, roofline_document
+from simulator.roofline import KIND_COLOURS, KIND_WORDS, draw_roofline, roofline_document
 from simulator.stepcost import StepCost
 from workloads.attention import BlockTopK, Dense, SlidingWindow
 from workloads.model import Model, load_model
@@ -153,6 +156,7 @@ def test_rows_add_up_to_the_step(cost: StepCost, phase: str) -> None:
     for row in rows:
         assert row["seconds"] > 0 and row["bound"] in BOUNDS
         # Nothing beats the roof.
+        assert 0 < row["of_roof"] <= 1 + 1e-9
         assert row["of_peak"] is None or row["of_peak"] <= 1 + 1e-9
         assert row["of_bandwidth"] <= 1 + 1e-9
         assert row["hbm_bytes"] <= row["weight_bytes"] + row["kv_bytes"] + row["act_bytes"]
@@ -221,8 +225,8 @@ def test_tensor_parallelism_divides_the_matrices() -> None:
 
     assert flops(one) == 4 * flops(four)
     reduce = [row for row in operator_rows(four, shape) if row["kind"] == "all_reduce"]
-    # A ring over four GPUs: each sends 2 x 3/4 of 64 x 4096 bf16 elements, twice a layer.
-    assert sum(row["comm_bytes"] for row in reduce) == 2 * 36 * 1.5 * 64 * 4096 * 2
+    # A ring over four GPUs: each sends 2 x 3/4 of 64 x 4096 bf16 elements, twice a layer and after the embedding.
+    assert sum(row["comm_bytes"] for row in reduce) == (2 * 36 + 1) * 1.5 * 64 * 4096 * 2
     assert {row["stream"] for row in reduce} == {"comm"}
     assert {row["intensity"] for row in reduce} == {None}
 
@@ -261,12 +265,23 @@ def test_roofline_document(cost: StepCost) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["schema"] == "kinesim-roofline/1"
     assert [step["label"] for step in document["steps"]] == ["decode", "prefill"]
-    assert document["roofs"]["used"] == cost.graph.precision.activations
-    for step in document["steps"]:
-        for point in step["points"]:
-            roof = point["attainable_flops_per_s"]
-            assert roof is None or point["flops_per_s"] <= roof * (1 + 1e-9)
-        assert any(point["attainable_flops_per_s"] for point in step["points"])
+    assert document["roofs"]["used"][0] == cost.graph.precision.activations
+    assert [point["name"] for point in document["points"] if point["step"] == "prefill"] == [
+        row["name"] for row in operator_rows(cost, shapes["prefill"])
+    ]
+    for point in document["points"]:
+        roof = point["attainable_flops_per_s"]
+        assert (roof is None) == (point["flops"] == 0)
+        if roof is not None and point["intensity"] is not None:
+            # One of the roofs of the plot, or the L2's below them.
+            peak = cost.gpu.peak.get(point["dtype"], float("inf"))
+            assert roof <= min(peak, point["intensity"] * cost.gpu.memory.bandwidth) * (1 + 1e-9)
+            assert point["flops_per_s"] <= roof * (1 + 1e-9)
+
+
+def test_every_kind_of_operator_has_a_colour_and_a_name() -> None:
+    assert set(KIND_COLOURS) == set(KIND_WORDS) == set(KINDS)
+    assert set(BOUND_COLOURS) == set(BOUND_WORDS) == set(BOUNDS)
 
 
 def test_ridge_point_of_the_document(qwen: StepCost) -> None:
@@ -347,6 +362,18 @@ def test_texts_stay_inside_and_apart(cost: StepCost) -> None:
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, f"{text!r} is clipped"
         for (a, first), (b, second) in itertools.combinations(boxes, 2):
             assert not first.overlaps(second), f"{a!r} lies on {b!r}"
+
+
+def test_long_titles_are_set_smaller() -> None:
+    from simulator import graphview, roofline
+
+    cost = make(load_model("Qwen/Qwen3-235B-A22B-FP8"), gpu="mi455x", precision=Precision("fp8", "fp8", "fp8"))
+    shape = step_shape(cost, **PHASES["decode"])
+    for figure in (graphview._figure(cost, shape), roofline._figure(cost, {"decode": shape})):
+        (title,) = [t for t in (*figure.texts, *figure.axes[0].texts) if "Qwen3-235B-A22B-FP8 on" in t.get_text()]
+        box = title.get_window_extent(figure.canvas.get_renderer())
+        assert "(announced)" in title.get_text()
+        assert title.get_fontsize() < 13 and box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
 @pytest.mark.parametrize("name", ["graph.pdf", "graph", "graph.svg.txt"])
