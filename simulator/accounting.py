@@ -23,7 +23,8 @@ from simulator.timeline import Timeline
 class OperatorTotals:
     """What one operator did on one GPU of each replica, summed over replicas and steps.
 
-    `seconds` is kernel time, `by_bound` divides it by the term that bounds the operator, `energy` is in joules above idle.
+    `seconds` is kernel time, `by_bound` divides it by the term that bounds the operator, `energy` is in joules above
+    idle.
     """
 
     name: str
@@ -70,19 +71,21 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
         weight = steps[rows]
         extents = range(len(cost.prefill_caps))
         chunks = PrefillShape(
-            timeline["prefill_tokens"][rows],  # type: ignore[arg-type]
-            timeline["prefill_seqs"][rows],  # type: ignore[arg-type]
-            tuple(timeline[f"prefill_pairs.{e}"][rows] for e in extents),  # type: ignore[misc]
-            tuple(timeline[f"prefill_kv.{e}"][rows] for e in extents),  # type: ignore[misc]
+            timeline["prefill_tokens"][rows],
+            timeline["prefill_seqs"][rows],
+            tuple(timeline[f"prefill_pairs.{e}"][rows] for e in extents),
+            tuple(timeline[f"prefill_kv.{e}"][rows] for e in extents),
         )
-        shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)  # type: ignore[arg-type]
+        shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)
         terms = cost.terms(op, shape)
         seconds = op.count * weight * np.broadcast_to(terms.seconds, weight.shape)
     work = op.work(shape).times(op.count * weight)
     return _sum(cost.gpu, op, work, op.count * weight, terms, np.asarray(seconds, dtype=float))
 
 
-def _sum(gpu: Gpu, op: Operator, work: Work, launches: np.ndarray, terms: OpTime, seconds: np.ndarray) -> OperatorTotals:
+def _sum(
+    gpu: Gpu, op: Operator, work: Work, launches: np.ndarray, terms: OpTime, seconds: np.ndarray
+) -> OperatorTotals:
     spilled = np.maximum(np.asarray(work.act_bytes) / np.maximum(launches, 1) - gpu.l2.size, 0) * launches
     hbm = np.asarray(work.weight_bytes) + np.asarray(work.kv_bytes) + spilled
     peak = np.asarray(work.flops) / gpu.peak[op.dtype] if op.dtype else np.zeros(len(seconds))

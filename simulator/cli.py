@@ -70,7 +70,9 @@ def _main() -> None:
 def run(
     scenario: ScenarioName,
     sets: Sets = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for result.json, requests.parquet, timeline.parquet, trace.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for result.json, requests.parquet, timeline.parquet, trace.json.")
+    ] = None,
     output: Formatted = Format.table,
 ) -> None:
     """Simulate a scenario and say what it costs, where the time goes and what bounds it."""
@@ -100,7 +102,9 @@ def graph(
     sets: Sets = None,
     phase: Annotated[Phase, typer.Option(help="What the step consists of.")] = Phase.decode,
     batch: Annotated[int, typer.Option(help="Decoding sequences (of a prefill: prompts).")] = 64,
-    context: Annotated[int, typer.Option(help="Tokens that each decoding sequence reads, the new one included.")] = 8192,
+    context: Annotated[
+        int, typer.Option(help="Tokens that each decoding sequence reads, the new one included.")
+    ] = 8192,
     query: Annotated[int, typer.Option(help="Tokens of each prefill chunk.")] = 2048,
     past: Annotated[int, typer.Option(help="Tokens in the KV cache before each prefill chunk.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Draw it: a file ending in .svg or .png, or .json.")] = None,
@@ -114,7 +118,9 @@ def graph(
     from workloads.scenario import load_scenario
 
     deployment = deploy(load_scenario(scenario, sets or []))
-    shape = graphview.step_shape(deployment.cost, phase=phase.value, batch=batch, context=context, query=query, past=past)
+    shape = graphview.step_shape(
+        deployment.cost, phase=phase.value, batch=batch, context=context, query=query, past=past
+    )
     document = graphview.graph_document(deployment.cost, shape)
     if out is not None and out.suffix == ".json":
         replace_file(out, json.dumps(document, indent=1).encode())
@@ -145,7 +151,9 @@ def roofline(
 
     cost = deploy(load_scenario(scenario, sets or [])).cost
     shapes = {
-        f"decode, {batch} x {context:,} tokens": graphview.step_shape(cost, phase="decode", batch=batch, context=context),
+        f"decode, {batch} x {context:,} tokens": graphview.step_shape(
+            cost, phase="decode", batch=batch, context=context
+        ),
         f"prefill, {query:,} tokens": graphview.step_shape(cost, phase="prefill", batch=1, query=query),
     }
     roofs.draw_roofline(cost, shapes, out)
@@ -157,7 +165,9 @@ def roofline(
 
 
 @app.command("list")
-def list_bundled(what: Annotated[Listing, typer.Argument(help="What to list.")], output: Formatted = Format.table) -> None:
+def list_bundled(
+    what: Annotated[Listing, typer.Argument(help="What to list.")], output: Formatted = Format.table
+) -> None:
     """What is bundled: GPUs, models, scenarios, profiles."""
     from simulator import display, listing
 
@@ -165,11 +175,13 @@ def list_bundled(what: Annotated[Listing, typer.Argument(help="What to list.")],
     if output is Format.json:
         _print_json({"schema": f"kinesim-list-{what.value}/1", what.value: rows})
     else:
-        display.show_rows(what.value, rows)
+        display.show_rows(rows, hide=("title", "domain"))
 
 
 @app.command()
-def schema(what: Annotated[str, typer.Argument(metavar="scenario|gpu|profile", help="Which file's schema.")] = "scenario") -> None:
+def schema(
+    what: Annotated[str, typer.Argument(metavar="scenario|gpu|profile", help="Which file's schema.")] = "scenario",
+) -> None:
     """The JSON schema of a scenario, of a user's GPU file or of a profile, for editors and validators."""
     from simulator import listing
 

@@ -1,4 +1,4 @@
-"""Answers for people, on a terminal: tables that a stranger understands. Computes nothing that is not in the document."""
+"""Answers for people, on a terminal: tables that a stranger understands. Computes nothing itself."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def show_result(result: Result, out: Path | None) -> None:
         style="dim",
     )
     if out is not None:
-        console.print(f"written to {out}: result.json, requests.parquet, timeline.parquet, trace.json (open in ui.perfetto.dev)")
+        console.print(
+            f"written to {out}: result.json, requests.parquet, timeline.parquet, trace.json (open in ui.perfetto.dev)"
+        )
 
 
 def _grid(title: str) -> Table:
@@ -78,37 +80,58 @@ def _grid(title: str) -> Table:
 
 def _what(result: Result) -> Table:
     scenario, deployment, summary = result.scenario, result.deployment, result.summary
-    gpu, model, memory = deployment["gpu"], deployment["model"], deployment["memory"]
-    precision, workload = scenario["precision"], scenario["workload"]
+    gpu, model, memory, engine = deployment["gpu"], deployment["model"], deployment["memory"], scenario["engine"]
     table = _grid(f"What was simulated: {scenario['name']}")
-    gpus = summary["cost"]["gpus"]
-    table.add_row("GPU", f"{gpus} x {gpu['title']}: {format_quantity(gpu['peak_flops'], 'FLOP/s')} {gpu['peak_dtype']}, "
-                         f"{format_quantity(gpu['memory_bandwidth'], 'B/s')}, ridge point {gpu['ridge_point']:.0f} FLOP/B")  # fmt: skip
-    attention = {k: v for k, v in scenario["attention"].items() if k != "kind"}
-    detail = f" ({', '.join(f'{k} {v}' for k, v in attention.items())})" if attention else ""
-    formats = dict(weights=precision["weights"], activations=precision["activations"], KV=precision["kv"])
-    same = len(set(formats.values())) == 1
-    shown = precision["kv"] if same else ", ".join(f"{k} {v}" for k, v in formats.items())
-    table.add_row("model", f"{model['name']}, {model['parameters'] / 1e9:.2f} B parameters, {shown}, {scenario['attention']['kind']} attention{detail}")
-    table.add_row("memory", f"{format_quantity(memory['weights'], 'B')} weights + {format_quantity(memory['activations'] + memory['graphs'] + memory['context'], 'B')} "
-                            f"reserves + {format_quantity(memory['kv'], 'B')} KV cache = {_count(memory['kv_blocks'] * memory['block_size'])} tokens per replica")  # fmt: skip
-    engine = scenario["engine"]
-    table.add_row("engine", f"{scenario['replicas']} replica(s), {scenario['router']}; at most {engine['max_num_seqs']} sequences and "
-                            f"{_count(engine['max_num_batched_tokens'])} tokens per step; {engine['scheduling']}")  # fmt: skip
-    strategy = workload["strategy"]
-    kind = strategy["kind"]
-    requests = summary["requests"]
-    what = f"{_count(requests['total'])} requests"
-    if kind == "best_of_n":
-        what = f"{_count(summary['problems']['total'])} problems x {strategy['samples']} samples"
-        if strategy.get("stop_on_accept"):
-            what += ", stopped when one is accepted"
-    elif kind == "long_cot":
-        what += f" with a budget of {_count(strategy['budget'])} tokens"
-    tokens = summary["tokens"]
-    table.add_row("workload", f"{kind}: {what}, {_count(tokens['prompt'])} prompt and {_count(tokens['output'])} output tokens, arrivals {_arrivals(workload)}")
-    table.add_row("profile", f"{deployment['profile']['name']}")
+    peak, bandwidth = format_quantity(gpu["peak_flops"], "FLOP/s"), format_quantity(gpu["memory_bandwidth"], "B/s")
+    table.add_row(
+        "GPU",
+        f"{summary['cost']['gpus']} x {gpu['title']}: {peak} {gpu['peak_dtype']}, {bandwidth}, "
+        f"ridge point {gpu['ridge_point']:.0f} FLOP/B",
+    )
+    table.add_row(
+        "model",
+        f"{model['name']}, {model['parameters'] / 1e9:.2f} B parameters, {_formats(scenario)}, {_attention(scenario)}",
+    )
+    reserves = memory["activations"] + memory["graphs"] + memory["context"]
+    parts = ((memory["weights"], "weights"), (reserves, "reserves"), (memory["kv"], "KV cache"))
+    table.add_row(
+        "memory",
+        " + ".join(f"{format_quantity(size, 'B')} {name}" for size, name in parts)
+        + f" = {_count(memory['kv_blocks'] * memory['block_size'])} tokens per replica",
+    )
+    limits = f"{engine['max_num_seqs']} sequences and {_count(engine['max_num_batched_tokens'])} tokens"
+    replicas = (
+        f"{scenario['replicas']} replicas, {scenario['router']} router" if scenario["replicas"] > 1 else "one replica"
+    )
+    table.add_row("engine", f"{replicas}; at most {limits} per step, {engine['scheduling']}")
+    table.add_row("workload", _workload(result))
+    table.add_row("profile", deployment["profile"]["name"])
     return table
+
+
+def _formats(scenario: dict[str, Any]) -> str:
+    formats = {part: scenario["precision"][part] for part in ("weights", "activations", "kv")}
+    if len(set(formats.values())) == 1:
+        return formats["kv"]
+    return ", ".join(f"{dtype} {part.replace('kv', 'KV')}" for part, dtype in formats.items())
+
+
+def _attention(scenario: dict[str, Any]) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in scenario["attention"].items() if key != "kind")
+    return f"{scenario['attention']['kind']} attention" + (f" ({options})" if options else "")
+
+
+def _workload(result: Result) -> str:
+    workload, summary = result.scenario["workload"], result.summary
+    strategy, tokens = workload["strategy"], summary["tokens"]
+    what = f"{_count(summary['requests']['total'])} requests"
+    if strategy["kind"] == "best_of_n":
+        what = f"{_count(summary['problems']['total'])} problems x {strategy['samples']} samples"
+        what += ", stopped when one is accepted" if strategy.get("stop_on_accept") else ""
+    elif strategy["kind"] == "long_cot":
+        what += f" with a budget of {_count(strategy['budget'])} tokens"
+    counts = f"{_count(tokens['prompt'])} prompt and {_count(tokens['output'])} output tokens"
+    return f"{strategy['kind']}: {what}, {counts}, arrivals {_arrivals(workload)}"
 
 
 def _arrivals(workload: dict[str, Any]) -> str:
@@ -122,40 +145,74 @@ def _arrivals(workload: dict[str, Any]) -> str:
 
 
 def _headline(result: Result) -> Table:
-    summary, gpu = result.summary, result.deployment["gpu"]
-    cost, requests, kv, use = summary["cost"], summary["requests"], summary["kv"], summary["utilisation"]
+    summary = result.summary
     table = _grid("Headline")
-    table.add_row("time", Text(f"{duration(summary['makespan_s'])} from the first arrival to the last token", style="bold"))
-    if cost["usd"] is not None:
-        price = f"{cost['usd']:,.2f} USD at {gpu['usd_per_hour']:g} USD per GPU-hour ({gpu['price_date']}), "
-        price += f"{cost['usd_per_million_output_tokens']:.3g} USD per million output tokens"
-        table.add_row("price", Text(f"{cost['gpu_hours']:,.3f} GPU-hours: {price}", style="bold"))
-    else:
-        table.add_row("price", f"{cost['gpu_hours']:,.3f} GPU-hours (no price known)")
-    energy = f"{cost['energy_j'] / 3.6e6:,.2f} kWh, {cost['mean_power_w_per_gpu']:,.0f} W per GPU on average"
-    table.add_row("energy", f"{energy}, {cost['joules_per_output_token']:.3g} J per output token" if cost["joules_per_output_token"] else energy)
-    table.add_row("throughput", f"{_count(summary['output_tokens_per_s_per_gpu'])} output tokens/s per GPU; {summary['batch']['mean_decode_seqs'] or 0:.1f} sequences decode at a time")
-    outcome = f"{_count(requests['finished'])} finished"
-    outcome += "".join(f", {_count(requests[k])} {k}" for k in ("aborted", "rejected") if requests[k])
-    table.add_row("requests", f"{outcome}; {_count(requests['preemptions'])} preemptions")
+    table.add_row(
+        "time", Text(f"{duration(summary['makespan_s'])} from the first arrival to the last token", style="bold")
+    )
+    table.add_row("price", Text(_price(result), style="bold"))
+    table.add_row("energy", _energy(summary["cost"]))
+    sequences = f"{summary['batch']['mean_decode_seqs'] or 0:.1f} sequences decode at a time"
+    table.add_row(
+        "throughput", f"{_count(summary['output_tokens_per_s_per_gpu'])} output tokens/s per GPU; {sequences}"
+    )
+    requests = summary["requests"]
+    outcome = "".join(f", {_count(requests[key])} {key}" for key in ("aborted", "rejected") if requests[key])
+    table.add_row(
+        "requests", f"{_count(requests['finished'])} finished{outcome}; {_count(requests['preemptions'])} preemptions"
+    )
     if "problems" in summary:
-        p = summary["problems"]
-        text = f"last sample {duration(p['last_s']['p50'])} after submission (median)"
-        if p["solved"]:
-            text = f"{p['solved']} of {p['total']} with an accepted sample, the first after {duration(p['first_accepted_s']['p50'])} (median); " + text
-        table.add_row("problems", text)
+        table.add_row("problems", _problems(summary["problems"]))
     if "goodput" in summary:
-        g = summary["goodput"]
-        limits = ", ".join(f"{k} <= {duration(v)}" for k, v in g["objective_s"].items() if v is not None)
-        table.add_row("goodput", f"{_percent(g['share'])} of the requests meet {limits}: {g['requests_per_s']:.3g} requests/s")
-    table.add_row("KV cache", f"{_percent(kv['mean_use'])} used on average, {_percent(kv['peak_use'])} at most"
-                              + (f"; {_count(summary['tokens']['prefix_hit'])} prompt tokens found in it" if summary["tokens"]["prefix_hit"] else ""))  # fmt: skip
-    table.add_row("utilisation", f"busy {_percent(use['busy'])}, MFU {_percent(use['mfu'])}, MBU {_percent(use['mbu'])}")
-    law = summary["kinetics_law_eflops"]
-    attention = law["attention_compute"] + law["attention_memory"]
-    table.add_row("Kinetics law", f"{law['total'] / 1e12:,.0f} tera-eFLOPs, attention {attention / max(law['parameters'], 1e-300):.1f} x the parameters' "
-                                  f"(closed form); simulated work {summary['work']['eflops'] / 1e12:,.0f}")  # fmt: skip
+        table.add_row("goodput", _goodput(summary["goodput"]))
+    kv, found = summary["kv"], summary["tokens"]["prefix_hit"]
+    use = f"{_percent(kv['mean_use'])} used on average, {_percent(kv['peak_use'])} at most"
+    table.add_row("KV cache", use + (f"; {_count(found)} tokens found in it" if found else ""))
+    use = summary["utilisation"]
+    table.add_row(
+        "utilisation", f"busy {_percent(use['busy'])}, MFU {_percent(use['mfu'])}, MBU {_percent(use['mbu'])}"
+    )
+    table.add_row("Kinetics law", _law(summary))
     return table
+
+
+def _price(result: Result) -> str:
+    cost, gpu = result.summary["cost"], result.deployment["gpu"]
+    hours = f"{cost['gpu_hours']:,.3f} GPU-hours"
+    if cost["usd"] is None:
+        return f"{hours} (no price known)"
+    rate = f"{gpu['usd_per_hour']:g} USD per GPU-hour ({gpu['price_date']})"
+    each = cost["usd_per_million_output_tokens"]
+    per_token = f", {each:.3g} USD per million output tokens" if each is not None else ""
+    return f"{hours}: {cost['usd']:,.2f} USD at {rate}{per_token}"
+
+
+def _energy(cost: dict[str, Any]) -> str:
+    text = f"{cost['energy_j'] / 3.6e6:,.2f} kWh, {cost['mean_power_w_per_gpu']:,.0f} W per GPU on average"
+    each = cost["joules_per_output_token"]
+    return text if each is None else f"{text}, {each:.3g} J per output token"
+
+
+def _problems(problems: dict[str, Any]) -> str:
+    text = f"last sample {duration(problems['last_s']['p50'])} after submission (median)"
+    if not problems["solved"]:
+        return text
+    first = duration(problems["first_accepted_s"]["p50"])
+    return (
+        f"{problems['solved']} of {problems['total']} with an accepted sample, the first after {first} (median); {text}"
+    )
+
+
+def _goodput(goodput: dict[str, Any]) -> str:
+    limits = ", ".join(f"{key} <= {duration(v)}" for key, v in goodput["objective_s"].items() if v is not None)
+    return f"{_percent(goodput['share'])} of the requests meet {limits}: {goodput['requests_per_s']:.3g} requests/s"
+
+
+def _law(summary: dict[str, Any]) -> str:
+    law, work = summary["kinetics_law_eflops"], summary["work"]["eflops"]
+    attention = (law["attention_compute"] + law["attention_memory"]) / max(law["parameters"], 1e-300)
+    closed = f"{law['total'] / 1e12:,.0f} tera-eFLOPs in closed form (attention {attention:.1f} x the parameters)"
+    return f"{closed}; the simulated work is {work / 1e12:,.0f}"
 
 
 def _latency(result: Result) -> Table:
@@ -163,7 +220,12 @@ def _latency(result: Result) -> Table:
     table.add_column("", style="dim", no_wrap=True)
     for name in ("mean", "p50", "p90", "p99", "max"):
         table.add_column(name, justify="right", no_wrap=True)
-    labels = {"ttft_s": "TTFT (first token)", "tpot_s": "TPOT (per output token)", "itl_s": "ITL (between tokens)", "e2e_s": "end to end"}
+    labels = {
+        "ttft_s": "TTFT (first token)",
+        "tpot_s": "TPOT (per output token)",
+        "itl_s": "ITL (between tokens)",
+        "e2e_s": "end to end",
+    }
     for key, label in labels.items():
         values = result.summary["latency"][key]
         table.add_row(label, *(duration(values[name]) for name in ("mean", "p50", "p90", "p99", "max")))
@@ -212,21 +274,30 @@ def show_operators(document: dict[str, Any], out: Path | None) -> None:
     """The operators of one step."""
     console = _console()
     table = Table(title=_title(document), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for name, right in (("operator", False), ("layers", True), ("FLOPs", True), ("weights", True), ("KV", True), ("activations", True),
-                        ("FLOP/B", True), ("time", True), ("share", True), ("bound by", False)):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    table.add_column("operator", no_wrap=True)
+    for name in ("layers", "FLOPs", "weights", "KV", "activations", "FLOP/B", "time", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bound by", no_wrap=True)
     for op in document["nodes"]:
-        style = BOUND_STYLE[op["bound"]]
-        moved = op["act_bytes"] + op["comm_bytes"]
+        moved = (op["weight_bytes"], op["kv_bytes"], op["act_bytes"] + op["comm_bytes"])
         table.add_row(
-            op["name"], str(op["count"]), *(format_quantity(v, u) if v else "-" for v, u in ((op["flops"], ""), (op["weight_bytes"], "B"), (op["kv_bytes"], "B"), (moved, "B"))),
-            f"{op['intensity']:.1f}" if op["intensity"] else "-", duration(op["seconds"]), _percent(op["share"]), Text(BOUND_TEXT[op["bound"]], style=style),
-        )  # fmt: skip
+            op["name"],
+            str(op["count"]),
+            format_quantity(op["flops"], "") if op["flops"] else "-",
+            *(format_quantity(size, "B") if size else "-" for size in moved),
+            f"{op['intensity']:.1f}" if op["intensity"] else "-",
+            duration(op["seconds"]),
+            _percent(op["share"]),
+            _bound(op["bound"]),
+        )
     console.print(table)
-    step = document["step"]
-    console.print(f"\none step: [bold]{duration(step['seconds'])}[/bold], profile {document['profile']}")
+    console.print(f"\none step: [bold]{duration(document['step']['seconds'])}[/bold], profile {document['profile']}")
     if out is not None:
         console.print(f"written to {out}")
+
+
+def _bound(bound: str) -> Text:
+    return Text(BOUND_TEXT[bound], style=BOUND_STYLE[bound])
 
 
 def _title(document: dict[str, Any]) -> str:
@@ -238,23 +309,42 @@ def show_roofline(document: dict[str, Any], out: Path) -> None:
     console = _console()
     console.print(f"{document['model']} on {document['gpu']}, profile {document['profile']}", style="bold")
     table = Table(box=None, pad_edge=False)
-    for name, right in (("step", False), ("operator", False), ("FLOP/B", True), ("FLOP/s", True), ("of its roof", True), ("share", True), ("bound by", False)):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    table.add_column("step", no_wrap=True)
+    table.add_column("operator", no_wrap=True)
+    for name in ("FLOP/B", "FLOP/s", "of its roof", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bound by", no_wrap=True)
     for point in document["points"]:
         if point["share"] >= 0.01:
             table.add_row(
-                point["step"], point["name"], f"{point['intensity']:.2f}" if point["intensity"] else "-", format_quantity(point["flops_per_s"], "FLOP/s"),
-                _percent(point["of_roof"]), _percent(point["share"]), Text(BOUND_TEXT[point["bound"]], style=BOUND_STYLE[point["bound"]]),
-            )  # fmt: skip
+                point["step"],
+                point["name"],
+                f"{point['intensity']:.2f}" if point["intensity"] else "-",
+                format_quantity(point["flops_per_s"], "FLOP/s"),
+                _percent(point["of_roof"]),
+                _percent(point["share"]),
+                _bound(point["bound"]),
+            )
     console.print(table)
     console.print(f"written to {out}")
 
 
-def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
+def show_rows(rows: list[dict[str, Any]], hide: tuple[str, ...] = ()) -> None:
     """A plain table of dictionaries with the same keys."""
     table = Table(box=None, pad_edge=False)
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), justify="right" if isinstance(rows[0][key], int | float) else "left", overflow="fold")
+    keys = [key for key in rows[0] if key not in hide]
+    for key in keys:
+        numeric = all(isinstance(row[key], int | float | None) for row in rows)
+        justify: Any = "right" if numeric else "left"
+        table.add_column(key.replace("_", "\n"), justify=justify, no_wrap=key != "description")
     for row in rows:
-        table.add_row(*("-" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+        table.add_row(*(_cell(row[key]) for key in keys))
     _console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -30,8 +30,10 @@ class RunLog:
     """What a simulation yields: one entry per request in the arrays, one row per macro-step in the timeline.
 
     Times in seconds, NaN where there is none. `replica` is -1 for rejected requests. `finish_s` is when the request
-    became final, whatever its status. `gaps` has one row per interruption by preemption: request, time of its last token
-    before it and of the first after it (NaN if it was aborted first). `peak_blocks` is per replica; `events` counts the engine's events.
+    became final, whatever its status. `gaps` has one row per interruption by preemption: request, time of its last
+    token
+    before it and of the first after it (NaN if it was aborted first). `peak_blocks` is per replica; `events` counts
+    the engine's events.
     """
 
     status: np.ndarray
@@ -83,20 +85,26 @@ def check_servable(requests: Requests, params: EngineParams) -> None:
     served = total[total <= params.max_model_len]
     if not len(served):
         raise InputError(
-            f"every request is longer than max_model_len = {params.max_model_len} tokens; the shortest has {int(total.min())}",
-            place="engine.max_model_len", found=params.max_model_len, allowed=f"at least {int(total.min())}, up to what the model supports",
-        )  # fmt: skip
+            f"every request is longer than max_model_len; the shortest has {int(total.min())} tokens",
+            place="engine.max_model_len",
+            found=params.max_model_len,
+            allowed=f"at least {int(total.min())}, up to what the model supports",
+        )
     longest = int(served.max())
     if -(-(longest - 1) // params.block_size) > params.kv_blocks:
         raise InputError(
-            f"the KV cache of a replica holds {params.kv_blocks * params.block_size} tokens, but the longest request needs {longest - 1}",
-            place="engine", allowed="more GPU memory or tensor parallelism, a smaller KV dtype, shorter requests, or a smaller max_model_len",
-        )  # fmt: skip
+            f"the KV cache of a replica is too small for the longest request, which needs {longest - 1} tokens",
+            place="engine",
+            found=f"{params.kv_blocks * params.block_size} tokens",
+            allowed="more memory or tensor parallelism, a narrower KV format, or a smaller max_model_len",
+        )
     if not params.chunked_prefill and longest - 1 > params.max_num_batched_tokens:
         raise InputError(
             f"without chunked prefill a prompt of up to {longest - 1} tokens does not fit into one step",
-            place="engine.max_num_batched_tokens", found=params.max_num_batched_tokens, allowed=f"at least {longest - 1}",
-        )  # fmt: skip
+            place="engine.max_num_batched_tokens",
+            found=params.max_num_batched_tokens,
+            allowed=f"at least {longest - 1}",
+        )
 
 
 class _Engine:
@@ -175,11 +183,16 @@ class _Engine:
             events=self.events,
         )
 
+    @property
+    def now(self) -> int:
+        """The clock, in ticks."""
+        return self.env.now  # type: ignore[return-value]
+
     # --- events -------------------------------------------------------------------------------------------------
 
     def _alarm(self, tick: int, priority: int, callback: Callable[[Any], None], value: object) -> None:
         env = self.env
-        env.schedule(_Alarm(env, callback, value), priority, tick - env.now)  # type: ignore[arg-type]
+        env.schedule(_Alarm(env, callback, value), priority, tick - self.now)  # type: ignore[arg-type]
 
     def _schedule_end(self, replica: Replica, run: Run) -> None:
         self._alarm(run.end, 1 + replica.number, self._on_step_end, (replica, run))
@@ -187,14 +200,14 @@ class _Engine:
     def _on_step_end(self, event: simpy.Event) -> None:
         replica, run = event._value
         self.events += 1
-        if replica.run is run and run.end == self.env.now:  # else the run was cut since
+        if replica.run is run and run.end == self.now:  # else the run was cut since
             self.position = replica.number
             replica.step_end(run.end)
 
     def _on_open_arrivals(self, event: simpy.Event) -> None:
         self.events += 1
         self.position = -1
-        now, ticks, jobs = self.env.now, self.arrival_ticks, self.requests.n_jobs
+        now, ticks, jobs = self.now, self.arrival_ticks, self.requests.n_jobs
         while self.next_job < jobs and ticks[self.next_job] == now:
             self.next_job += 1
             self._submit(self.next_job - 1)
@@ -204,12 +217,12 @@ class _Engine:
     def _on_arrivals(self, event: simpy.Event) -> None:
         self.events += 1
         self.position = -1
-        for job in event._value:  # type: ignore[union-attr]
+        for job in event._value:
             self._submit_closed(job)
 
     def _on_timeout(self, event: simpy.Event) -> None:
         self.events += 1
-        seq = self.live.get(event._value)  # type: ignore[arg-type]
+        seq = self.live.get(event._value)
         if seq is None:
             return
         self.position = self.params.replicas
@@ -224,13 +237,13 @@ class _Engine:
         self.waking[replica.number] = False
         self.position = self.params.replicas
         if replica.run is None:
-            replica.schedule(self.env.now)
+            replica.schedule(self.now)
 
     # --- requests come ------------------------------------------------------------------------------------------
 
     def _submit(self, job: int) -> bool:
         """Submit a job; True if it is final at once (all its requests are rejected)."""
-        now = self.env.now
+        now = self.now
         params = self.params
         for index in range(self.job_ptr[job], self.job_ptr[job + 1]):
             self.submitted[index] = now * SECONDS_PER_TICK
@@ -272,7 +285,7 @@ class _Engine:
         job = self.next_job
         self.next_job += 1
         if self.think_ticks:
-            self._alarm(self.env.now + self.think_ticks, 0, self._on_arrivals, (job,))
+            self._alarm(self.now + self.think_ticks, 0, self._on_arrivals, (job,))
             return None
         return job
 
@@ -304,14 +317,14 @@ class _Engine:
         replica = seq.replica
         strict = replica.number < self.position
         if seq.state == WAITING:
-            replica.abort_waiting(seq, self.env.now, strict)
+            replica.abort_waiting(seq, self.now, strict)
             aborted.append(seq)
             self.live.pop(seq.index)
         else:
-            replica.mark(seq, self.env.now, strict)
+            replica.mark(seq, self.now, strict)
 
     def _finalise(self, leaving: list[Sequence], status: Status) -> None:
-        now = self.env.now * SECONDS_PER_TICK
+        now = self.now * SECONDS_PER_TICK
         for seq in leaving:
             index = seq.index
             self.live.pop(index, None)
@@ -347,7 +360,7 @@ class _Engine:
 
 
 class _Chains:
-    """Prefix chains as the KV pool knows them: (key, blocks) per unit, equal keys for equal content from the start on."""
+    """Prefix chains as the KV pool knows them: (key, blocks) per unit, equal keys for equal content up to there."""
 
     def __init__(self, requests: Requests, block_size: int) -> None:
         self._keys: dict[tuple[int, int, int], int] = {}

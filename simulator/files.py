@@ -34,7 +34,9 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """InputError if files could not be written to `folder`; creates it if it does not exist. To be asked before long work."""
+    """InputError if files could not be written to `folder`; creates it if it does not exist. To be asked before long
+    work.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".kinesim-"):

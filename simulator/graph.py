@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Precision:
     """Formats of weights, activations and KV cache, as quantised checkpoints are served.
 
-    Linear layers store their weights in `weights` and multiply in `activations`. What passes between operators stays in at
+    Linear layers store their weights in `weights` and multiply in `activations`. What passes between operators stays
+    in at
     least 16 bits (linear layers quantise their inputs themselves), and so do the embedding and the language-model head.
     Attention multiplies in `activations` if the KV cache is as narrow, else in 16 bits.
     """
@@ -60,18 +61,25 @@ class StepGraph:
 
 def check_tensor_parallel(model: Model, gpus: int) -> None:
     """InputError unless heads, KV heads and widths can be divided over `gpus` GPUs (KV heads may be replicated)."""
-    widths = {"intermediate_size": model.moe.intermediate if model.moe else model.intermediate, "num_attention_heads": model.q_heads}
+    widths = {
+        "intermediate_size": model.moe.intermediate if model.moe else model.intermediate,
+        "num_attention_heads": model.q_heads,
+    }
     for name, value in widths.items():
         if value % gpus:
             raise InputError(
                 f"tensor parallelism over {gpus} GPUs does not divide {name} = {value} of {model.name}",
-                place="parallelism.tensor", found=gpus, allowed=f"a divisor of {value}",
-            )  # fmt: skip
+                place="parallelism.tensor",
+                found=gpus,
+                allowed=f"a divisor of {value}",
+            )
     if model.kv_heads % gpus and gpus % model.kv_heads:
         raise InputError(
-            f"tensor parallelism over {gpus} GPUs neither divides nor multiplies the {model.kv_heads} KV heads of {model.name}",
-            place="parallelism.tensor", found=gpus, allowed=f"divisors or multiples of {model.kv_heads}",
-        )  # fmt: skip
+            f"tensor parallelism neither divides nor multiplies the {model.kv_heads} KV heads of {model.name}",
+            place="parallelism.tensor",
+            found=gpus,
+            allowed=f"divisors or multiples of {model.kv_heads}",
+        )
 
 
 class _Extents:
@@ -137,13 +145,30 @@ class _Builder:
         if self.tensor > 1:
             self.add(ops.all_gather("logits_all_gather", model.vocab, self.tensor, count=1, act=a, axis="rows"))
         # Softmax and the draw: the logits are read twice in fp32.
-        self.add(ops.elementwise("sampling", count=1, act_bytes=2 * 4 * model.vocab, flops=5 * model.vocab, axis="rows"))
+        self.add(
+            ops.elementwise("sampling", count=1, act_bytes=2 * 4 * model.vocab, flops=5 * model.vocab, axis="rows")
+        )
         return StepGraph(
             self.dag, tuple(self.decode.caps), tuple(self.prefill.caps), model, self.precision, self.tensor
         )
 
     def gemm(self, name: str, n: int, k: int, count: int) -> Operator:
         return ops.gemm(name, n, k, count=count, dtype=self.precision.activations, weight=self.w, act=self.a)
+
+    def grouped(self, name: str, n: int, k: int, count: int) -> Operator:
+        moe = self.model.moe
+        assert moe is not None
+        return ops.grouped_gemm(
+            name,
+            n,
+            k,
+            moe.experts,
+            moe.top_k,
+            count=count,
+            dtype=self.precision.activations,
+            weight=self.w,
+            act=self.a,
+        )
 
     def norm(self, name: str, count: int) -> Operator:
         """RMSNorm fused with the residual addition: reads both, writes both."""
@@ -180,7 +205,7 @@ class _Builder:
         self.reduce(f"mlp_all_reduce{suffix}", count)
 
     def attend(self, suffix: str, window: int | None, count: int) -> None:
-        """Prefill attention beside the decode parts that the policy asks for; both come before the output projection."""
+        """Prefill attention beside the decode parts that the policy asks for; both precede the output projection."""
         dtype = self.attention_dtype
         d = self.model.head_dim
         before = list(self.last)
@@ -199,14 +224,24 @@ class _Builder:
             self.add(ops.page_select(f"page_select{suffix}", past, count=count))
         self.add(
             ops.attention_decode(
-                f"attention_decode{suffix}", heads(self.decode, decode_cap), count=count, dtype=dtype, kv=self.kv, act=self.a
+                f"attention_decode{suffix}",
+                heads(self.decode, decode_cap),
+                count=count,
+                dtype=dtype,
+                kv=self.kv,
+                act=self.a,
             )
         )
         decode_end = self.last
         self.last = before
         self.add(
             ops.attention_prefill(
-                f"attention_prefill{suffix}", heads(self.prefill, prefill_cap), count=count, dtype=dtype, kv=self.kv, act=self.a
+                f"attention_prefill{suffix}",
+                heads(self.prefill, prefill_cap),
+                count=count,
+                dtype=dtype,
+                kv=self.kv,
+                act=self.a,
             )
         )
         self.last = decode_end + self.last
@@ -218,20 +253,26 @@ class _Builder:
         self.add(self.gemm(f"down_proj{suffix}", h, width, count))
 
     def experts(self, suffix: str, count: int) -> None:
-        """An MoE block with uniform routing: router, permute, two grouped GEMMs, weighted sum; shared experts as a dense MLP."""
+        """An MoE block with uniform routing: router, permute, two grouped GEMMs, weighted sum; shared experts as a
+        dense MLP.
+        """
         moe, h, a = self.model.moe, self.model.hidden, self.a
         assert moe is not None
         width = moe.intermediate // self.tensor
-        kw = dict(count=count, dtype=self.precision.activations, weight=self.w, act=a)
         self.add(self.gemm(f"router{suffix}", moe.experts, h, count))
         self.add(ops.elementwise(f"permute{suffix}", count=count, act_bytes=(1 + moe.top_k) * h * a + 4 * moe.experts))
-        self.add(ops.grouped_gemm(f"experts_gate_up{suffix}", 2 * width, h, moe.experts, moe.top_k, **kw))  # type: ignore[arg-type]
+        self.add(self.grouped(f"experts_gate_up{suffix}", 2 * width, h, count))
         self.add(
             ops.elementwise(
-                f"experts_silu_mul{suffix}", count=count, act_bytes=3 * width * moe.top_k * a, flops=5 * width * moe.top_k
+                f"experts_silu_mul{suffix}",
+                count=count,
+                act_bytes=3 * width * moe.top_k * a,
+                flops=5 * width * moe.top_k,
             )
         )
-        self.add(ops.grouped_gemm(f"experts_down{suffix}", h, width, moe.experts, moe.top_k, **kw))  # type: ignore[arg-type]
-        self.add(ops.elementwise(f"combine{suffix}", count=count, act_bytes=(1 + moe.top_k) * h * a, flops=2 * moe.top_k * h))
+        self.add(self.grouped(f"experts_down{suffix}", h, width, count))
+        self.add(
+            ops.elementwise(f"combine{suffix}", count=count, act_bytes=(1 + moe.top_k) * h * a, flops=2 * moe.top_k * h)
+        )
         if moe.shared_intermediate:
             self.mlp(f" shared{suffix}", moe.shared_intermediate // self.tensor, count)

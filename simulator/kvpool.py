@@ -32,7 +32,8 @@ class KVPool:
     def __init__(self, total: int, block_size: int) -> None:
         self.total, self.block_size, self.free = total, block_size, total
         self._units: dict[object, Unit] = {}
-        # Runs in the order in which they will be taken. A Unit is keyed by its (integer) key, an unfindable run by (serial number,)
+        # Runs in the order in which they will be taken. A Unit is keyed by its (integer) key, an unfindable run by
+        # (serial number,)
         # (a list of one count, so that neighbours can be merged).
         self._queue: OrderedDict[object, Unit | list[int]] = OrderedDict({(0,): [total]})
         self._serial = 0
@@ -81,9 +82,9 @@ class KVPool:
         self.free -= evictable
         self.take(blocks - found)
         for key, size in chain:
-            unit = self._units.get(key)
-            if unit is None:
-                unit = self._units[key] = Unit(key, size)
+            if key not in self._units:
+                self._units[key] = Unit(key, size)
+            unit = self._units[key]
             unit.resident = size
             unit.refs += 1
         return found
@@ -92,9 +93,7 @@ class KVPool:
         """Number of blocks of a request that are in the cache."""
         return self._look_up(chain, own)[2]
 
-    def _look_up(
-        self, chain: Sequence[tuple[object, int]], own: object
-    ) -> tuple[list[Unit], Unit | None, int, int]:
+    def _look_up(self, chain: Sequence[tuple[object, int]], own: object) -> tuple[list[Unit], Unit | None, int, int]:
         """Units found of the chain, the own unit, their blocks in the cache, and how many of these nobody holds."""
         found = evictable = 0
         held: list[Unit] = []

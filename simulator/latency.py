@@ -25,7 +25,9 @@ def weighted_quantiles(values: np.ndarray, weights: np.ndarray, quantiles: tuple
 
 
 def spread_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Step durations and how many steps each stands for; and where each run's entries begin (one more entry at the end)."""
+    """Step durations and how many steps each stands for; and where each run's entries begin (one more entry at the
+    end).
+    """
     steps = timeline["steps"]
     first, last = timeline["first_step_s"], timeline["last_step_s"]
     points = np.minimum(steps, POINTS).astype(np.int64)

@@ -3,7 +3,8 @@
     eFLOPs = FLOPs + bytes x E,   E = peak FLOP/s / HBM bytes/s
 
 with P parameters (active ones of an MoE), H query heads, G KV heads, D = head_dim x layers, a prompt of `a` tokens and
-`n` generated ones, KV in two bytes unless said otherwise. Parameter traffic is amortised over the batch and prefill is not counted,
+`n` generated ones, KV in two bytes unless said otherwise. Parameter traffic is amortised over the batch and prefill
+is not counted,
 as in the paper. Arrays broadcast.
 """
 
@@ -51,14 +52,18 @@ def dense(model: LawModel, a: Any, n: Any, ratio: float, kv_bytes: float = 2.0) 
 
 
 def top_k(model: LawModel, a: Any, n: Any, budget: float, ratio: float, kv_bytes: float = 2.0) -> LawCost:
-    """One trial that reads at most `budget` keys a token, found at no cost: S = sum over t = 1..n of min(budget, a + t)."""
+    """One trial that reads at most `budget` keys a token, found at no cost: S = sum over t = 1..n of min(budget, a +
+    t).
+    """
     return _cost(model, n, capped_pairs(a, n, budget), ratio, kv_bytes)
 
 
 def block_top_k(
     model: LawModel, a: Any, n: Any, budget: float, page: int, ratio: float, kv_bytes: float = 2.0
 ) -> LawCost:
-    """As `top_k`, and every page's summary is read and scored: (2a + n) n / 2 / page summaries of G D elements, 2 H D FLOPs each."""
+    """As `top_k`, and every page's summary is read and scored: (2a + n) n / 2 / page summaries of G D elements, 2 H D
+    FLOPs each.
+    """
     cost = _cost(model, n, capped_pairs(a, n, budget), ratio, kv_bytes)
     pages = (2 * a + n) * n / 2 / page
     return LawCost(

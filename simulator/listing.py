@@ -6,7 +6,6 @@ from typing import Any
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import gpu_schema, list_gpus, load_gpu
-from hwspecs.units import format_quantity
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -14,12 +13,18 @@ def gpus() -> list[dict[str, Any]]:
     rows = []
     for name in list_gpus():
         gpu = load_gpu(name)
-        peaks = {dtype: format_quantity(gpu.peak[dtype], "FLOP/s") if dtype in gpu.peak else None for dtype in ("bf16", "fp8", "fp4")}
-        rows.append(
-            {"name": name, "title": gpu.title, "status": gpu.status, **peaks, "memory": format_quantity(gpu.memory.capacity, "B"),
-             "bandwidth": format_quantity(gpu.memory.bandwidth, "B/s"), "link": f"{gpu.link.kind} {format_quantity(gpu.link.bandwidth, 'B/s')} x {gpu.link.domain}",
-             "tdp": format_quantity(gpu.power.tdp, "W"), "usd_per_hour": gpu.price.usd_per_hour if gpu.price else None}
-        )  # fmt: skip
+        row: dict[str, Any] = {"name": name, "title": gpu.title, "status": gpu.status}
+        for dtype in ("bf16", "fp8", "fp4"):
+            row[f"{dtype}_tflops"] = round(gpu.peak[dtype] / 1e12) if dtype in gpu.peak else None
+        row["memory_gb"] = round(gpu.memory.capacity / 1e9, 1)
+        row["hbm_tb_s"] = gpu.memory.bandwidth / 1e12
+        row["flops_per_byte"] = round(gpu.kinetics_ratio) if "bf16" in gpu.peak else None
+        row["link"] = gpu.link.kind
+        row["link_gb_s"] = round(gpu.link.bandwidth / 1e9, 1)
+        row["domain"] = gpu.link.domain
+        row["tdp_w"] = gpu.power.tdp
+        row["usd_per_hour"] = gpu.price.usd_per_hour if gpu.price else None
+        rows.append(row)
     return rows
 
 
@@ -31,17 +36,29 @@ def models() -> list[dict[str, Any]]:
     for name in list_models():
         model = load_model(name)
         rows.append(
-            {"name": name, "parameters": f"{model.parameters / 1e9:.2f} B", "active": f"{model.active_parameters / 1e9:.2f} B", "layers": model.layers,
-             "heads": f"{model.q_heads}/{model.kv_heads}", "context": model.max_context, "kv_bytes_per_token": int(model.kv_bytes_per_token("bf16"))}
-        )  # fmt: skip
+            {
+                "name": name,
+                "parameters": f"{model.parameters / 1e9:.2f} B",
+                "active": f"{model.active_parameters / 1e9:.2f} B",
+                "layers": model.layers,
+                "heads": f"{model.q_heads}/{model.kv_heads}",
+                "context": model.max_context,
+                "kv_bytes_per_token": int(model.kv_bytes_per_token("bf16")),
+            }
+        )
     return rows
 
 
 def scenarios() -> list[dict[str, Any]]:
     """One row a bundled scenario."""
-    from workloads.scenario import list_scenarios
+    from hwspecs.yamlfile import read_yaml
+    from workloads.scenario import SCENARIO_FOLDER, list_scenarios
 
-    return [{"name": name, "description": text} for name, text in list_scenarios().items()]
+    # Read, not loaded: one of them asks for a trace.
+    return [
+        {"name": name, "description": read_yaml(SCENARIO_FOLDER / f"{name}.yaml").data["description"]}
+        for name in list_scenarios()
+    ]
 
 
 def profiles() -> list[dict[str, Any]]:

@@ -48,7 +48,8 @@ class MemoryPlan:
 def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens: int, max_seqs: int) -> float:
     """Peak of the activations of one step (bytes).
 
-    The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product) or
+    The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product)
+    or
     the logits in fp32 beside their softmax.
     """
     a = passed_bytes(precision)
@@ -64,7 +65,8 @@ def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens
 
 
 def weight_bytes_per_gpu(model: Model, precision: Precision, tensor: int) -> float:
-    """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers replicated, KV heads too if there are too few.
+    """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers replicated, KV heads too if
+    there are too few.
 
     Embedding, head, norms and routers stay in at least 16 bits (`graph.Precision`).
     """
@@ -105,12 +107,18 @@ def plan_memory(
             if model.q_heads % t == 0
             and _plan(model, gpu, precision, t, page, utilisation, block_size, max_tokens, max_seqs).kv_blocks > 0
         ]
-        advice = f"parallelism.tensor = {fits[0]} or more" if fits else f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
+        advice = (
+            f"parallelism.tensor = {fits[0]} or more"
+            if fits
+            else f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
+        )
         raise InputError(
             f"{model.name} does not fit: weights and reserves take {format_quantity(need, 'B')} of the "
             f"{format_quantity(plan.usable, 'B')} usable on each {gpu.name} and leave no room for KV",
-            place="model", found=f"{tensor} GPU(s), {precision.weights} weights", allowed=advice + ", or a smaller weight format",
-        )  # fmt: skip
+            place="model",
+            found=f"{tensor} GPU(s), {precision.weights} weights",
+            allowed=advice + ", or a smaller weight format",
+        )
     return plan
 
 

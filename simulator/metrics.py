@@ -30,7 +30,13 @@ def distribution(values: np.ndarray) -> dict[str, float | None]:
     if not len(values):
         return dict.fromkeys(("mean", "p50", "p90", "p99", "max"))
     p50, p90, p99 = np.quantile(values, QUANTILES)
-    return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99), "max": float(values.max())}
+    return {
+        "mean": float(values.mean()),
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "max": float(values.max()),
+    }
 
 
 def request_times(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -114,7 +120,9 @@ def summarise(
             "gpus": gpus,
             "gpu_hours": hours,
             "usd": hours * gpu.price.usd_per_hour if gpu.price else None,
-            "usd_per_million_output_tokens": hours * gpu.price.usd_per_hour / tokens * 1e6 if gpu.price and tokens else None,
+            "usd_per_million_output_tokens": hours * gpu.price.usd_per_hour / tokens * 1e6
+            if gpu.price and tokens
+            else None,
             "energy_j": energy,
             "mean_power_w_per_gpu": energy / span / gpus,
             "joules_per_output_token": energy / tokens if tokens else None,
@@ -130,9 +138,11 @@ def summarise(
 def law_eflops(
     columns: dict[str, np.ndarray], model: law.LawModel, attention: Any, ratio: float, kv_bytes: float
 ) -> dict[str, float]:
-    """The Kinetics law for the tokens that were generated: parameters, attention compute and memory, in equivalent FLOPs.
+    """The Kinetics law for the tokens that were generated: parameters, attention compute and memory, in equivalent
+    FLOPs.
 
-    Windows count as a budget without search. With dense attention the prompt's KV is read once for the trials of a problem, as the law has it.
+    Windows count as a budget without search. With dense attention the prompt's KV is read once for the trials of a
+    problem, as the law has it.
     """
     a, n = columns["prompt_tokens"].astype(float), columns["generated"].astype(float)
     cap = attention.decode_cap(None)
@@ -155,7 +165,12 @@ def law_eflops(
         shared = 0.0
     memory = float((cost.attention_bytes.sum() - shared) * ratio)
     parameters, compute = float(cost.parameter_flops.sum()), float(cost.attention_flops.sum())
-    return {"parameters": parameters, "attention_compute": compute, "attention_memory": memory, "total": parameters + compute + memory}
+    return {
+        "parameters": parameters,
+        "attention_compute": compute,
+        "attention_memory": memory,
+        "total": parameters + compute + memory,
+    }
 
 
 def by_problem(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -192,7 +207,12 @@ def _goodput(
         if limit is not None:
             values = times[f"{name}_s"]
             met &= np.isnan(values) | (values <= limit)  # a single token has no TPOT
-    return {"objective_s": objective, "requests": int(met.sum()), "share": float(met.mean()), "requests_per_s": float(met.sum()) / span}
+    return {
+        "objective_s": objective,
+        "requests": int(met.sum()),
+        "share": float(met.mean()),
+        "requests_per_s": float(met.sum()) / span,
+    }
 
 
 def _by_bound(operators: list[OperatorTotals]) -> dict[str, float]:

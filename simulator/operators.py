@@ -41,7 +41,9 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Gemm:
-    """Shape of a (grouped) GEMM: `m` rows come from the step, `n` x `k` is the weight. `groups` experts, `top_k` hit per row."""
+    """Shape of a (grouped) GEMM: `m` rows come from the step, `n` x `k` is the weight. `groups` experts, `top_k` hit
+    per row.
+    """
 
     n: int
     k: int
@@ -109,7 +111,9 @@ def _m(shape: StepShape, axis: str) -> Any:
     return shape.rows if axis == "rows" else shape.tokens
 
 
-def gemm(name: str, n: int, k: int, *, count: int, dtype: str, weight: float, act: float, axis: str = "tokens") -> Operator:
+def gemm(
+    name: str, n: int, k: int, *, count: int, dtype: str, weight: float, act: float, axis: str = "tokens"
+) -> Operator:
     """A projection Y[m, n] = X[m, k] W[k, n]: 2 m n k FLOPs; W is read once, X read and Y written once.
 
     `weight` and `act` are bytes per element.
@@ -134,7 +138,9 @@ def experts_hit(tokens: Any, experts: int, top_k: int) -> Any:
 def grouped_gemm(
     name: str, n: int, k: int, experts: int, top_k: int, *, count: int, dtype: str, weight: float, act: float
 ) -> Operator:
-    """The experts' projections of an MoE layer: every token goes through `top_k` experts, each hit expert's weight is read once."""
+    """The experts' projections of an MoE layer: every token goes through `top_k` experts, each hit expert's weight is
+    read once.
+    """
 
     def work(shape: StepShape) -> Work:
         rows = shape.tokens * top_k
@@ -164,7 +170,8 @@ def elementwise(
 
 
 def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
-    """One query token a sequence against its KV: 4 q_heads head_dim FLOPs and 2 kv_heads head_dim elements per token read.
+    """One query token a sequence against its KV: 4 q_heads head_dim FLOPs and 2 kv_heads head_dim elements per token
+    read.
 
     (Q K^T and P V are 2 q_heads head_dim FLOPs each per key; K and V are kv_heads head_dim elements each.)
     """
@@ -181,7 +188,9 @@ def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: flo
 
 
 def attention_prefill(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
-    """Causal attention of prefill chunks: 4 q_heads head_dim FLOPs per (query, key) pair; each key and value is read once."""
+    """Causal attention of prefill chunks: 4 q_heads head_dim FLOPs per (query, key) pair; each key and value is read
+    once.
+    """
 
     def work(shape: StepShape) -> Work:
         chunks = shape.prefill
@@ -215,7 +224,9 @@ def page_scores(name: str, heads: Heads, *, count: int, dtype: str, kv: float, a
 
 
 def page_select(name: str, heads: Heads, *, count: int) -> Operator:
-    """Block top-k, step 2: the scores are reduced over the query heads of a group and the best pages chosen (fp32 read once)."""
+    """Block top-k, step 2: the scores are reduced over the query heads of a group and the best pages chosen (fp32 read
+    once).
+    """
 
     def work(shape: StepShape) -> Work:
         pages = shape.decode_kv[heads.extent] / heads.page
@@ -234,7 +245,9 @@ def all_gather(name: str, width: int, gpus: int, *, count: int, act: float, axis
 
 
 def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:
-    """Sum of the partial outputs over `gpus` GPUs: a ring moves 2 (g - 1)/g of the message over each GPU's link, each way."""
+    """Sum of the partial outputs over `gpus` GPUs: a ring moves 2 (g - 1)/g of the message over each GPU's link, each
+    way.
+    """
 
     def work(shape: StepShape) -> Work:
         return Work(comm_bytes=2 * (gpus - 1) / gpus * hidden * act * shape.tokens)

@@ -1,7 +1,8 @@
 """The run as a trace for https://ui.perfetto.dev (Chrome's JSON trace format, times in microseconds).
 
 A replica is a process: a track of its macro-steps, counters of batch size, KV use and queue, and, in lanes, its
-requests (queued, then running). Long runs are thinned: evenly spaced requests and the longest macro-steps are kept, and the
+requests (queued, then running). Long runs are thinned: evenly spaced requests and the longest macro-steps are kept,
+and the
 trace says so in its metadata and in the name of the process.
 """
 
@@ -79,7 +80,9 @@ def _step_events(runs: Any, i: int, blocks: int) -> list[dict[str, Any]]:
         {"ph": "X", "name": f"{name} x{steps}" if steps > 1 else name, "cat": "step", "pid": pid, "tid": _STEPS_TRACK,
          "ts": start, "dur": float(runs["duration_s"][i]) * 1e6, "args": shape}
     ]  # fmt: skip
-    events += [{"ph": "C", "name": key, "pid": pid, "tid": 0, "ts": start, "args": value} for key, value in counters.items()]
+    events += [
+        {"ph": "C", "name": key, "pid": pid, "tid": 0, "ts": start, "args": value} for key, value in counters.items()
+    ]
     return events
 
 

@@ -1,4 +1,5 @@
-"""Profiles: data files that correct the ideal roofline for one software stack (DESIGN: "ideal roofline times corrections").
+"""Profiles: data files that correct the ideal roofline for one software stack (DESIGN: "ideal roofline times
+corrections").
 
 This module reads and checks them; `cost` applies them. Fitting them is the business of `calibration`, whose code the
 simulator never imports: the bundled files are found by their place beside it.
@@ -41,7 +42,7 @@ class Correction(BaseModel):
 
 
 class Profile(BaseModel):
-    """A profile of the form `roofline`: one correction per operator kind, tile and wave effects from first principles."""
+    """A profile of the form `roofline`: one correction per operator kind, tiles and waves from first principles."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +70,9 @@ _NONE = Correction()
 
 @dataclass(frozen=True)
 class ProfileUse:
-    """Which profile a prediction used, and on what terms (`none`: nothing was fitted; `transferred`: fitted on other GPUs)."""
+    """Which profile a prediction used, and on what terms (`none`: nothing was fitted; `transferred`: fitted on other
+    GPUs).
+    """
 
     name: str
     terms: str
@@ -96,7 +99,9 @@ def load_profile(name: str, *, relative_to: Path | None = None) -> Profile:
     else:
         known = list_profiles()
         if name not in known:
-            raise InputError("unknown profile", place="profile", found=name, allowed=near_matches(name, known) + "; or a path")
+            raise InputError(
+                "unknown profile", place="profile", found=name, allowed=near_matches(name, known) + "; or a path"
+            )
         path = profile_folder() / f"{name}.yaml"
     file = read_yaml(path)
     return validate(Profile, file.data, file=path, line_of=file.line)

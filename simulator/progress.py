@@ -12,7 +12,9 @@ Report = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(label: str, after: float = 0.5) -> Iterator[Report | None]:
-    """A function `report(done, total)` that draws a bar on stderr once the work has taken `after` seconds; None in a pipe."""
+    """A function `report(done, total)` that draws a bar on stderr once the work has taken `after` seconds; None in a
+    pipe.
+    """
     if not sys.stderr.isatty():
         yield None
         return

@@ -56,7 +56,9 @@ class Sequence:
         "state",
     )
 
-    def __init__(self, index: int, prompt: int, output: int, chain: Chain, rank: tuple[int, int], replica: Replica) -> None:
+    def __init__(
+        self, index: int, prompt: int, output: int, chain: Chain, rank: tuple[int, int], replica: Replica
+    ) -> None:
         self.index, self.prompt, self.output, self.chain = index, prompt, output, chain
         self.rank = rank  # (priority, submission number): smaller goes first where priorities count
         self.replica = replica
@@ -96,8 +98,10 @@ class Replica:
 
     Parameters
     ----------
-    schedule_end : called as `schedule_end(replica, run)` when a run starts or is cut; the engine calls `step_end` at `run.end`.
-    on_leave : called as `on_leave(replica, finished, now)` at a step end at which sequences finish or are marked to leave; it calls
+    schedule_end : called as `schedule_end(replica, run)` when a run starts or is cut; the engine calls `step_end` at
+        `run.end`.
+    on_leave : called as `on_leave(replica, finished, now)` at a step end at which sequences finish or are marked to
+        leave; it calls
         `take_marked` when it has marked whatever has to leave with them.
     """
 
@@ -138,7 +142,8 @@ class Replica:
     def enqueue(self, seq: Sequence, now: int, strict: bool) -> None:
         """A request arrives. `strict`: a step boundary at `now` is already past for this replica."""
         self.waiting.add(seq)
-        # Whoever stands behind a head that could not be admitted waits with it: the head's chances only sink during a run.
+        # Whoever stands behind a head that could not be admitted waits with it: the head's chances only sink during a
+        # run.
         if self.run is not None and self.waiting.head() is seq and len(self.running) < self.params.max_num_seqs:
             self.cut(now, strict)
 
@@ -402,7 +407,7 @@ class Replica:
         return self.seqs * ((steps - 1) // self.params.block_size + 1)
 
     def _growth(self, first: int, end: int) -> int:
-        """Blocks that the steps `first` .. `end` - 1 after the counter take: each phase comes up once per block size."""
+        """Blocks that the steps `first` .. `end` - 1 after the counter take: each phase recurs once per block size."""
         size, phases = self.params.block_size, self.phases
         rounds, rest = divmod(end - first, size)
         at = (self.counter + first) % size
@@ -500,8 +505,8 @@ class Replica:
             chunk_tokens, chunk_seqs = prefill.tokens, prefill.seqs
             chunks = [part for pair in zip(prefill.pairs, prefill.kv, strict=True) for part in pair]
         self.recorder.add(
-            (self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs, chunk_tokens, chunk_seqs, blocks, waiting,
-             first, last, *kv, *decode, *chunks)
+            (self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs, chunk_tokens, chunk_seqs,
+             blocks, waiting, first, last, *kv, *decode, *chunks)
         )  # fmt: skip
 
 

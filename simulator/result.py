@@ -50,7 +50,8 @@ class Result:
     notes : what a reader must know (assumptions, rejected requests, ...).
     requests : columns of REQUEST_COLUMNS, one entry a request. `status` is a `policy.Status`.
     timeline : one row a macro-step. gaps : interruptions by preemption (request, from, to in seconds).
-    timing : seconds of wall clock of the simulation itself and of everything; number of engine events. Not part of equality.
+    timing : seconds of wall clock of the simulation itself and of everything; number of engine events. Not part of
+        equality.
     """
 
     scenario: dict[str, Any]
@@ -106,9 +107,7 @@ class Result:
             replace_file(folder / name, content)
 
 
-def build_result(
-    deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float
-) -> Result:
+def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float) -> Result:
     """Assemble the result of a run."""
     import time
 
@@ -148,7 +147,11 @@ def build_result(
     )
     ratio = gpu.peak[dtype] / gpu.memory.bandwidth
     law_model = law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * model.layers)
-    kv_bytes = memory.kv_bytes_per_token * config.parallelism.tensor / (2 * law_model.depth * max(model.kv_heads, config.parallelism.tensor))
+    kv_bytes = (
+        memory.kv_bytes_per_token
+        * config.parallelism.tensor
+        / (2 * law_model.depth * max(model.kv_heads, config.parallelism.tensor))
+    )
     summary["kinetics_law_eflops"] = metrics.law_eflops(columns, law_model, config.attention, ratio, kv_bytes)
     if config.workload.strategy.kind == "best_of_n":
         problems = metrics.by_problem(columns)
@@ -167,7 +170,11 @@ def build_result(
             "kv_bytes_per_token": model.kv_bytes_per_token(config.precision.kv),
         },
         "memory": asdict(memory),
-        "profile": {"name": deployment.profile.name, "description": deployment.profile.description, "fitted_on": deployment.profile.fitted_on},
+        "profile": {
+            "name": deployment.profile.name,
+            "description": deployment.profile.description,
+            "fitted_on": deployment.profile.fitted_on,
+        },
     }
     timing = {"wall_s": wall_s, "total_s": time.perf_counter() - started, "events": float(log.events)}
     return Result(
@@ -201,7 +208,7 @@ def _gpu_facts(gpu: Any, dtype: str) -> dict[str, Any]:
 
 def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     """What has to be said beside the numbers."""
-    config, gpu, model = deployment.scenario.config, deployment.scenario.gpu, deployment.scenario.model
+    gpu, model = deployment.scenario.gpu, deployment.scenario.model
     notes = []
     if deployment.profile.name == "ideal":
         notes.append("profile ideal: a lower bound on the time, not a prediction")
@@ -215,7 +222,10 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
         notes.append("experts are assumed to be hit uniformly")
     rejected = summary["requests"]["rejected"]
     if rejected:
-        notes.append(f"{rejected} requests longer than max_model_len = {deployment.params.max_model_len} tokens were rejected on arrival")
+        notes.append(
+            f"{rejected} requests longer than max_model_len = {deployment.params.max_model_len} tokens "
+            "were rejected on arrival"
+        )
     preemptions = summary["requests"]["preemptions"]
     if preemptions:
         notes.append(f"KV cache too small for the batch: {preemptions} preemptions; their tokens were computed again")
@@ -225,7 +235,9 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
 
 
 def load_result(folder: Path) -> Result:
-    """Reopen a saved result. Raises InputError for a missing, truncated or foreign file, and for another schema version."""
+    """Reopen a saved result. Raises InputError for a missing, truncated or foreign file, and for another schema
+    version.
+    """
     from simulator.tables import read_parquet
 
     path = folder / "result.json" if folder.is_dir() else folder
@@ -236,7 +248,9 @@ def load_result(folder: Path) -> Result:
         raise InputError(f"is not valid JSON: {error.msg}", file=path, line=error.lineno) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise InputError("is not a result of this version of kinesim", file=path, place="schema", found=found, allowed=SCHEMA)
+        raise InputError(
+            "is not a result of this version of kinesim", file=path, place="schema", found=found, allowed=SCHEMA
+        )
     requests = read_parquet(path.with_name("requests.parquet"))
     missing = [name for name in REQUEST_COLUMNS if name not in requests]
     if missing:

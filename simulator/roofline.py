@@ -420,16 +420,24 @@ def _conflicts(
     for x, y, r in discs:
         nx, ny = _nearest(box, x, y)
         bad += 2.0 * (math.hypot(nx - x, ny - y) < r)
-    bad += any(x0 < x < x1 and y0 < y < y1 for x, y in obstacles)
+    bad += 2.0 * any(x0 < x < x1 and y0 < y < y1 for x, y in obstacles)
     point = ((own[0] + own[2]) / 2, (own[1] + own[3]) / 2)
     ex, ey = _nearest(box, *point)
     line = [(point[0] + (ex - point[0]) * t / 12, point[1] + (ey - point[1]) * t / 12) for t in range(1, 12)]
-    bad += sum(any(b[0] < x < b[2] and b[1] < y < b[3] for x, y in line) for b in taken)
+    bad += 3.0 * sum(any(b[0] < x < b[2] and b[1] < y < b[3] for x, y in line) for b in taken)
     foreign = [d for d in discs if _nearest(own, d[0], d[1]) != (d[0], d[1])]
-    bad += 0.7 * any(math.hypot(d[0] - x, d[1] - y) < d[2] for d in foreign for x, y in line)
+    bad += 2.0 * any(_crosses(point, (ex, ey), disc) for disc in foreign)
     # Points are below the roof; so should their names be.
     roof = next((y for x, y in obstacles if x >= (x0 + x1) / 2), math.inf)
-    return bad + 1.5 * ((y0 + y1) / 2 > roof)
+    return bad + 1.0 * ((y0 + y1) / 2 > roof)
+
+
+def _crosses(a: tuple[float, float], b: tuple[float, float], disc: _Disc) -> bool:
+    """Whether the line from `a` to `b` touches a disc."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    x, y = disc[0] - a[0], disc[1] - a[1]
+    along = min(max((x * dx + y * dy) / ((dx * dx + dy * dy) or 1.0), 0.0), 1.0)
+    return math.hypot(x - along * dx, y - along * dy) < disc[2]
 
 
 def _dress(axes: Any, strip: float, right: float, has_strip: bool) -> None:

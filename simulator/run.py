@@ -34,7 +34,7 @@ class Deployment:
 
 
 def deploy(scenario: LoadedScenario) -> Deployment:
-    """Compile what serves a scenario. Raises InputError for what cannot be served (formats, layout, memory, profile)."""
+    """Compile what serves a scenario. Raises InputError for what cannot (formats, layout, memory, profile)."""
     try:
         return _deploy(scenario)
     except InputError as error:

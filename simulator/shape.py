@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class PrefillShape(NamedTuple):
-    """The prefill chunks of a step, summed; `pairs` and `kv` have one entry per prefill extent."""
+    """The prefill chunks of a step, summed; `pairs` and `kv` have one entry per prefill extent.
 
-    tokens: int
-    seqs: int
-    pairs: tuple[int, ...]
-    kv: tuple[int, ...]
+    All numbers are whole in a simulation. Where many shapes are evaluated at once they are arrays that broadcast.
+    """
+
+    tokens: Any
+    seqs: Any
+    pairs: tuple[Any, ...]
+    kv: tuple[Any, ...]
 
 
 class StepShape(NamedTuple):
-    """A whole step; `decode_kv` has one entry per decode extent, in tokens."""
+    """A whole step; `decode_kv` has one entry per decode extent, in tokens. Whole numbers, or arrays that broadcast."""
 
-    tokens: int
-    rows: int
-    decode_seqs: int
-    decode_kv: tuple[int, ...]
+    tokens: Any
+    rows: Any
+    decode_seqs: Any
+    decode_kv: tuple[Any, ...]
     prefill: PrefillShape | None = None
 
 

@@ -32,7 +32,8 @@ def column_names(decode_extents: int, decode_ops: int, prefill_extents: int) -> 
     """All columns, for a StepCost with so many extents and operators.
 
     `decode_kv_first.E` and `decode_kv_last.E` are the tokens read by decode extent E in the first and last step (linear
-    between), `decode_s.O` the seconds of decode operator O over the run, `prefill_pairs.E`, `prefill_kv.E` the prefill shape.
+    between), `decode_s.O` the seconds of decode operator O over the run, `prefill_pairs.E`, `prefill_kv.E` the prefill
+    shape.
     """
     names = list(FIXED_COLUMNS)
     for e in range(decode_extents):

@@ -1,6 +1,8 @@
-"""Benchmarks: scenarios A to E, how work grows, the naive engine, start-up. `make bench` prints them and writes bench.json.
+"""Benchmarks: scenarios A to E, how work grows, the naive engine, start-up. `make bench` prints them and writes
+bench.json.
 
-Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading, compiling, drawing
+Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading,
+compiling, drawing
 the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
 
     python tests/bench.py [--out bench.json] [--rows A,B,...] [--trace FILE] [--repeat 3]
@@ -52,7 +54,9 @@ def rows(trace: Path) -> dict[str, dict[str, Any] | None]:
         "A_outputs_x2": closed(32, 256, 32_768),
         "B": closed(256, 1_024, 16_384),
         "B_requests_x2": closed(256, 2_048, 16_384),
-        "C": scenario({"requests": 1_024, "prompt_tokens": 512, "output_tokens": uniform, "arrivals": {"kind": "all_at_once"}}),
+        "C": scenario(
+            {"requests": 1_024, "prompt_tokens": 512, "output_tokens": uniform, "arrivals": {"kind": "all_at_once"}}
+        ),
         "D": poisson(2_000, 2.0),
         "D_requests_x2": poisson(4_000, 2.0),
         "E": scenario({"trace": {"path": str(trace)}}, replicas=16, router="round_robin") if trace.exists() else None,
@@ -154,7 +158,8 @@ def main() -> None:
     table = rows(options.trace)
     wanted = options.rows.split(",") if options.rows else list(table)
     results: dict[str, Any] = {}
-    print(f"{'row':<16}{'wall s':>9}{'total s':>9}{'RSS MiB':>9}{'requests':>10}{'events':>11}{'preempt.':>10}{'makespan s':>13}")
+    head = ("wall s", 9), ("total s", 9), ("RSS MiB", 9), ("requests", 10), ("events", 11), ("preempt.", 10)
+    print(f"{'row':<16}" + "".join(f"{name:>{width}}" for name, width in (*head, ("makespan s", 13))))
     for name in wanted:
         if table[name] is None:
             print(f"{name:<16}skipped: no trace at {options.trace}")

@@ -14,6 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# A bare `pytest` finds the packages too, installed or not; else the folder tests/simulator would pass for `simulator`.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -66,7 +70,13 @@ def kinesim_process(tmp_path: Path) -> Command:
 
     def call(*arguments: str) -> Outcome:
         done = subprocess.run(
-            command(*arguments), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+            command(*arguments),
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

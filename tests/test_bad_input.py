@@ -355,9 +355,7 @@ def whole_command(case: Case) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Everything below `folder`, hidden files too: name -> bytes, None for a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def check(case: Case, outcome, before: dict[str, bytes | None], after: dict[str, bytes | None]) -> None:

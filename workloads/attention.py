@@ -1,7 +1,8 @@
 """Attention policies: how much of its past a token reads, and what finding that part costs.
 
 A policy says which tokens decode and prefill attention read on a layer, and whether pages have to be scored first; the
-operator graph (`simulator.graph`) turns that into operators. KV stays resident for the whole context under every policy.
+operator graph (`simulator.graph`) turns that into operators. KV stays resident for the whole context under every
+policy.
 A new policy is a class here, added to `AttentionPolicy`: the scenario's schema and the graph follow.
 """
 
@@ -20,7 +21,9 @@ class _Policy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def decode_cap(self, window: int | None) -> int | None:
-        """Tokens that decode attention reads at most, None for all, on a layer whose model has a sliding `window` or none."""
+        """Tokens that decode attention reads at most, None for all, on a layer whose model has a sliding `window` or
+        none.
+        """
         return window
 
     def prefill_cap(self, window: int | None) -> int | None:
@@ -53,7 +56,9 @@ class SlidingWindow(_Policy):
 
 
 class TopK(_Policy):
-    """Decode reads the `budget` best tokens, found at no cost (the ideal selection of Kinetics, arXiv 2506.05333); prefill is dense."""
+    """Decode reads the `budget` best tokens, found at no cost (the ideal selection of Kinetics, arXiv 2506.05333);
+    prefill is dense.
+    """
 
     kind: Literal["top_k"]
     budget: int = Field(ge=1, description="KV budget: tokens read per generated token.")

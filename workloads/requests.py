@@ -7,7 +7,6 @@ drawn here, before the simulation; what becomes of a request is left to the engi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,18 +117,11 @@ class Requests:
         check(self.timeout_s is None or self.timeout_s > 0, "timeout_s is not positive")
 
 
-def generate(workload: Workload, seed: int, *, base_dir: Path | None = None) -> Requests:
+def generate(workload: Workload, seed: int) -> Requests:
     """The requests of a workload; the same, bit by bit, for the same seed (and NumPy's random streams).
-
-    Parameters
-    ----------
-    base_dir : folder to which relative paths in `workload` refer, the current one if not given. A loaded scenario has
-        absolute paths only.
 
     Raises InputError when a trace or a table of lengths that the workload names cannot be used.
     """
-    if base_dir is not None:
-        workload = _rebased(workload, base_dir)
 
     def stream(purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
@@ -192,16 +184,6 @@ def generate(workload: Workload, seed: int, *, base_dir: Path | None = None) -> 
         stop_on_accept=isinstance(strategy, BestOfN) and strategy.stop_on_accept,
         timeout_s=workload.timeout,
     )
-
-
-def _rebased(workload: Workload, folder: Path) -> Workload:
-    """The same with the paths of its files below `folder`; absolute ones stay."""
-    changed = {}
-    for key in ("trace", "prompt_tokens", "output_tokens"):
-        part = getattr(workload, key)
-        if getattr(part, "path", None) is not None:
-            changed[key] = part.model_copy(update={"path": str(folder / part.path)})
-    return workload.model_copy(update=changed)
 
 
 _NONE = np.zeros(0, dtype=np.int64)

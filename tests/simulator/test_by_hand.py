@@ -12,8 +12,10 @@ import pytest
 
 from hwspecs.gpu import load_gpu
 from simulator import law
+from simulator.cost import prefill_waste
 from simulator.graph import Precision, build_graph
-from simulator.operators import Operator
+from simulator.memory import activations_peak, plan_memory, weight_bytes_per_gpu
+from simulator.operators import Heads, Operator
 from simulator.policy import SECONDS_PER_TICK
 from simulator.power import busy_power
 from simulator.profile import load_profile
@@ -27,6 +29,7 @@ from workloads.scenario import load_scenario
 DOCUMENT = Path(__file__).parents[2] / "docs" / "by-hand.md"
 QWEN, LLAMA, MIXTRAL = "Qwen/Qwen3-8B", "meta-llama/Meta-Llama-3.1-70B", "mistralai/Mixtral-8x7B-v0.1"
 FP8 = Precision("fp8", "fp8", "fp8")
+FP8_KV_BF16 = Precision("fp8", "fp8", "bf16")
 BLOCKS = BlockTopK(kind="block_top_k", page=16, blocks=64)
 WINDOW = SlidingWindow(kind="sliding_window", window=4096)
 TIME = 1e-6  # relative
@@ -77,7 +80,7 @@ SECTION_3 = [
 ]
 SECTION_4 = [
     ("page_summary", 0, 0, 139_264, 0, 0.0290133333, "memory"),
-    ("page_scores", 268_435_456, 0, 67_108_864, 4_194_304, 13.9810133, "memory"),
+    ("page_scores", 268_435_456, 0, 67_108_864, 4_718_592, 13.9810133, "memory"),
     ("page_select", 1_048_576, 0, 0, 4_194_304, 0.250749923, "l2"),
     ("attention_decode", 1_073_741_824, 0, 268_435_456, 1_048_576, 55.9240533, "memory"),
 ]
@@ -97,10 +100,21 @@ SECTION_5 = [
     ("sampling", 759_680, 0, 0, 1_215_488, 0.0726660545, "l2"),
 ]
 SECTION_6_2_DECODE = [
-    ("gate_up_proj", 12_884_901_888, 100_663_296, 0, 1_835_008, 12.582912, "memory"),
-    ("attention_decode", 8_589_934_592, 0, 1_073_741_824, 524_288, 134.217728, "memory"),
+    ("qkv_proj", 3_221_225_472, 25_165_824, 0, 1_310_720, 3.145728, "memory"),
+    ("rope_kv_write", 2_293_760, 0, 131_072, 1_310_720, 0.0704215666, "l2"),
+    ("attention_decode", 8_589_934_592, 0, 1_073_741_824, 1_048_576, 134.217728, "memory"),
+    ("gate_up_proj", 12_884_901_888, 100_663_296, 0, 3_670_016, 12.582912, "memory"),
+    ("embedding", 0, 524_288, 0, 524_288, 0.065536, "memory"),
+    ("lm_head", 79_658_221_568, 1_244_659_712, 0, 19_972_096, 155.582464, "memory"),
 ]
-SECTION_6_2_PREFILL = [("qkv_proj", 412_316_860_416, 25_165_824, 0, 83_886_080, 91.625969, "compute")]
+SECTION_6_2_PREFILL = [
+    ("qkv_proj", 412_316_860_416, 25_165_824, 0, 167_772_160, 91.625969, "compute"),
+    ("attention_prefill", 549_822_922_752, 0, 16_777_216, 134_217_728, 122.182872, "compute"),
+]
+SECTION_6_2_DECODE_KV_BF16 = [("attention_decode", 8_589_934_592, 0, 2_147_483_648, 1_048_576, 268.435456, "memory")]
+SECTION_6_2_PREFILL_KV_BF16 = [
+    ("attention_prefill", 549_822_922_752, 0, 33_554_432, 134_217_728, 244.365743, "compute")
+]
 SECTION_6_3_4_TOKENS = [
     ("experts_gate_up", 1_879_048_192, 1_284_505_600, 0, 524_288, 267.605333, "memory"),
     ("experts_down", 939_524_096, 642_252_800, 0, 294_912, 133.802667, "memory"),
@@ -111,15 +125,33 @@ SECTION_6_3_64_TOKENS = [
     ("router", 4_194_304, 65_536, 0, 525_312, 0.0314049587, "l2"),
 ]
 SECTION_6_4 = [
+    ("attn_norm", 2_621_440, 0, 0, 4_194_304, 0.250749923, "l2"),
     ("qkv_proj", 2_684_354_560, 41_943_040, 0, 1_376_256, 8.73813333, "memory"),
+    ("rope_kv_write", 442_368, 0, 65_536, 589_824, 0.035261708, "l2"),
+    ("attention_decode", 4_294_967_296, 0, 536_870_912, 524_288, 111.848107, "memory"),
+    ("o_proj", 2_147_483_648, 33_554_432, 0, 1_310_720, 6.99050667, "memory"),
+    ("mlp_norm", 2_621_440, 0, 0, 4_194_304, 0.250749923, "l2"),
+    ("gate_up_proj", 15_032_385_536, 234_881_024, 0, 2_883_584, 48.9335467, "memory"),
+    ("silu_mul", 2_293_760, 0, 0, 2_752_512, 0.164554637, "l2"),
     ("down_proj", 7_516_192_768, 117_440_512, 0, 1_966_080, 24.4667733, "memory"),
+    ("embedding", 0, 1_048_576, 0, 1_048_576, 0.218453333, "memory"),
+    ("final_norm", 2_097_152, 0, 0, 2_097_152, 0.125374962, "l2"),
     ("lm_head", 33_621_540_864, 525_336_576, 0, 5_152_768, 109.44512, "memory"),
+    ("sampling", 41_041_920, 0, 0, 65_667_072, 3.92580349, "l2"),
+]
+# Collective, how often, bytes on the wire; microseconds, and those under `rule-of-thumb`.
+COLLECTIVES = [
+    ("embedding_all_reduce", 1, 1_572_864, 3.49525333, 9.66033778),
+    ("attn_all_reduce", 80, 1_572_864, 3.49525333, 9.66033778),
+    ("mlp_all_reduce", 80, 1_572_864, 3.49525333, 9.66033778),
+    ("logits_all_gather", 1, 12_312_576, 27.36128, 41.4817067),
 ]
 
 
 def cases() -> list:
     dense, blocks, windows = compiled(), compiled(policy=BLOCKS), compiled(policy=WINDOW)
     b200, mixtral = compiled(gpu="b200-sxm", precision=FP8), compiled(MIXTRAL)
+    wide_kv = compiled(gpu="b200-sxm", precision=FP8_KV_BF16)
     llama = compiled(LLAMA, tensor=4)
     window_decode = [("attention_decode", 4_294_967_296, 0, 1_073_741_824, 1_048_576, 223.696213, "memory")]
     window_prefill = [("attention_prefill", 412_350_414_848, 0, 33_554_432, 134_217_728, 416.726038, "compute")]
@@ -131,9 +163,11 @@ def cases() -> list:
         ("6.1", windows, prompt(25_167_872), window_prefill),
         ("6.2", b200, decode(b200, 64, 8192), SECTION_6_2_DECODE),
         ("6.2", b200, prompt(33_558_528), SECTION_6_2_PREFILL),
+        ("6.2-kv-bf16", wide_kv, decode(wide_kv, 64, 8192), SECTION_6_2_DECODE_KV_BF16),
+        ("6.2-kv-bf16", wide_kv, prompt(33_558_528), SECTION_6_2_PREFILL_KV_BF16),
         ("6.3", mixtral, decode(mixtral, 4, 100), SECTION_6_3_4_TOKENS),
         ("6.3", mixtral, decode(mixtral, 64, 100), SECTION_6_3_64_TOKENS),
-        ("6.4", llama, decode(llama, 64, 100), SECTION_6_4),
+        ("6.4", llama, decode(llama, 64, 8192), SECTION_6_4),
     ]
     return [
         pytest.param(cost, shape, row, id=f"{section}-{row[0]}")
@@ -151,6 +185,7 @@ def test_operator(cost: StepCost, shape: StepShape, row: tuple) -> None:
     assert work.weight_bytes == pytest.approx(weights, rel=1e-12)
     assert work.kv_bytes == pytest.approx(kv, rel=1e-12)
     assert work.act_bytes == pytest.approx(activations, rel=1e-12)
+    assert work.comm_bytes == 0
     terms = cost.terms(op, shape)
     assert terms.seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
     assert ("compute", "memory", "l2", "link", "overhead")[int(terms.bound())] == bound
@@ -158,14 +193,39 @@ def test_operator(cost: StepCost, shape: StepShape, row: tuple) -> None:
     assert cost.operator_seconds(op, shape) == pytest.approx(layers * microseconds * 1e-6, rel=TIME)
 
 
-@pytest.mark.parametrize("name", ["attn_all_reduce", "mlp_all_reduce"])
-def test_all_reduce(name: str) -> None:
+@pytest.mark.parametrize(("name", "compute"), [("lm_head", 35.403654), ("attention_decode", 1.90887435)])
+def test_arithmetic_of_an_fp8_model(name: str, compute: float) -> None:
+    """Section 6.2: what is hidden behind the HBM there."""
+    cost = compiled(gpu="b200-sxm", precision=FP8)
+    terms = cost.terms(operator(cost, name), decode(cost, 64, 8192))
+    assert terms.compute == pytest.approx(compute * 1e-6, rel=TIME)
+
+
+def test_wide_kv_makes_attention_compute_in_bf16() -> None:
+    """Section 6.2."""
+    cost = compiled(gpu="b200-sxm", precision=FP8_KV_BF16)
+    terms = cost.terms(operator(cost, "attention_decode"), decode(cost, 64, 8192))
+    assert terms.compute == pytest.approx(3.81774871e-6, rel=TIME)
+
+
+@pytest.mark.parametrize(("name", "count", "wire", "microseconds", "rule_of_thumb"), COLLECTIVES)
+def test_collective(name: str, count: int, wire: int, microseconds: float, rule_of_thumb: float) -> None:
+    """Section 6.4."""
+    for profile, time in (("ideal", microseconds), ("rule-of-thumb", rule_of_thumb)):
+        cost = compiled(LLAMA, tensor=4, profile=profile)
+        op, shape = operator(cost, name), decode(cost, 64, 8192)
+        assert op.work(shape) == (0, 0, 0, 0, wire)
+        assert cost.terms(op, shape).seconds == pytest.approx(time * 1e-6, rel=TIME)
+        assert op.count == count
+
+
+def test_whole_step_of_tensor_parallelism() -> None:
     """Section 6.4."""
     cost = compiled(LLAMA, tensor=4)
-    op, shape = operator(cost, name), decode(cost, 64, 100)
-    assert op.work(shape) == (0, 0, 0, 0, 1_572_864)
-    assert cost.terms(op, shape).seconds == pytest.approx(3.49525333e-6, rel=TIME)
-    assert op.count == 80
+    shape = decode(cost, 64, 8192)
+    assert cost.step_ticks(shape) * SECONDS_PER_TICK == pytest.approx(16_838.0824e-6, rel=TIME)
+    named = {row[0] for row in SECTION_6_4} | {row[0] for row in COLLECTIVES}
+    assert {op.name for op in cost.operators if cost.operator_seconds(op, shape) > 0} == named
 
 
 @pytest.mark.parametrize(
@@ -256,12 +316,19 @@ def test_parameters(name: str, parameters: int, active: int) -> None:
 
 
 def test_tiles_and_waves() -> None:
-    """Section 7.1: 125 waves of tiles of 128 x 128, k in 8 parts."""
+    """Section 7.1: 16 waves of tiles of 128 x 128, k whole."""
     cost = compiled(profile="rule-of-thumb")
     terms = cost.terms(operator(cost, "o_proj"), prompt(33_558_528))
-    assert terms.compute == pytest.approx(341.172634e-6, rel=TIME)
+    assert terms.compute == pytest.approx(349.360778e-6, rel=TIME)
     assert terms.memory == pytest.approx(29.3047155e-6, rel=TIME)
-    assert terms.seconds == pytest.approx(344.172634e-6, rel=TIME)
+    assert terms.seconds == pytest.approx(352.360778e-6, rel=TIME)
+
+
+def test_split_k() -> None:
+    """Section 7.2: one wave of tiles of 64 x 128, k in 4 parts whose sums pass through the L2."""
+    cost = compiled(profile="rule-of-thumb")
+    terms = cost.terms(operator(cost, "down_proj"), decode(cost, 64, 8192))
+    assert terms.compute == pytest.approx(11.9641351e-6, rel=TIME)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +345,60 @@ def test_rule_of_thumb(name: str, seqs: int, context: int, microseconds: float, 
     op, shape = operator(cost, name), decode(cost, seqs, context)
     assert cost.terms(op, shape).seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
     assert cost.operator_seconds(op, shape) == pytest.approx(layers * 1e-6, rel=TIME)
+
+
+@pytest.mark.parametrize(
+    ("seqs", "context", "compute", "memory", "microseconds"),
+    [(64, 8192, 1.80855958, 16.0701303, 24.0701303), (1, 1024, 0.0291418292, 0.258942529, 8.25894253)],
+)
+def test_page_scores_are_parallel_over_pages(
+    seqs: int, context: int, compute: float, memory: float, microseconds: float
+) -> None:
+    """Section 7.3."""
+    cost = compiled(policy=BLOCKS, profile="rule-of-thumb")
+    terms = cost.terms(operator(cost, "page_scores"), decode(cost, seqs, context))
+    assert terms.compute == pytest.approx(compute * 1e-6, rel=TIME)
+    assert terms.memory == pytest.approx(memory * 1e-6, rel=TIME)
+    assert terms.seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "past", "waste", "compute", "memory", "l2", "microseconds"),
+    [
+        (8192, 0, 1.03125, 955.036027, 30.0373334, 10.0299969, 965.036027),
+        (300, 0, 1.76, 2.19292265, 0.32, 0.367309458, 12.1929227),
+        (300, 1000, 1.06666667, 10.1599014, 1.38666667, 0.367309458, 20.1599014),
+    ],
+)
+def test_prefill_attention_under_rule_of_thumb(
+    tokens: int, past: int, waste: float, compute: float, memory: float, l2: float, microseconds: float
+) -> None:
+    """Section 7.5."""
+    cost = compiled(profile="rule-of-thumb")
+    op = operator(cost, "attention_prefill")
+    chunk = PrefillShape(tokens, 1, (causal_pairs(tokens, past, None),), (keys_read(tokens, past, None),))
+    shape = StepShape(tokens, 1, 0, (0,), chunk)
+    assert isinstance(op.dims, Heads)
+    assert prefill_waste(op.dims, shape, cost.gpu) == pytest.approx(waste, rel=1e-8)
+    terms = cost.terms(op, shape)
+    assert terms.compute == pytest.approx(compute * 1e-6, rel=TIME)
+    assert terms.memory == pytest.approx(memory * 1e-6, rel=TIME)
+    assert terms.l2 == pytest.approx(l2 * 1e-6, rel=TIME)
+    assert terms.seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+
+
+def test_grouped_gemm_under_rule_of_thumb() -> None:
+    """Section 7.6."""
+    cost = compiled(MIXTRAL, profile="rule-of-thumb")
+    op = operator(cost, "experts_down")
+    terms = cost.terms(op, prompt(33_558_528))
+    assert op.work(prompt(33_558_528)).flops == 1_924_145_348_608
+    assert terms.compute == pytest.approx(3_085.1244e-6, rel=TIME)
+    assert terms.memory == pytest.approx(414.18752e-6, rel=TIME)
+    assert terms.seconds == pytest.approx(3_093.1244e-6, rel=TIME)
+    few = cost.terms(op, decode(cost, 64, 8192))
+    assert few.seconds == pytest.approx(268.978913e-6, rel=TIME)
+    assert few.compute <= 133.668998e-6 * (1 + TIME)  # what 64 x 128 tiles take; others may be quicker
 
 
 # --- section 8 ------------------------------------------------------------------------------------------
@@ -364,6 +485,53 @@ def test_power(compute: float, memory: float, watts: float) -> None:
     assert busy_power(load_gpu("h200-sxm"), compute, memory, 0) == pytest.approx(watts, rel=1e-8)
 
 
+# --- section 10 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tensor", "weights"),
+    [
+        (LLAMA, Precision(), 4, 35_278_831_616),
+        (QWEN, FP8, 1, 9_435_703_296),
+        (QWEN, Precision(), 1, 16_381_470_720),
+    ],
+)
+def test_weights_of_a_gpu(name: str, precision: Precision, tensor: int, weights: int) -> None:
+    assert weight_bytes_per_gpu(load_model(name), precision, tensor) == weights
+
+
+def test_parameters_of_llama() -> None:
+    assert load_model(LLAMA).parameters == 70_553_706_496
+
+
+@pytest.mark.parametrize(("page", "per_token", "blocks"), [(None, 147_456, 49_630), (16, 152_064, 48_126)])
+def test_memory_plan(page: int | None, per_token: int, blocks: int) -> None:
+    plan = plan_memory(
+        load_model(QWEN),
+        load_gpu("h200-sxm"),
+        Precision(),
+        1,
+        page=page,
+        utilisation=0.9,
+        block_size=16,
+        max_tokens=8192,
+        max_seqs=256,
+    )
+    assert plan.capacity == 150_754_820_096
+    assert plan.usable == pytest.approx(135_679_338_086.4, rel=1e-14)
+    assert (plan.weights, plan.activations) == (16_381_470_720, 805_306_368)
+    assert (plan.graphs, plan.context) == (800_000_000, 600_000_000)
+    assert plan.kv == pytest.approx(117_092_560_998.4, rel=1e-14)
+    assert plan.kv_bytes_per_token == per_token
+    assert plan.kv_blocks == blocks
+    assert plan.kv_tokens == 16 * blocks
+
+
+def test_logits_may_be_the_peak_of_the_activations() -> None:
+    """Section 10.2: steps of 256 tokens."""
+    assert activations_peak(load_model(QWEN), Precision(), 1, 256, 256) == 311_164_928
+
+
 # --- the document itself ------------------------------------------------------------------------------------------
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
@@ -372,7 +540,7 @@ EQUATION = re.compile(rf"([(\d][\d,.()×/+−^ ]*[×/+−^][\d,.()×/+−^ ]*?) 
 
 def test_arithmetic_of_the_document() -> None:
     equations = EQUATION.findall(DOCUMENT.read_text(encoding="utf-8"))
-    assert len(equations) > 250
+    assert len(equations) > 400
     wrong = []
     for left, right, exponent in equations:
         code = left.replace(",", "").replace("×", "*").replace("−", "-").replace("^", "**")

@@ -143,15 +143,6 @@ def test_a_trace_with_hashes(tmp_path: Path) -> None:
     assert requests.prefix_ptr.tolist() == [0, 2, 3] and requests.prefix_tokens.tolist() == [512, 88, 512]
 
 
-def test_relative_paths_refer_to_the_base_folder(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("arrival_s,input_len,output_len\n0,10,200\n")
-    (tmp_path / "lengths.csv").write_text("tokens\n7\n")
-    relative = workload_of(Path("t.csv"))
-    assert same(generate(relative, 0, base_dir=tmp_path), generate(workload_of(tmp_path / "t.csv"), 0))
-    table = workload(prompt_tokens={"kind": "table", "path": "lengths.csv", "column": "tokens"})
-    assert set(generate(table, 0, base_dir=tmp_path).prompt_tokens.tolist()) == {7}
-
-
 def workload_of(path: Path, **changes: object) -> Workload:
     base = {"strategy": "chat", "trace": {"path": str(path)}, "arrivals": "trace"}
     return Workload.model_validate(base | changes)
