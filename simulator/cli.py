@@ -101,12 +101,15 @@ def graph(
     scenario: ScenarioName = "aime24-best-of-32",
     sets: Sets = None,
     phase: Annotated[Phase, typer.Option(help="What the step consists of.")] = Phase.decode,
-    batch: Annotated[int, typer.Option(help="Decoding sequences (of a prefill: prompts).")] = 64,
+    batch: Annotated[
+        int | None, typer.Option(help="Decoding sequences (64 if left out); of a prefill: prompts (1).")
+    ] = None,
     context: Annotated[
         int, typer.Option(help="Tokens that each decoding sequence reads, the new one included.")
     ] = 8192,
     query: Annotated[int, typer.Option(help="Tokens of each prefill chunk.")] = 2048,
     past: Annotated[int, typer.Option(help="Tokens in the KV cache before each prefill chunk.")] = 0,
+    prefill_batch: Annotated[int, typer.Option(help="Prefill chunks of a mixed step.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Draw it: a file ending in .svg or .png, or .json.")] = None,
     output: Formatted = Format.table,
 ) -> None:
@@ -117,9 +120,19 @@ def graph(
     from simulator.run import deploy
     from workloads.scenario import load_scenario
 
+    if out is not None and out.suffix != ".json":
+        graphview.picture_format(out)
     deployment = deploy(load_scenario(scenario, sets or []))
+    if batch is None:
+        batch = 1 if phase is Phase.prefill else 64
     shape = graphview.step_shape(
-        deployment.cost, phase=phase.value, batch=batch, context=context, query=query, past=past
+        deployment.cost,
+        phase=phase.value,
+        batch=batch,
+        context=context,
+        query=query,
+        past=past,
+        prefill_batch=prefill_batch,
     )
     document = graphview.graph_document(deployment.cost, shape)
     if out is not None and out.suffix == ".json":
@@ -149,12 +162,11 @@ def roofline(
     from simulator.run import deploy
     from workloads.scenario import load_scenario
 
+    graphview.picture_format(out)
     cost = deploy(load_scenario(scenario, sets or [])).cost
     shapes = {
-        f"decode, {batch} x {context:,} tokens": graphview.step_shape(
-            cost, phase="decode", batch=batch, context=context
-        ),
-        f"prefill, {query:,} tokens": graphview.step_shape(cost, phase="prefill", batch=1, query=query),
+        "decode": graphview.step_shape(cost, phase="decode", batch=batch, context=context),
+        "prefill": graphview.step_shape(cost, phase="prefill", batch=1, query=query),
     }
     roofs.draw_roofline(cost, shapes, out)
     document = roofs.roofline_document(cost, shapes)

@@ -105,8 +105,7 @@ def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
     """Compute time of a tiled GEMM at full tensor rate (seconds): the best of the tile shapes and splits.
 
     Every block of a wave takes as long as its padded tile's FLOPs on one SM, or its operands' way from the L2 if that
-    is
-    longer (64 B/clk/SM by default); a started wave counts whole.
+    is longer (64 B/clk/SM by default); a started wave counts whole.
     """
     assert isinstance(op.dims, Gemm) and op.dtype is not None
     dims = op.dims

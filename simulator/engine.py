@@ -31,9 +31,8 @@ class RunLog:
 
     Times in seconds, NaN where there is none. `replica` is -1 for rejected requests. `finish_s` is when the request
     became final, whatever its status. `gaps` has one row per interruption by preemption: request, time of its last
-    token
-    before it and of the first after it (NaN if it was aborted first). `peak_blocks` is per replica; `events` counts
-    the engine's events.
+    token before it and of the first after it (NaN if it was aborted first). `peak_blocks` is per replica; `events`
+    counts the engine's events.
     """
 
     status: np.ndarray

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 class Precision:
     """Formats of weights, activations and KV cache, as quantised checkpoints are served.
 
-    Linear layers store their weights in `weights` and multiply in `activations`. What passes between operators stays
-    in at
-    least 16 bits (linear layers quantise their inputs themselves), and so do the embedding and the language-model head.
-    Attention multiplies in `activations` if the KV cache is as narrow, else in 16 bits.
+    Linear layers store their weights in `weights` and multiply in `activations`. What passes between operators stays in
+    at least 16 bits (linear layers quantise their inputs themselves), and so do the embedding, the language-model head
+    and the routers of an MoE. Attention multiplies in `activations` if the KV cache is as narrow, else in 16 bits.
     """
 
     weights: str = "bf16"
@@ -111,7 +110,7 @@ class _Builder:
         self.model, self.attention, self.precision, self.tensor = model, attention, precision, tensor
         self.w, self.kv = BYTES[precision.weights], BYTES[precision.kv]
         self.a = passed_bytes(precision)
-        self.table = max(2.0, self.w)  # embedding and head
+        self.table = max(2.0, self.w)  # embedding, head and routers
         self.wide = precision.activations if BYTES[precision.activations] >= 2 else "bf16"
         self.attention_dtype = precision.activations if self.kv <= BYTES[precision.activations] else self.wide
         self.q_heads = model.q_heads // tensor
@@ -137,7 +136,8 @@ class _Builder:
         for kind in zip(model.layer_windows, moe_layers, strict=True):
             groups[kind] = groups.get(kind, 0) + 1
         for (window, is_moe), count in groups.items():
-            parts = ([f"window {window}"] if window else []) + (["moe" if is_moe else "dense"] if model.moe else [])
+            parts = [f"window {window}" if window else "full attention"] if len(set(model.layer_windows)) > 1 else []
+            parts += ["moe" if is_moe else "dense"] if len(set(moe_layers)) > 1 else []
             self.layer(f" [{', '.join(parts)}]" if len(groups) > 1 else "", window, is_moe, count)
         self.add(ops.elementwise("final_norm", count=1, act_bytes=2 * h * a, flops=4 * h))
         vocab = -(-model.vocab // self.tensor)
@@ -259,7 +259,8 @@ class _Builder:
         moe, h, a = self.model.moe, self.model.hidden, self.a
         assert moe is not None
         width = moe.intermediate // self.tensor
-        self.add(self.gemm(f"router{suffix}", moe.experts, h, count))
+        router = ops.gemm(f"router{suffix}", moe.experts, h, count=count, dtype=self.wide, weight=self.table, act=a)
+        self.add(router)
         self.add(ops.elementwise(f"permute{suffix}", count=count, act_bytes=(1 + moe.top_k) * h * a + 4 * moe.experts))
         self.add(self.grouped(f"experts_gate_up{suffix}", 2 * width, h, count))
         self.add(

@@ -4,8 +4,7 @@
 
 with P parameters (active ones of an MoE), H query heads, G KV heads, D = head_dim x layers, a prompt of `a` tokens and
 `n` generated ones, KV in two bytes unless said otherwise. Parameter traffic is amortised over the batch and prefill
-is not counted,
-as in the paper. Arrays broadcast.
+is not counted, as in the paper. Arrays broadcast.
 """
 
 from __future__ import annotations

@@ -49,8 +49,7 @@ def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens
     """Peak of the activations of one step (bytes).
 
     The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product)
-    or
-    the logits in fp32 beside their softmax.
+    or the logits in fp32 beside their softmax.
     """
     a = passed_bytes(precision)
     width = model.intermediate

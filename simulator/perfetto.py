@@ -2,8 +2,7 @@
 
 A replica is a process: a track of its macro-steps, counters of batch size, KV use and queue, and, in lanes, its
 requests (queued, then running). Long runs are thinned: evenly spaced requests and the longest macro-steps are kept,
-and the
-trace says so in its metadata and in the name of the process.
+and the trace says so in its metadata and in the name of the process.
 """
 
 from __future__ import annotations

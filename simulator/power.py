@@ -5,9 +5,8 @@
 u_c, u_m, u_l are the fractions of the dense peak, of the HBM bandwidth and of the link that the operator uses; the
 minimum is the board's power limit. The fractions are rounded medians of measured B200 attention kernels longer than
 200 us (NVIDIA AIConfigurator 0.12.0, Apache-2.0: about 740 W of 1,000 W for decode at 0.87 of the bandwidth, 850 to
-900 W for
-prefill at half of the peak); that they hold on other GPUs, and the link's share, are assumptions. A limit does not
-slow the clock here.
+900 W for prefill at half of the peak); that they hold on other GPUs, and the link's share, are assumptions. A limit
+does not slow the clock here.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 bench.json.
 
 Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading,
-compiling, drawing
-the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
+compiling, drawing the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
 
     python tests/bench.py [--out bench.json] [--rows A,B,...] [--trace FILE] [--repeat 3]
 """

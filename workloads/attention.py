@@ -2,8 +2,7 @@
 
 A policy says which tokens decode and prefill attention read on a layer, and whether pages have to be scored first; the
 operator graph (`simulator.graph`) turns that into operators. KV stays resident for the whole context under every
-policy.
-A new policy is a class here, added to `AttentionPolicy`: the scenario's schema and the graph follow.
+policy. A new policy is a class here, added to `AttentionPolicy`: the scenario's schema and the graph follow.
 """
 
 from __future__ import annotations
