@@ -1,8 +1,8 @@
 """The run as a trace for https://ui.perfetto.dev (Chrome's JSON trace format, times in microseconds).
 
 A replica is a process: a track of its macro-steps, counters of batch size, KV use and queue, and, in lanes, its
-requests (queued, then running). Long runs are thinned: evenly spaced requests and the longest macro-steps are kept,
-and the trace says so in its metadata and in the name of the process.
+requests from their first token on, with their preemptions. Long runs are thinned: evenly spaced requests and the
+longest macro-steps are kept, and the trace says so in its metadata and in the name of the process.
 """
 
 from __future__ import annotations
@@ -86,31 +86,37 @@ def _step_events(runs: Any, i: int, blocks: int) -> list[dict[str, Any]]:
 
 
 def _request_events(result: Result, shown: np.ndarray) -> list[dict[str, Any]]:
-    """Two slices a request, queued/prefill and decode, in the first lane of its replica that is free."""
+    """A slice a request from its first token on, in the first lane of its replica that is free; preemptions inside it.
+
+    What came before the first token is in the slice's arguments: queues would need a lane for every waiting request.
+    """
     requests = result.requests
+    interruptions: dict[int, list[tuple[float, float]]] = {}
+    for index, start, end in result.gaps.tolist():
+        last = end if end == end else float(requests["finish_s"][int(index)])  # aborted before it went on
+        interruptions.setdefault(int(index), []).append((start * 1e6, last * 1e6))
     events: list[dict[str, Any]] = []
     lanes: dict[int, list[float]] = {}
-    for i in shown[np.argsort(requests["submitted_s"][shown], kind="stable")].tolist():
+    started = shown[np.isfinite(requests["first_token_s"][shown])]
+    for i in started[np.argsort(requests["first_token_s"][started], kind="stable")].tolist():
         pid = int(requests["replica"][i])
-        start, end = float(requests["submitted_s"][i]) * 1e6, float(requests["finish_s"][i]) * 1e6
-        first = float(requests["first_token_s"][i]) * 1e6
+        start, end = float(requests["first_token_s"][i]) * 1e6, float(requests["finish_s"][i]) * 1e6
         ends = lanes.setdefault(pid, [])
         lane = next((k for k, busy in enumerate(ends) if busy <= start), len(ends))
         if lane == len(ends):
             ends.append(end)
-            events.append(_meta("thread_name", pid, _FIRST_LANE + lane, f"requests {lane:04d}"))
+            events.append(_meta("thread_name", pid, _FIRST_LANE + lane, f"requests, lane {lane}"))
         ends[lane] = end
+        common = {"ph": "X", "cat": "request", "pid": pid, "tid": _FIRST_LANE + lane}
         args = {
-            "request": i,
+            "problem": int(requests["job"][i]),
             "prompt_tokens": int(requests["prompt_tokens"][i]),
             "generated": int(requests["generated"][i]),
             "status": Status(int(requests["status"][i])).name.lower(),
+            "ttft_s": float(requests["first_token_s"][i] - requests["submitted_s"][i]),
             "preemptions": int(requests["preemptions"][i]),
         }
-        common = {"ph": "X", "cat": "request", "pid": pid, "tid": _FIRST_LANE + lane, "args": args}
-        if first != first:  # never got a token
-            events.append(common | {"name": f"request {i} (waiting)", "ts": start, "dur": end - start})
-            continue
-        events.append(common | {"name": f"request {i} to first token", "ts": start, "dur": first - start})
-        events.append(common | {"name": f"request {i} decode", "ts": first, "dur": end - first})
+        events.append(common | {"name": f"request {i}", "ts": start, "dur": end - start, "args": args})
+        for begun, over in interruptions.get(i, ()):
+            events.append(common | {"name": "preempted", "ts": begun, "dur": over - begun, "args": {"request": i}})
     return events
