@@ -27,7 +27,13 @@ def type_text(field: dict[str, Any]) -> str:
     for key in ("anyOf", "oneOf", "allOf"):
         if key in field:
             return " \\| ".join(dict.fromkeys(type_text(part) for part in field[key] if part.get("type") != "null"))
-    text = {"integer": "integer", "number": "number", "string": "text", "boolean": "true \\| false", "object": "mapping"}
+    text = {
+        "integer": "integer",
+        "number": "number",
+        "string": "text",
+        "boolean": "true \\| false",
+        "object": "mapping",
+    }
     name = text.get(field.get("type", ""), field.get("type", "any"))
     if field.get("type") == "array":
         return f"list of {type_text(field['items'])}"
@@ -113,7 +119,9 @@ def result_page() -> str:
         "",
         "## timeline.parquet",
         "",
-        "One row a macro-step (a run of alike steps): " + ", ".join(f"`{name}`" for name in FIXED_COLUMNS) + ", and the",
+        "One row a macro-step (a run of alike steps): "
+        + ", ".join(f"`{name}`" for name in FIXED_COLUMNS)
+        + ", and the",
         "columns that `simulator.timeline.column_names` describes.",
         "",
         "## trace.json",
@@ -136,7 +144,14 @@ def paths(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def type_name(value: Any) -> str:
-    names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "dict": "mapping", "list": "list"}
+    names = {
+        "str": "text",
+        "int": "integer",
+        "float": "number",
+        "bool": "true or false",
+        "dict": "mapping",
+        "list": "list",
+    }
     return names.get(type(value).__name__, "number or null")
 
 

@@ -20,7 +20,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class YamlFile:
     """A parsed file: `data`, and the line of each value by its path (a tuple of keys and indices)."""
 
-    path: Path
+    path: Path | str
     data: Any
     lines: dict[tuple[str | int, ...], int]
 
@@ -56,7 +56,11 @@ def read_text(path: Path) -> str:
 
 def read_yaml(path: Path) -> YamlFile:
     """Parse one YAML document. Raises InputError on syntax errors, duplicate keys and an empty file."""
-    text = read_text(path)
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, path: Path | str) -> YamlFile:
+    """As `read_yaml`, of a text; `path` names it in messages."""
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is None:
@@ -66,7 +70,7 @@ def read_yaml(path: Path) -> YamlFile:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise InputError(f"is not valid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
@@ -75,7 +79,7 @@ def read_yaml(path: Path) -> YamlFile:
     return YamlFile(path, data, lines)
 
 
-def _walk(node: Any, place: tuple[str | int, ...], lines: dict, path: Path, above: frozenset[int]) -> None:
+def _walk(node: Any, place: tuple[str | int, ...], lines: dict, path: Path | str, above: frozenset[int]) -> None:
     if id(node) in above:
         raise InputError("an anchor contains itself", file=path, line=node.start_mark.line + 1)
     lines[place] = node.start_mark.line + 1

@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 internal failure, 2 bad input (one message on stderr), 
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -78,12 +79,13 @@ def run(
     """Simulate a scenario and say what it costs, where the time goes and what bounds it."""
     from simulator.files import check_writable
     from simulator.progress import progress_bar
+    from simulator.result import FILES
     from simulator.run import run_scenario
     from workloads.scenario import load_scenario
 
     loaded = load_scenario(scenario, sets or [])
     if out is not None:
-        check_writable(out)
+        check_writable(out, FILES)
     with progress_bar("simulating") as progress:
         result = run_scenario(loaded, progress=progress)
     if out is not None:
@@ -207,6 +209,9 @@ def _print_json(document: Any) -> None:
 
 def main() -> None:
     """Entry point: turns errors into one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the characters of a table still gets the numbers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)
@@ -217,7 +222,7 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # the help text
             sys.exit(2)
-        _fail(error.format_message(), 2)
+        _fail(" ".join(error.format_message().split()), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except BrokenPipeError:

@@ -253,7 +253,7 @@ def _operators(result: Result, least: float = 0.005) -> Table:
         share = op["seconds"] / total
         table.add_row(op["name"], _percent(share), "█" * max(1, round(24 * share)), duration(op["seconds"]), text)
     rest = total - sum(op["seconds"] for op in shown)
-    if rest > 1e-9 * total:
+    if shown and rest > 1e-9 * total:
         table.add_row("everything else", _percent(rest / total), "", duration(rest), "")
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from hwspecs.errors import InputError
@@ -33,15 +34,30 @@ def replace_file(path: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
-def check_writable(folder: Path) -> None:
-    """InputError if files could not be written to `folder`; creates it if it does not exist. To be asked before long
-    work.
+def check_writable(folder: Path, names: Iterable[str]) -> None:
+    """InputError if files of these names could not be written to `folder`. To be asked before long work.
+
+    Creates nothing: a folder that does not exist yet is judged by the nearest one above it that does.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".kinesim-"):
+    if not str(folder).strip():
+        raise InputError("no folder is named", place="--out", allowed="a writable folder")
+    problem = None
+    existing = folder
+    while not os.path.exists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not os.path.isdir(existing):
+        problem = f"cannot be written to ({existing} is not a folder)"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = "cannot be written to (permission denied)"
+    else:
+        blocked = next((name for name in names if os.path.isdir(folder / name)), None)
+        if blocked:
+            problem = f"cannot be written to ({blocked} is a folder there)"
+        try:
+            os.lstat(folder / "result.json")
+        except FileNotFoundError:
             pass
-    except OSError as error:
-        raise InputError(
-            f"cannot be written to ({error.strerror})", file=folder, place="--out", allowed="a writable folder"
-        ) from None
+        except OSError as error:
+            problem = problem or f"cannot be written to ({error.strerror})"
+    if problem:
+        raise InputError(problem, file=folder, place="--out", allowed="a writable folder")

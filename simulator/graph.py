@@ -81,6 +81,15 @@ def check_tensor_parallel(model: Model, gpus: int) -> None:
         )
 
 
+def divides(model: Model, gpus: int) -> bool:
+    """Whether the model can be divided over `gpus` GPUs."""
+    try:
+        check_tensor_parallel(model, gpus)
+    except InputError:
+        return False
+    return True
+
+
 class _Extents:
     """Collects the distinct caps and hands out their indices."""
 

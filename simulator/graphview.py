@@ -357,7 +357,9 @@ def picture_format(path: Path) -> str:
     """`svg` or `png`, by the ending of `path`. InputError for any other."""
     ending = path.suffix.lower().removeprefix(".")
     if ending not in PICTURES:
-        raise InputError("unknown kind of picture", file=path, found=path.suffix, allowed=".svg or .png")
+        raise InputError(
+            "unknown kind of picture", file=path, found=path.suffix, allowed=".svg or .png (a graph also .json)"
+        )
     return ending
 
 

@@ -14,7 +14,7 @@ from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
 from hwspecs.units import format_quantity
-from simulator.graph import Precision, passed_bytes
+from simulator.graph import Precision, divides, passed_bytes
 from workloads.model import Model
 
 # Assumptions of the memory model, in the absence of a measurement of the engine at hand.
@@ -103,7 +103,7 @@ def plan_memory(
         fits = [
             t
             for t in range(tensor + 1, gpu.link.domain + 1)
-            if model.q_heads % t == 0
+            if divides(model, t)
             and _plan(model, gpu, precision, t, page, utilisation, block_size, max_tokens, max_seqs).kv_blocks > 0
         ]
         advice = (

@@ -22,8 +22,8 @@ from hwspecs.errors import InputError
 from hwspecs.yamlfile import read_text
 from simulator import law, metrics
 from simulator.accounting import operator_totals
-from simulator.files import replace_file
-from simulator.timeline import Timeline
+from simulator.files import check_writable, replace_file
+from simulator.timeline import FIXED_COLUMNS, Timeline
 
 if TYPE_CHECKING:
     from simulator.engine import RunLog
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from workloads.requests import Requests
 
 SCHEMA = "kinesim-result/1"
+FILES = ("requests.parquet", "timeline.parquet", "trace.json", "result.json")
+DOCUMENT_KEYS = ("summary", "operators", "deployment", "notes", "timing", "scenario", "gaps")
 REQUEST_COLUMNS = (
     "job", "prompt_tokens", "output_tokens", "priority", "session", "accepted", "status", "replica",
     "submitted_s", "first_token_s", "finish_s", "generated", "preemptions", "prefix_hit_tokens",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What a run yields.
 
@@ -62,7 +64,21 @@ class Result:
     requests: dict[str, np.ndarray]
     timeline: Timeline
     gaps: np.ndarray
-    timing: dict[str, float] = field(default_factory=dict, compare=False)
+    timing: dict[str, float] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to the last bit in everything but `timing`."""
+        if not isinstance(other, Result):
+            return NotImplemented
+        plain_parts = ("scenario", "deployment", "summary", "operators", "notes")
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in plain_parts)
+            and _same_columns(self.requests, other.requests)
+            and _same_columns(self.timeline.columns, other.timeline.columns)
+            and np.array_equal(self.gaps, other.gaps, equal_nan=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def itl(self) -> np.ndarray:
         """ITL p50, p90, p99 and max of each request in seconds, [requests, 4]."""
@@ -97,13 +113,14 @@ class Result:
         itl = self.itl()
         columns |= metrics.request_times(self.requests)
         columns |= {name: itl[:, i] for i, name in enumerate(("itl_p50_s", "itl_p90_s", "itl_p99_s", "itl_max_s"))}
-        files = {
-            "requests.parquet": parquet_bytes(columns),
-            "timeline.parquet": parquet_bytes(self.timeline.columns),
-            "trace.json": trace_bytes(self),
-            "result.json": json.dumps(self.document(), indent=1, allow_nan=False).encode(),
-        }
-        for name, content in files.items():
+        contents = (
+            parquet_bytes(columns),
+            parquet_bytes(self.timeline.columns),
+            trace_bytes(self),
+            json.dumps(self.document(), indent=1, allow_nan=False).encode(),
+        )
+        check_writable(folder, FILES)
+        for name, content in zip(FILES, contents, strict=True):
             replace_file(folder / name, content)
 
 
@@ -238,8 +255,6 @@ def load_result(folder: Path) -> Result:
     """Reopen a saved result. Raises InputError for a missing, truncated or foreign file, and for another schema
     version.
     """
-    from simulator.tables import read_parquet
-
     path = folder / "result.json" if folder.is_dir() else folder
     text = read_text(path)
     try:
@@ -251,10 +266,11 @@ def load_result(folder: Path) -> Result:
         raise InputError(
             "is not a result of this version of kinesim", file=path, place="schema", found=found, allowed=SCHEMA
         )
-    requests = read_parquet(path.with_name("requests.parquet"))
-    missing = [name for name in REQUEST_COLUMNS if name not in requests]
-    if missing:
-        raise InputError(f"column {missing[0]} is missing", file=path.with_name("requests.parquet"))
+    absent = [key for key in DOCUMENT_KEYS if key not in document]
+    if absent:
+        raise InputError("a key is missing", file=path, place=absent[0])
+    requests = _columns(path.with_name("requests.parquet"), REQUEST_COLUMNS, document["summary"]["requests"]["total"])
+    timeline = _columns(path.with_name("timeline.parquet"), FIXED_COLUMNS, document["summary"]["batch"]["macro_steps"])
     gaps = [[math.nan if v is None else v for v in row] for row in document["gaps"]]
     return Result(
         scenario=document["scenario"],
@@ -263,10 +279,33 @@ def load_result(folder: Path) -> Result:
         operators=document["operators"],
         notes=document["notes"],
         requests={name: requests[name] for name in REQUEST_COLUMNS},
-        timeline=Timeline(read_parquet(path.with_name("timeline.parquet"))),
+        timeline=Timeline(timeline),
         gaps=np.array(gaps, dtype=float).reshape(-1, 3),
         timing=document["timing"],
     )
+
+
+def _columns(path: Path, names: tuple[str, ...], rows: int) -> dict[str, np.ndarray]:
+    """The columns of one of a result's tables; InputError if it is not of this result."""
+    from simulator.tables import read_parquet
+
+    columns = read_parquet(path)
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise InputError("a column is missing", file=path, place=missing[0])
+    found = len(columns[names[0]])
+    if found != rows:
+        raise InputError(
+            "belongs to another run than result.json", file=path, found=f"{found} rows", allowed=f"{rows} rows"
+        )
+    return columns
+
+
+def _same_columns(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    def same(x: np.ndarray, y: np.ndarray) -> bool:
+        return np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.floating))
+
+    return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
 
 
 def plain(value: Any) -> Any:

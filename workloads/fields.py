@@ -15,6 +15,9 @@ from pydantic_core import CoreSchema
 from hwspecs.errors import InputError
 from hwspecs.units import parse_quantity
 
+SANE = 1e9
+"""Times (s) and rates (1/s) lie between this, about 32 years, and its inverse, so that sums of them stay finite."""
+
 
 class Part(BaseModel):
     """A part of a scenario: frozen, and unknown keys are errors."""
@@ -39,7 +42,7 @@ def one_of(names: Iterable[str]) -> _Schema:
 
 
 def _quantity(dimension: str, example: str, *, zero: bool) -> tuple[BeforeValidator, _Schema]:
-    """Check and schema of a number in SI units, or text with a unit; > 0, or >= 0 with `zero`."""
+    """Check and schema of a number in SI units, or text with a unit; > 0, or >= 0 with `zero`, and of sane size."""
 
     def parse(value: object) -> float:
         try:
@@ -49,6 +52,9 @@ def _quantity(dimension: str, example: str, *, zero: bool) -> tuple[BeforeValida
         if number < 0 or (number == 0 and not zero):
             limit = "zero or more" if zero else "greater than zero"
             raise InputError(f"must be {limit}", found=value, allowed=f"a quantity {limit}, such as {example}")
+        if number and not 1 / SANE <= number <= SANE:
+            allowed = f"{1 / SANE:g} to {SANE:g} {dimension}, such as {example}"
+            raise InputError("out of range", found=value, allowed=allowed)
         return number
 
     limit = {"minimum": 0} if zero else {"exclusiveMinimum": 0}

@@ -7,6 +7,7 @@ added to `Lengths`.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -195,8 +196,8 @@ def read_column(path: Path, column: str) -> np.ndarray:
 
     if path.suffix not in (".csv", ".parquet"):
         raise InputError("not a table", found=str(path), allowed="a .csv or .parquet file")
-    if not path.is_file():
-        raise InputError("is a folder, not a file" if path.is_dir() else "no such file", file=path)
+    if not os.path.isfile(path):
+        raise InputError("is a folder, not a file" if os.path.isdir(path) else "no such file", file=path)
     try:
         table = pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:

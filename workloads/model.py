@@ -428,12 +428,12 @@ def load_model(
             path, title, source = MODEL_FOLDER / f"{full.replace('/', '--')}.json", full, full
         else:
             path = (relative_to or Path()) / os.path.expanduser(name)
-            if path.is_dir():
+            if os.path.isdir(path):
                 path = path / "config.json"
                 title = path.parent.resolve().name
             else:
                 title = path.resolve().parent.name if path.name == "config.json" else path.stem.replace("--", "/")
-            if not path.exists():
+            if not os.path.exists(path):
                 is_path = str(name).endswith(".json") or str(name).startswith(("./", "../", "/", "~"))
                 raise fail("no such file" if is_path else "unknown model", key, str(name), allowed)
             source = str(path)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from hwspecs.dtypes import BYTES, check_dtype
@@ -23,7 +22,7 @@ from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu, list_gpus, load_gpu, to_spec
 from hwspecs.gpu import is_path as is_gpu_path
 from hwspecs.validation import validate
-from hwspecs.yamlfile import place_text, read_yaml
+from hwspecs.yamlfile import parse_yaml, place_text, read_yaml
 from workloads.arrivals import AllAtOnce, Arrivals, FromTrace
 from workloads.attention import AttentionPolicy, Dense
 from workloads.fields import Count, Part, Seconds, SecondsOrZero, Tokens, finite, one_of, short_form
@@ -374,7 +373,7 @@ def _read(spec: object) -> tuple[Any, object, Any, Path, str]:
         path = SCENARIO_FOLDER / f"{spec}.yaml"
     elif isinstance(spec, Path) or spec.endswith((".yaml", ".yml")) or "/" in spec:
         path = Path(os.path.expanduser(spec))
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError("no such file", file=path, place="scenario", found=str(spec), allowed=allowed)
     else:
         raise InputError("unknown scenario", place="scenario", found=spec, allowed=allowed)
@@ -428,7 +427,7 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
             raise fail(problem, "engine.block_size", engine.block_size, allowed)
     for key in ("prompt_tokens", "output_tokens"):
         lengths = getattr(workload, key)
-        if isinstance(lengths, Table) and not Path(lengths.path).is_file():
+        if isinstance(lengths, Table) and not os.path.isfile(lengths.path):
             raise fail("no such file", f"workload.{key}.path", lengths.path, "a .csv or .parquet file")
 
     arrivals = workload.arrivals or (AllAtOnce() if workload.trace is None else FromTrace(kind="trace"))
@@ -453,10 +452,12 @@ def _parse_set(text: str) -> tuple[Place, Any]:
         raise InputError("not an assignment", file="--set", found=text, allowed=allowed)
     if not re.fullmatch(r"[^.\[\]]+(\[\d{1,9}\])*(\.[^.\[\]]+(\[\d{1,9}\])*)*", name.strip()):
         raise InputError("not a path", file="--set", found=name, allowed=allowed)
+    if not value.strip():
+        return _split(name.strip()), None
     try:
-        return _split(name.strip()), yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = f"the value is not valid YAML: {getattr(error, 'problem', None) or error}"
+        return _split(name.strip()), parse_yaml(value, "--set").data
+    except InputError as error:
+        problem = f"the value {error.problem}"
         raise InputError(problem, file="--set", place=name.strip(), found=value, allowed="a YAML value") from None
 
 
@@ -541,7 +542,7 @@ def _absolute_paths(data: Any, folder: Path) -> None:
             bundled = find_model(value) is not None
         except InputError:
             bundled = True  # several: not a path either
-        return not bundled and (folder / os.path.expanduser(value)).exists()
+        return not bundled and os.path.exists(folder / os.path.expanduser(value))
 
     def always(value: str) -> bool:
         return True

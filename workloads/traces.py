@@ -13,6 +13,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +68,10 @@ class Trace:
 
 def is_mooncake(path: Path) -> bool:
     """Whether the file looks like JSONL (its first character is a brace). InputError if it cannot be read."""
-    if not path.is_file():
-        raise InputError("is a folder, not a file" if path.is_dir() else "no such file", file=path, allowed=FORMATS)
+    if not os.path.isfile(path):
+        raise InputError(
+            "is a folder, not a file" if os.path.isdir(path) else "no such file", file=path, allowed=FORMATS
+        )
     try:
         with path.open("rb") as file:
             return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
@@ -256,7 +260,9 @@ def _timestamps(texts: np.ndarray, rows: _Rows) -> np.ndarray:
         if zoned.any():
             plain = np.where(zoned, np.char.rpartition(plain, zone)[:, 0], plain)
     try:
-        times = plain.astype("datetime64[ns]")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # about odd zones, which are refused below
+            times = plain.astype("datetime64[ns]")
         bad = np.isnat(times)
     except ValueError:
         bad = np.array([not _is_time(text) for text in plain.tolist()])

@@ -216,7 +216,7 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
 
     # Jobs and lengths
     grouped = maybe("groups") or (kind == "symmetric" and one_in(draw, 2))
-    traced = not grouped and maybe("traces")
+    traced = not grouped and (maybe("traces") or (kind == "aborts" and one_in(draw, 2)))
     starved = maybe("starved", "priorities", "aborts", odds=2) or (
         kind not in ("plain", "windows") and not one_in(draw, 3)
     )

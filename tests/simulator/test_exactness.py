@@ -7,6 +7,7 @@ ones are preempted, that traces hit the prefix cache) is asserted too, so that a
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -133,3 +134,38 @@ def test_long_outputs_cross_many_knots(attention: str) -> None:
     params = EngineParams(max_num_seqs=3, max_num_batched_tokens=64, block_size=16, kv_blocks=300, max_model_len=2000)
     for profile in ("ideal", "rule-of-thumb"):
         compare(*both(requests, params, CostSpec(profile=profile, attention=attention, budget=64)))
+
+
+def test_what_happens_on_several_replicas_at_one_tick() -> None:
+    """Replicas with the same work have the same step boundaries: what one does at its step end can touch another."""
+    base = EngineParams(
+        max_num_seqs=8, max_num_batched_tokens=64, block_size=16, kv_blocks=300, max_model_len=200, replicas=2
+    )
+    spec = CostSpec()
+
+    def run(requests: Requests, params: EngineParams) -> tuple[RunLog, list[set[float]]]:
+        fast, naive = both(requests, params, spec)
+        compare(fast, naive)
+        return fast, [{step.start * SECONDS_PER_TICK for step in steps} for steps in naive.steps]
+
+    # Replica 1 is done after 5 tokens and submits the next job to replica 0, which is past that boundary already.
+    log, starts = run(make_requests([4] * 3, [10, 5, 3], concurrency=2), base)
+    assert log.replica.tolist() == [0, 1, 0] and log.submitted_s[2] in starts[0]
+    assert log.first_token_s[2] > min(t for t in starts[0] if t > log.submitted_s[2])
+    # The other way round the boundary of replica 1 is still to come: the request joins there.
+    affine = replace(base, router="session_affine")
+    log, starts = run(make_requests([4] * 3, [5, 10, 3], concurrency=2, session=[0, 1, 1]), affine)
+    assert log.replica.tolist() == [0, 1, 1] and log.submitted_s[2] in starts[1]
+    assert log.first_token_s[2] == min(t for t in starts[1] if t > log.submitted_s[2])
+    # An accepted sample stops the other at that boundary, or one step later.
+    for winner, generated in ((0, [5, 5]), (1, [6, 5])):
+        outputs = [5, 10] if winner == 0 else [10, 5]
+        accepted = [winner == 0, winner == 1]
+        requests = make_requests([4, 4], outputs, job=[0, 0], accepted=accepted, stop_on_accept=True)
+        log, _ = run(requests, base)
+        assert log.generated.tolist() == generated
+    # Replica 0 is idle and is sent work by the step ends of 1 and 2: it wakes up after both and starts on all of it.
+    requests = make_requests([4] * 7, [1, 5, 5, 3, 3, 3, 3], job=[0, 0, 1, 2, 3, 3, 3], concurrency=2)
+    log, _ = run(requests, replace(base, replicas=3, router="least_loaded"))
+    assert log.replica.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert log.first_token_s[3] == log.first_token_s[6]
