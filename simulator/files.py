@@ -52,7 +52,7 @@ def check_writable(folder: Path, names: Iterable[str]) -> None:
     else:
         blocked = next((name for name in names if os.path.isdir(folder / name)), None)
         if blocked:
-            problem = f"cannot be written to ({blocked} is a folder there)"
+            folder, problem = folder / blocked, "cannot be written (it is a folder)"
         try:
             os.lstat(folder / "result.json")
         except FileNotFoundError:

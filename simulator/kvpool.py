@@ -32,9 +32,9 @@ class KVPool:
     def __init__(self, total: int, block_size: int) -> None:
         self.total, self.block_size, self.free = total, block_size, total
         self._units: dict[object, Unit] = {}
-        # Runs in the order in which they will be taken. A Unit is keyed by its (integer) key, an unfindable run by
-        # (serial number,)
-        # (a list of one count, so that neighbours can be merged).
+        # Runs in the order in which they will be taken, kept only while there are units (else nothing is findable and the
+        # order does not matter; see `_track`). A Unit is keyed by its (integer) key; an unfindable run, a list of one
+        # count so that neighbours can be merged, by (serial number,).
         self._queue: OrderedDict[object, Unit | list[int]] = OrderedDict({(0,): [total]})
         self._serial = 0
 
@@ -45,6 +45,8 @@ class KVPool:
     def take(self, blocks: int) -> None:
         """Take `blocks` from the front of the free queue, forgetting what was findable there."""
         self.free -= blocks
+        if not self._units:
+            return
         queue = self._queue
         while blocks:
             key, run = next(iter(queue.items()))
@@ -83,6 +85,7 @@ class KVPool:
         self.take(blocks - found)
         for key, size in chain:
             if key not in self._units:
+                self._track()
                 self._units[key] = Unit(key, size)
             unit = self._units[key]
             unit.resident = size
@@ -124,6 +127,7 @@ class KVPool:
         kept = max(0, computed_blocks - offset) if own is not None else 0
         self._append(blocks - offset - kept)
         if kept:
+            self._track()
             unit = self._units[own] = Unit(own, kept)
             self._append_unit(unit, kept)
         for key, size in reversed(chain):
@@ -138,11 +142,16 @@ class KVPool:
                 else:
                     del self._units[key]
 
+    def _track(self) -> None:
+        """Before the first unit comes: what is free now is one run in which nothing can be found."""
+        if not self._units:
+            self._queue = OrderedDict({(0,): [self.free]})
+
     def _append(self, blocks: int) -> None:
         """Unfindable blocks to the end of the queue."""
-        if blocks <= 0:
-            return
         self.free += blocks
+        if blocks == 0 or not self._units:
+            return
         if self._queue:
             last = self._queue[next(reversed(self._queue))]
             if not isinstance(last, Unit):

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the command line as a whole: how it is called, inside this process and as one of its own."""
+"""The command line for tests of the whole: called inside this process, or as a process of its own."""
 
 from __future__ import annotations
 

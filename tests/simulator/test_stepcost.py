@@ -38,6 +38,7 @@ POLICIES: dict[str, AttentionPolicy] = {
     "top_k": TopK(kind="top_k", budget=256),
     "block_top_k": BlockTopK(kind="block_top_k", blocks=16, local=32),
 }
+BF16 = Precision()
 PROFILES = ("ideal", "rule-of-thumb")
 MAX_CONTEXT = 32_768
 
@@ -48,7 +49,7 @@ class Case:
     policy: str = "dense"
     gpu: str = "h200-sxm"
     tensor: int = 1
-    precision: Precision = Precision()
+    precision: Precision = BF16
 
     def graph(self) -> StepGraph:
         return build_graph(self.model, POLICIES[self.policy], self.precision, self.tensor)
