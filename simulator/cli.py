@@ -212,9 +212,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the characters of a table still gets the numbers
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # when the reader of a pipe goes away, end without a word
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # typer's way of passing on Ctrl-C
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except InputError as error:
         _fail(error.message(), 2)
@@ -222,19 +226,27 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # the help text
             sys.exit(2)
-        _fail(" ".join(error.format_message().split()), 2)
+        _fail(" ".join(error.format_message().split()) + _given(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to tell him.
-        sys.stderr.close()
-        sys.exit(141)
     except Exception as error:
         import traceback
 
         traceback.print_exc()
         _fail(f"internal error: {type(error).__name__}: {error}; this is a bug in kinesim", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _given(error: Any) -> str:
+    """`; found 'x'` for the option that a usage error is about, where its value can be told from the command line."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for word, following in zip(sys.argv, [*sys.argv[1:], None], strict=True):
+        if word in options and following is not None:
+            return f"; found {following!r}"
+        name, equals, value = word.partition("=")
+        if equals and name in options:
+            return f"; found {value!r}"
+    return ""
 
 
 def _fail(message: str, code: int) -> None:

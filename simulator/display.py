@@ -26,8 +26,10 @@ BOUND_TEXT = {
 
 def _console() -> Console:
     """The terminal; in a pipe, lines as wide as the tables need."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    console = Console(highlight=False, markup=False)  # names are the user's: brackets in them are no markup
+    if not console.is_terminal:
+        console.width = 120
+    return console
 
 
 def duration(seconds: float | None) -> str:
@@ -291,7 +293,7 @@ def show_operators(document: dict[str, Any], out: Path | None) -> None:
             _bound(op["bound"]),
         )
     console.print(table)
-    console.print(f"\none step: [bold]{duration(document['step']['seconds'])}[/bold], profile {document['profile']}")
+    console.print(f"\none step: {duration(document['step']['seconds'])}, profile {document['profile']}", style="bold")
     if out is not None:
         console.print(f"written to {out}")
 

@@ -14,10 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A bare `pytest` finds the packages too, installed or not; else the folder tests/simulator would pass for `simulator`.
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -54,29 +50,26 @@ def kinesim(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.fixture
 def environment() -> dict[str, str]:
     """This process's environment, in which a child finds the four packages wherever it is started."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line as a process of its own."""
-    return [sys.executable, "-m", "simulator.cli", *arguments]
+@pytest.fixture
+def command() -> Callable[..., list[str]]:
+    """`command("run", "x.yaml")`: the words that start the command line as a process of its own."""
+    return lambda *arguments: [sys.executable, "-m", "simulator.cli", *arguments]
 
 
 @pytest.fixture
-def kinesim_process(tmp_path: Path) -> Command:
+def kinesim_process(tmp_path: Path, command: Callable[..., list[str]], environment: dict[str, str]) -> Command:
     """`kinesim_process("run", "x.yaml")` as a process of its own, started in `tmp_path` with its output in pipes."""
 
     def call(*arguments: str) -> Outcome:
+        words = command(*arguments)
         done = subprocess.run(
-            command(*arguments),
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -320,7 +320,7 @@ OPTIONS = [
     Case("results into a file", ("run", "chat.yaml", "--out", "file"), ("file: --out: cannot be written to", "a writable folder"), {"chat.yaml": CHAT, "file": "x"}),
     Case("results below a file", ("run", "chat.yaml", "--out", "file/out"), ("file/out: --out: cannot be written to", "a writable folder"),
          {"chat.yaml": CHAT, "file": "x"}),
-    Case("folder in the way of a result", ("run", "chat.yaml", "--out", "out"), ("out: --out: cannot be written to", "result.json is a folder", "a writable folder"),
+    Case("folder in the way of a result", ("run", "chat.yaml", "--out", "out"), ("out/result.json: --out: cannot be written", "is a folder", "a writable folder"),
          {"chat.yaml": CHAT, "out/result.json/keep.txt": "x"}),
     Case("results into a new folder", ("run", "mine.yaml", "--out", "new"), ("trace.csv:3: row 2, column arrival_s: arrivals are not sorted",),
          {"mine.yaml": TRACED, "trace.csv": HEADER + "2,5,5\n1,5,5\n"}),

@@ -244,5 +244,9 @@ def test_wheel_works_from_another_folder(tmp_path: Path) -> None:
     small = ("--set", "workload.requests=5", "--format", "json")
     done = run("-m", "simulator.cli", "run", "chat-poisson", *small, cwd=elsewhere, **installed)
     assert '"schema": "kinesim-result/1"' in done.stdout
+    (elsewhere / "trace.csv").write_text("arrival_s,input_len,output_len\n0,100,20\n1,200,30\n")
+    traced = ("--set", "workload.trace.path=trace.csv")
+    done = run("-m", "simulator.cli", "run", "production-reasoning", *traced, cwd=elsewhere, **installed)
+    assert "2 finished" in done.stdout
     where = run("-c", "import simulator; print(simulator.__file__)", cwd=elsewhere, **installed).stdout
     assert where.startswith(str(target))
