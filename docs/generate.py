@@ -93,7 +93,7 @@ def result_page() -> str:
         "",
         "*Made from the code by `make docs`; do not edit.*",
         "",
-        "`kinesim run SCENARIO --out DIR` writes four files; `simulator.result.load_result(DIR)` reopens the first three",
+        "`kinesim run SCENARIO --out DIR` writes four files; `simulator.store.load_result(DIR)` reopens the first three",
         "without loss.",
         "",
         "## result.json",

@@ -79,8 +79,8 @@ def run(
     """Simulate a scenario and say what it costs, where the time goes and what bounds it."""
     from simulator.files import check_writable
     from simulator.progress import progress_bar
-    from simulator.result import FILES
     from simulator.run import run_scenario
+    from simulator.store import FILES, save_result
     from workloads.scenario import load_scenario
 
     loaded = load_scenario(scenario, sets or [])
@@ -89,7 +89,7 @@ def run(
     with progress_bar("simulating") as progress:
         result = run_scenario(loaded, progress=progress)
     if out is not None:
-        result.save(out)
+        save_result(result, out)
     if output is Format.json:
         _print_json(result.document())
         return
@@ -117,9 +117,9 @@ def graph(
 ) -> None:
     """The operators of one engine step: FLOPs, bytes, intensity, time and bound of each."""
     from simulator import graphview
+    from simulator.deployment import deploy
     from simulator.display import show_operators
     from simulator.files import replace_file
-    from simulator.run import deploy
     from workloads.scenario import load_scenario
 
     if out is not None and out.suffix != ".json":
@@ -160,8 +160,8 @@ def roofline(
     """The roofline of a GPU with a model's operators on it, of a decode step and of a prefill step."""
     from simulator import graphview
     from simulator import roofline as roofs
+    from simulator.deployment import deploy
     from simulator.display import show_roofline
-    from simulator.run import deploy
     from workloads.scenario import load_scenario
 
     graphview.picture_format(out)

@@ -16,7 +16,8 @@ import simpy
 
 from hwspecs.errors import InputError
 from simulator.policy import SECONDS_PER_TICK, WAITING, EngineParams, Status, to_ticks
-from simulator.replica import Chain, Replica, Run, Sequence
+from simulator.replica import Replica, Run
+from simulator.sequence import Chain, Sequence
 from simulator.stepcost import StepCost
 from simulator.timeline import Recorder, Timeline, column_names
 from workloads.routers import ROUTERS

@@ -32,9 +32,9 @@ class KVPool:
     def __init__(self, total: int, block_size: int) -> None:
         self.total, self.block_size, self.free = total, block_size, total
         self._units: dict[object, Unit] = {}
-        # Runs in the order in which they will be taken, kept only while there are units (else nothing is findable and the
-        # order does not matter; see `_track`). A Unit is keyed by its (integer) key; an unfindable run, a list of one
-        # count so that neighbours can be merged, by (serial number,).
+        # Runs in the order in which they will be taken, kept only while there are units (else nothing is findable and
+        # the order does not matter; see `_track`). A Unit is keyed by its (integer) key; an unfindable run, a list of
+        # one count so that neighbours can be merged, by (serial number,).
         self._queue: OrderedDict[object, Unit | list[int]] = OrderedDict({(0,): [total]})
         self._serial = 0
 

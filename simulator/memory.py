@@ -91,24 +91,42 @@ def plan_memory(
     max_tokens: int,
     max_seqs: int,
 ) -> MemoryPlan:
-    """The memory plan of one GPU.
+    """The memory plan of one GPU. `page` is that of a block top-k policy, None without page summaries.
 
     Raises
     ------
     InputError : weights and reserves leave no room for KV; the message says the least tensor parallelism that does.
     """
-    plan = _plan(model, gpu, precision, tensor, page, utilisation, block_size, max_tokens, max_seqs)
+
+    def plan_for(gpus: int) -> MemoryPlan:
+        usable = gpu.memory.capacity * utilisation
+        weights = weight_bytes_per_gpu(model, precision, gpus)
+        activations = activations_peak(model, precision, gpus, max_tokens, max_seqs)
+        kv = usable - weights - activations - GRAPHS_BYTES - CONTEXT_BYTES
+        per_token = 2 * model.layers * max(1, model.kv_heads // gpus) * model.head_dim * BYTES[precision.kv]
+        if page is not None:
+            per_token *= 1 + 1 / (2 * page)  # a summary vector per page beside its K and V
+        return MemoryPlan(
+            capacity=gpu.memory.capacity,
+            usable=usable,
+            weights=weights,
+            activations=activations,
+            graphs=GRAPHS_BYTES,
+            context=CONTEXT_BYTES,
+            kv=max(0.0, kv),
+            kv_bytes_per_token=per_token,
+            block_size=block_size,
+            kv_blocks=max(0, int(kv // (per_token * block_size))),
+        )
+
+    plan = plan_for(tensor)
     if plan.kv_blocks < 1:
         need = plan.weights + plan.activations + plan.graphs + plan.context
-        fits = [
-            t
-            for t in range(tensor + 1, gpu.link.domain + 1)
-            if divides(model, t)
-            and _plan(model, gpu, precision, t, page, utilisation, block_size, max_tokens, max_seqs).kv_blocks > 0
-        ]
+        wider = range(tensor + 1, gpu.link.domain + 1)
+        least = next((gpus for gpus in wider if divides(model, gpus) and plan_for(gpus).kv_blocks > 0), None)
         advice = (
-            f"parallelism.tensor = {fits[0]} or more"
-            if fits
+            f"parallelism.tensor = {least} or more"
+            if least
             else f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
         )
         raise InputError(
@@ -119,36 +137,3 @@ def plan_memory(
             allowed=advice + ", or a smaller weight format",
         )
     return plan
-
-
-def _plan(
-    model: Model,
-    gpu: Gpu,
-    precision: Precision,
-    tensor: int,
-    page: int | None,
-    utilisation: float,
-    block_size: int,
-    max_tokens: int,
-    max_seqs: int,
-) -> MemoryPlan:
-    usable = gpu.memory.capacity * utilisation
-    weights = weight_bytes_per_gpu(model, precision, tensor)
-    activations = activations_peak(model, precision, tensor, max_tokens, max_seqs)
-    kv = usable - weights - activations - GRAPHS_BYTES - CONTEXT_BYTES
-    heads = max(1, model.kv_heads // tensor)
-    per_token = 2 * model.layers * heads * model.head_dim * BYTES[precision.kv]
-    if page is not None:
-        per_token *= 1 + 1 / (2 * page)  # a summary vector per page beside its K and V
-    return MemoryPlan(
-        capacity=gpu.memory.capacity,
-        usable=usable,
-        weights=weights,
-        activations=activations,
-        graphs=GRAPHS_BYTES,
-        context=CONTEXT_BYTES,
-        kv=max(0.0, kv),
-        kv_bytes_per_token=per_token,
-        block_size=block_size,
-        kv_blocks=max(0, int(kv // (per_token * block_size))),
-    )

@@ -8,14 +8,12 @@ longest macro-steps are kept, and the trace says so in its metadata and in the n
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from simulator.policy import Status
-
-if TYPE_CHECKING:
-    from simulator.result import Result
+from simulator.result import Result
 
 MAX_STEPS = 20_000
 MAX_REQUESTS = 5_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from simulator.policy import DONE
 
 if TYPE_CHECKING:
-    from simulator.replica import Sequence
+    from simulator.sequence import Sequence
 
 
 class FcfsQueue:

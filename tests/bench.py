@@ -68,7 +68,8 @@ def rows(trace: Path) -> dict[str, dict[str, Any] | None]:
 def measure(name: str, trace: Path) -> dict[str, float]:
     """One row, in this process."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "simulator")]
-    from simulator.run import deploy, run_scenario
+    from simulator.deployment import deploy
+    from simulator.run import run_scenario
     from workloads.requests import generate
     from workloads.scenario import load_scenario
 

@@ -271,6 +271,7 @@ TRACES = [
     scenario("truncated CSV", TRACED, ("trace.csv:3: row 2, column output_len: the row is too short", "2 columns", "3 columns"), trace_csv=HEADER + "0,5,5\n1,5"),
     scenario("trace in another encoding", TRACED, ("trace.csv: is not UTF-8",), trace_csv=HEADER.encode() + b"\xff,1,1\n"),
     scenario("bad timestamp", TRACED, ("trace.csv:3: row 2, column TIMESTAMP: not a timestamp", "'yesterday'", "UTC such as"), trace_csv=AZURE + "yesterday,5,5\n"),
+    scenario("timestamp of another zone", TRACED, ("trace.csv:3: row 2, column TIMESTAMP: ", "found '2023-11-16 18:15:47+02:00'", "allowed: "), trace_csv=AZURE + "2023-11-16 18:15:47+02:00,5,5\n"),
     scenario("truncated JSONL", HASHED, ("trace.jsonl:2: row 2: is not valid JSON", "one JSON object a line"), trace_jsonl=MOONCAKE + MOONCAKE[:30]),
     scenario("JSONL without hashes", HASHED, ("trace.jsonl:1: row 1, column hash_ids: a key is missing",), trace_jsonl=MOONCAKE.replace("hash_ids", "hashes")),
     scenario("too few hashes", HASHED, ("trace.jsonl:1: row 1, column hash_ids", "found 1", "2 for 600 tokens"), trace_jsonl=MOONCAKE.replace("[1, 2]", "[1]")),
@@ -331,7 +332,7 @@ CASES = [*HARDWARE, *MODELS, *SETTINGS, *WORKLOADS, *ASSIGNMENTS, *FILES, *TRACE
 AS_PROCESSES = (
     "unknown GPU", "model that does not fit", "KV cache below one request", "unsupported architecture", "truncated JSONL",
     "arrivals not sorted", "production without a trace", "YAML with a tab", "results below a file", "unknown option",
-    "negative seed", "more tokens than a step has",
+    "negative seed", "more tokens than a step has", "timestamp of another zone",
 )  # fmt: skip
 
 

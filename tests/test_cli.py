@@ -19,7 +19,7 @@ import jsonschema
 import pyarrow.parquet as pq
 import pytest
 
-from simulator.result import load_result
+from simulator.store import load_result
 
 CHAT = """\
 gpu: h200-sxm

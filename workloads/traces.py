@@ -261,7 +261,7 @@ def _timestamps(texts: np.ndarray, rows: _Rows) -> np.ndarray:
             plain = np.where(zoned, np.char.rpartition(plain, zone)[:, 0], plain)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about odd zones, which are refused below
+            warnings.simplefilter("ignore")  # NumPy warns of zones other than UTC, which it converts
             times = plain.astype("datetime64[ns]")
         bad = np.isnat(times)
     except ValueError:

@@ -36,6 +36,7 @@ KINDS = (
     "priorities",
     "closed",
     "aborts",
+    "stops",
     "symmetric",
     "any",
 )
@@ -104,6 +105,8 @@ def make_requests(
 class CostSpec:
     """Which StepCost a scenario is run with: an attention policy with its window or KV budget in tokens.
 
+    The `quick` GPU is one whose steps take less than a microsecond: times up to 2^-7 s are whole ticks in float64, so
+    that an arrival can be put exactly on any of thousands of step boundaries.
     With `layers_alternate` every second layer of the model has a window of 24 tokens of its own.
     """
 
@@ -129,9 +132,14 @@ def cost_of(spec: CostSpec) -> StepCost:
         attention = TopK(kind="top_k", budget=spec.budget)
     elif spec.attention == "block_top_k":
         attention = BlockTopK(kind="block_top_k", page_size=8, blocks=spec.budget // 8, local=3)
+    gpu = load_gpu("h200-sxm" if spec.gpu == "quick" else spec.gpu)
+    if spec.gpu == "quick":
+        memory = replace(gpu.memory, bandwidth=1000 * gpu.memory.bandwidth)
+        l2 = replace(gpu.l2, bandwidth=1000 * gpu.l2.bandwidth)
+        gpu = replace(gpu, memory=memory, l2=l2, peak={name: 1000 * peak for name, peak in gpu.peak.items()})
     graph = build_graph(model, attention, Precision())
     profile = load_profile(spec.profile)
-    return StepCost(graph, load_gpu(spec.gpu), profile, max_tokens=1024, max_seqs=16, max_context=spec.max_context)
+    return StepCost(graph, gpu, profile, max_tokens=1024, max_seqs=16, max_context=spec.max_context)
 
 
 @dataclass(frozen=True)
@@ -215,16 +223,16 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         return kind in with_kinds or (wild and one_in(draw, odds))
 
     # Jobs and lengths
-    grouped = maybe("groups") or (kind == "symmetric" and one_in(draw, 2))
-    traced = not grouped and (maybe("traces") or (kind == "aborts" and one_in(draw, 2)))
-    starved = maybe("starved", "priorities", "aborts", odds=2) or (
+    grouped = maybe("groups") or (kind in ("symmetric", "stops") and one_in(draw, 2))
+    traced = not grouped and (maybe("traces") or (kind in ("aborts", "stops") and one_in(draw, 2)))
+    starved = maybe("starved", "priorities", "aborts", "stops", odds=2) or (
         kind not in ("plain", "windows") and not one_in(draw, 3)
     )
     block_size = draw(st.sampled_from([1, 2, 3, 4, 5, 8, 12, 16, 32]))
     jobs = draw(st.integers(1, 8 if grouped else 20))
     samples = [draw(st.integers(1, 6)) if grouped else 1 for _ in range(jobs)]
-    if wild and not grouped and one_in(draw, 4):
-        samples = [draw(st.integers(1, 3)) for _ in range(jobs)]  # unrelated requests that arrive together
+    if not grouped and (kind == "stops" or (wild and one_in(draw, 4))):
+        samples = [draw(st.integers(1, 4)) for _ in range(jobs)]  # unrelated requests that arrive together
     job = [j for j in range(jobs) for _ in range(samples[j])]
     n = len(job)
     longest_prompt = draw(st.sampled_from([4, 20, 70, 300]))
@@ -250,28 +258,13 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
 
     # When they come
     closed = maybe("closed") or (kind == "symmetric" and one_in(draw, 2))
-    arrivals = [0.0] * jobs
-    on_boundary: tuple[int, ...] = ()
+    arrivals, on_boundary = [0.0] * jobs, ()
     concurrency, think_time_s = None, 0.0
     if closed:
         concurrency = draw(st.integers(1, jobs + 1))
         think_time_s = draw(st.sampled_from([0.0, tick_scale / 4, tick_scale * 10 / 3]))
     else:
-        how = draw(st.sampled_from(["at once", "grid", "gaps", "boundaries"]))
-        start = draw(st.sampled_from([0.0, 0.0, 0.125, 3000.1]))
-        if how == "grid":
-            steps = draw(st.lists(st.integers(0, 4), min_size=jobs, max_size=jobs))
-            arrivals = np.cumsum(np.array(steps) * tick_scale).tolist()
-        elif how == "gaps":
-            longest = tick_scale * draw(st.sampled_from([1.0, 10.0, 100.0]))
-            gaps = draw(st.lists(st.floats(0.0, longest), min_size=jobs, max_size=jobs))
-            arrivals = np.cumsum(gaps).tolist()
-        elif how == "boundaries":
-            on_boundary = tuple(draw(st.lists(st.integers(-1, 30), max_size=min(jobs - 1, 4))))
-        if how != "boundaries":
-            arrivals = [start + t for t in arrivals]
-        elif len(on_boundary) < jobs - 1:  # the others come long after
-            arrivals = [0.0] * (len(on_boundary) + 1) + [1.0] * (jobs - 1 - len(on_boundary))
+        arrivals, on_boundary = draw(arrival_times(jobs, tick_scale))
     timeout_s, timeout_on_boundary = None, None
     if kind == "aborts" or one_in(draw, 8 if kind not in ("any", "closed", "groups") else 4):
         timeout_s = tick_scale * draw(st.floats(0.1, 60.0))
@@ -285,20 +278,40 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
         arrivals=arrivals,
         priority=[draw(st.integers(0, 3)) for _ in range(n)] if maybe("priorities") else None,
         session=[draw(st.integers(0, 5)) for _ in range(n)],
-        accepted=[one_in(draw, 3) for _ in range(n)] if grouped or wild else None,
+        accepted=[one_in(draw, 3) for _ in range(n)] if grouped or wild or kind == "stops" else None,
         chains=chains,
         unit_tokens=unit_tokens,
         concurrency=concurrency,
         think_time_s=think_time_s,
-        stop_on_accept=(grouped or wild) and one_in(draw, 2),
+        stop_on_accept=kind == "stops" or ((grouped or wild) and one_in(draw, 2)),
         timeout_s=timeout_s,
     )
     params = draw(deployments(requests, block_size, starved=starved, priority=maybe("priorities")))
-    if maybe("replicas", "symmetric"):
+    if maybe("replicas", "symmetric") or (kind == "stops" and not one_in(draw, 3)):
         routers = st.sampled_from(["round_robin", "least_loaded", "session_affine"])
         params = replace(params, replicas=draw(st.integers(2, 4)), router=draw(routers))
     cost = draw(costs(windows=maybe("windows", odds=2)))
+    if on_boundary or timeout_on_boundary is not None:
+        cost = replace(cost, gpu="quick", profile="ideal")
     return Scenario(kind, requests, params, cost, on_boundary, timeout_on_boundary)
+
+
+@st.composite
+def arrival_times(draw: st.DrawFn, jobs: int, tick_scale: float) -> tuple[list[float], tuple[int, ...]]:
+    """When the jobs of an open loop arrive, and which of them `settle` moves to step boundaries."""
+    how = draw(st.sampled_from(["at once", "grid", "gaps", "boundaries"]))
+    if how == "boundaries":
+        on_boundary = tuple(draw(st.lists(st.integers(-1, 30), max_size=min(jobs - 1, 4))))
+        late = jobs - 1 - len(on_boundary)  # the others come long after
+        return [0.0] * (len(on_boundary) + 1) + [1.0] * late, on_boundary
+    gaps = [0.0] * jobs
+    if how == "grid":
+        gaps = [tick_scale * k for k in draw(st.lists(st.integers(0, 4), min_size=jobs, max_size=jobs))]
+    elif how == "gaps":
+        longest = tick_scale * draw(st.sampled_from([1.0, 10.0, 100.0]))
+        gaps = draw(st.lists(st.floats(0.0, longest), min_size=jobs, max_size=jobs))
+    start = draw(st.sampled_from([0.0, 0.0, 0.125, 3000.1]))
+    return [start + float(t) for t in np.cumsum(gaps)], ()
 
 
 @st.composite

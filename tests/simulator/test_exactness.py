@@ -18,6 +18,7 @@ from scenarios import CostSpec, Scenario, cost_of, make_requests, scenarios
 
 from simulator.engine import RunLog, simulate
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
+from simulator.shape import PrefillShape, StepShape
 from workloads.requests import Requests
 
 TIMES = ("submitted_s", "first_token_s", "finish_s")
@@ -25,17 +26,18 @@ COUNTS = ("status", "replica", "generated", "preemptions", "prefix_hit_tokens")
 
 # Family: how many scenarios, and what must be seen in at least that fraction of them.
 FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
-    "plain": (60, {"long run": 0.2}),
-    "starved": (90, {"preemption": 0.2, "long run": 0.2}),
-    "groups": (80, {"prefix hit": 0.2, "abort": 0.1, "preemption": 0.05}),
-    "traces": (80, {"prefix hit": 0.3, "preemption": 0.05}),
-    "replicas": (60, {"many replicas": 0.5}),
-    "windows": (70, {"long run": 0.2}),
-    "priorities": (60, {"preemption": 0.1}),
-    "closed": (60, {"late submission": 0.3}),
-    "aborts": (80, {"abort": 0.3, "preemption": 0.05}),
-    "symmetric": (80, {"tie": 0.3, "abort": 0.05, "late submission": 0.2}),
-    "any": (120, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
+    "plain": (100, {"long run": 0.2}),
+    "starved": (150, {"preemption": 0.15, "long run": 0.2}),
+    "groups": (120, {"prefix hit": 0.2, "abort": 0.1, "preemption": 0.05}),
+    "traces": (150, {"prefix hit": 0.15, "preemption": 0.05}),
+    "replicas": (100, {"many replicas": 0.5}),
+    "windows": (120, {"long run": 0.2}),
+    "priorities": (120, {"preemption": 0.1}),
+    "closed": (100, {"late submission": 0.3}),
+    "aborts": (120, {"abort": 0.3, "preemption": 0.05}),
+    "stops": (150, {"abort": 0.2, "preemption": 0.05, "prefix hit": 0.1}),
+    "symmetric": (120, {"tie": 0.3, "abort": 0.05, "late submission": 0.2}),
+    "any": (200, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
 }
 
 
@@ -136,6 +138,24 @@ def test_long_outputs_cross_many_knots(attention: str) -> None:
         compare(*both(requests, params, CostSpec(profile=profile, attention=attention, budget=64)))
 
 
+@pytest.mark.parametrize("attention", ["dense", "block_top_k"])
+def test_arrivals_exactly_on_boundaries_deep_in_a_run(attention: str) -> None:
+    """A run of 1,000 steps is cut exactly at, just before and just after its boundaries, on both sides of bends."""
+    spec = CostSpec(gpu="quick", attention=attention, budget=64, max_context=2048)
+    params = EngineParams(max_num_seqs=3, max_num_batched_tokens=64, block_size=16, kv_blocks=300, max_model_len=2000)
+    alone = simulate_naive(make_requests([3, 30], [1000, 700]), cost_of(spec), params, check_every=1000)
+    ends = [step.start + step.ticks for step in alone.steps[0]]
+    assert ends[-1] < 2**53, "the boundaries are not exact in float64"
+    for k in (0, 1, 2, 5, 17, 63, 64, 65, 128, 400, 699, 700, 900, 998):
+        for shift in (-1, 0, 1):
+            arrival = (ends[k] + shift) * SECONDS_PER_TICK
+            requests = make_requests([3, 30, 5], [1000, 700, 4], job=[0, 0, 1], arrivals=[0.0, arrival])
+            fast, naive = both(requests, params, spec)
+            compare(fast, naive)
+            started = [step.start for step in naive.steps[0] if step.prefill_tokens]
+            assert started[-1] == ends[k + (shift > 0)]
+
+
 def test_what_happens_on_several_replicas_at_one_tick() -> None:
     """Replicas with the same work have the same step boundaries: what one does at its step end can touch another."""
     base = EngineParams(
@@ -169,3 +189,21 @@ def test_what_happens_on_several_replicas_at_one_tick() -> None:
     log, _ = run(requests, replace(base, replicas=3, router="least_loaded"))
     assert log.replica.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert log.first_token_s[3] == log.first_token_s[6]
+
+
+def test_aborted_sequences_release_their_blocks_in_order_of_running() -> None:
+    """Two sequences time out in one step: the blocks of the first come first in the free queue and are evicted first."""
+    cost = cost_of(CostSpec())
+    step = cost.step_ticks(StepShape(13, 1, 0, (0,), PrefillShape(13, 1, (91,), (13,)))) * SECONDS_PER_TICK
+    params = EngineParams(max_num_seqs=4, max_num_batched_tokens=64, block_size=4, kv_blocks=8, max_model_len=64)
+    requests = make_requests(
+        [13, 13, 16, 13, 13],
+        [9, 9, 1, 1, 1],  # the first two never get that far
+        arrivals=[0.0, 0.0, 10 * step, 20 * step, 20 * step],
+        chains=[[(1, 12)], [(2, 12)], [], [(1, 12)], [(2, 12)]],
+        timeout_s=2.5 * step,
+    )
+    fast, naive = both(requests, params, CostSpec())
+    compare(fast, naive)
+    assert fast.status.tolist() == [Status.ABORTED] * 2 + [Status.FINISHED] * 3
+    assert fast.prefix_hit_tokens.tolist() == [0, 0, 0, 0, 12]

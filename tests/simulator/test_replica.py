@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scenarios import CostSpec, cost_of
 
 from simulator.policy import DECODE, EngineParams
-from simulator.replica import Replica, Run, Sequence
+from simulator.replica import Replica, Run
+from simulator.sequence import Sequence
 from simulator.shape import StepShape
 from simulator.timeline import Recorder, column_names
 

@@ -1,0 +1,139 @@
+"""From what the engine recorded to a `Result`: the summary, the operators' totals, the facts and notes beside them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from simulator import law, metrics
+from simulator.accounting import operator_totals
+from simulator.deployment import Deployment
+from simulator.engine import RunLog
+from simulator.result import Result, plain
+from workloads.requests import Requests
+
+
+def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float) -> Result:
+    """Assemble the result of a run."""
+    scenario, memory, cost = deployment.scenario, deployment.memory, deployment.cost
+    config, gpu, model = scenario.config, scenario.gpu, scenario.model
+    columns = {
+        "job": requests.job,
+        "prompt_tokens": requests.prompt_tokens,
+        "output_tokens": requests.output_tokens,
+        "priority": requests.priority,
+        "session": requests.session,
+        "accepted": requests.accepted,
+        "status": log.status,
+        "replica": log.replica,
+        "submitted_s": log.submitted_s,
+        "first_token_s": log.first_token_s,
+        "finish_s": log.finish_s,
+        "generated": log.generated,
+        "preemptions": log.preemptions,
+        "prefix_hit_tokens": log.prefix_hit_tokens,
+    }
+    operators = operator_totals(cost, log.timeline)
+    dtype = config.precision.activations
+    objective = config.objective.model_dump() if config.objective else None
+    summary = metrics.summarise(
+        columns,
+        log.timeline,
+        log.gaps,
+        operators,
+        gpu=gpu,
+        dtype=dtype,
+        replicas=config.replicas,
+        tensor=config.parallelism.tensor,
+        kv_blocks=memory.kv_blocks,
+        peak_blocks=log.peak_blocks,
+        objective=objective,
+    )
+    ratio = gpu.peak[dtype] / gpu.memory.bandwidth
+    law_model = law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * model.layers)
+    kv_bytes = (
+        memory.kv_bytes_per_token
+        * config.parallelism.tensor
+        / (2 * law_model.depth * max(model.kv_heads, config.parallelism.tensor))
+    )
+    summary["kinetics_law_eflops"] = metrics.law_eflops(columns, law_model, config.attention, ratio, kv_bytes)
+    if config.workload.strategy.kind == "best_of_n":
+        problems = metrics.by_problem(columns)
+        summary["problems"] = {
+            "total": len(problems["samples"]),
+            "solved": int((problems["accepted"] > 0).sum()),
+            "first_accepted_s": metrics.distribution(problems["first_accepted_s"]),
+            "last_s": metrics.distribution(problems["last_s"]),
+        }
+    facts = {
+        "gpu": _gpu_facts(gpu, dtype),
+        "model": {
+            "name": model.name,
+            "parameters": model.parameters,
+            "active_parameters": model.active_parameters,
+            "kv_bytes_per_token": model.kv_bytes_per_token(config.precision.kv),
+        },
+        "memory": asdict(memory),
+        "profile": {
+            "name": deployment.profile.name,
+            "description": deployment.profile.description,
+            "fitted_on": deployment.profile.fitted_on,
+        },
+    }
+    timing = {"wall_s": wall_s, "total_s": time.perf_counter() - started, "events": float(log.events)}
+    return Result(
+        scenario=scenario.to_dict(),
+        deployment=facts,
+        summary=plain(summary),
+        operators=[plain(asdict(op)) for op in operators],
+        notes=_notes(deployment, summary),
+        requests=columns,
+        timeline=log.timeline,
+        gaps=log.gaps,
+        timing=timing,
+    )
+
+
+def _gpu_facts(gpu: Any, dtype: str) -> dict[str, Any]:
+    return {
+        "name": gpu.name,
+        "title": gpu.title,
+        "status": gpu.status,
+        "peak_flops": gpu.peak[dtype],
+        "peak_dtype": dtype,
+        "memory_bandwidth": gpu.memory.bandwidth,
+        "memory_capacity": gpu.memory.capacity,
+        "ridge_point": gpu.ridge_point(dtype),
+        "tdp_w": gpu.power.tdp,
+        "usd_per_hour": gpu.price.usd_per_hour if gpu.price else None,
+        "price_date": gpu.price.date if gpu.price else None,
+    }
+
+
+def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
+    """What has to be said beside the numbers."""
+    gpu, model = deployment.scenario.gpu, deployment.scenario.model
+    notes = []
+    if deployment.profile.name == "ideal":
+        notes.append("profile ideal: a lower bound on the time, not a prediction")
+    else:
+        notes.append(f"profile {deployment.profile.name}: not fitted to {gpu.name}; no error interval is known")
+    if gpu.status == "announced":
+        notes.append(f"{gpu.name} is announced, not measured: its figures are the vendor's promises or estimates")
+    if gpu.base is not None:
+        notes.append(f"{gpu.name} is hypothetical: {gpu.base} with other figures")
+    if model.moe is not None:
+        notes.append("experts are assumed to be hit uniformly")
+    rejected = summary["requests"]["rejected"]
+    if rejected:
+        notes.append(
+            f"{rejected} requests longer than max_model_len = {deployment.params.max_model_len} tokens "
+            "were rejected on arrival"
+        )
+    preemptions = summary["requests"]["preemptions"]
+    if preemptions:
+        notes.append(f"KV cache too small for the batch: {preemptions} preemptions; their tokens were computed again")
+    if gpu.price is None:
+        notes.append(f"{gpu.name} has no price: cost in money is not given")
+    return notes
