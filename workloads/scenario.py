@@ -303,11 +303,21 @@ class LoadedScenario:
         """
         data = self.config.model_dump(mode="json", by_alias=True, exclude_none=True)
         bundled = isinstance(self.config.gpu, str) and self.config.gpu in list_gpus()
-        data["gpu"] = self.gpu.name if bundled and not embed else to_spec(self.gpu)
+        data["gpu"] = self.gpu.name if bundled and not embed else _gpu_spec(self.gpu)
         bundled = isinstance(self.config.model, str) and self.model.name == self.model.origin
         whole = {**copy.deepcopy(dict(self.model.config)), "name": self.model.name}
         data["model"] = self.model.name if bundled and not embed else whole
         return data
+
+
+def _gpu_spec(gpu: Gpu) -> dict[str, Any]:
+    """The GPU written out, still saying which bundled one it was derived from."""
+    spec = to_spec(gpu)
+    if gpu.base in list_gpus():
+        removed = set(load_gpu(gpu.base).peak) - set(gpu.peak)
+        spec["peak"] |= dict.fromkeys(removed)
+        spec["base"] = gpu.base
+    return spec
 
 
 def list_scenarios() -> list[str]:
