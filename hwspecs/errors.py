@@ -69,7 +69,8 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     folded = {n.lower(): n for n in names}
     wanted = str(name).lower()
-    close = [n for n in names if wanted and wanted in n.lower()][:3]  # `h200` means `h200-sxm` rather than `h20`
+    close = [n for n in names if wanted and wanted in n.lower()]  # `h200` means `h200-sxm` rather than `h20`
+    close = sorted(close, key=lambda n: not n.lower().startswith(wanted))[:3]
     alike = difflib.get_close_matches(wanted, list(folded), n=3, cutoff=0.5)
     close += [folded[m] for m in alike if folded[m] not in close]
     text = ", ".join(names) if names else "(none)"

@@ -54,6 +54,12 @@ class Listing(StrEnum):
     profiles = "profiles"
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("names no folder; allowed: a writable folder")
+    return Path(text)
+
+
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value, such as gpu.memory.bandwidth='9.6 TB/s'."),
@@ -72,7 +78,12 @@ def run(
     scenario: ScenarioName,
     sets: Sets = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for result.json, requests.parquet, timeline.parquet, trace.json.")
+        Path | None,
+        typer.Option(
+            help="Folder for result.json, requests.parquet, timeline.parquet, trace.json.",
+            parser=_folder,
+            metavar="DIR",
+        ),
     ] = None,
     output: Formatted = Format.table,
 ) -> None:

@@ -39,8 +39,6 @@ def check_writable(folder: Path, names: Iterable[str]) -> None:
 
     Creates nothing: a folder that does not exist yet is judged by the nearest one above it that does.
     """
-    if not str(folder).strip():
-        raise InputError("no folder is named", place="--out", allowed="a writable folder")
     problem = None
     existing = folder
     while not os.path.exists(existing) and existing != existing.parent:

@@ -62,6 +62,7 @@ class Sequence:
     marked: bool = False
     blocks: list[Block] = field(default_factory=list)
     token_ticks: list[int] = field(default_factory=list)
+    interrupted: set[int] = field(default_factory=set)  # after how many tokens it was preempted
     preemptions: int = 0
     prefix_hit_tokens: int = 0
 
@@ -84,13 +85,15 @@ class Work(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One executed step; `kv_blocks` are in use after its scheduling. Times in ticks."""
+    """One executed step; `kv_blocks` are in use, and `waiting` requests queue, after its scheduling. Times in ticks."""
 
     start: int
     ticks: int
     decode_seqs: int
     prefill_tokens: int
     kv_blocks: int
+    waiting: int
+    shape: StepShape
 
 
 @dataclass(eq=False)
@@ -110,7 +113,11 @@ class Replica:
 
 @dataclass(frozen=True)
 class NaiveLog:
-    """What happened. Arrays have one entry per request; `steps` one list per replica; `token_ticks` one per request."""
+    """What happened. Arrays have one entry per request; `steps` one list per replica; `token_ticks` one per request.
+
+    `gaps` are the inter-token times with a preemption in them, as rows of request, time of the token before and of the
+    token after (NaN if there was none), in seconds.
+    """
 
     status: np.ndarray
     replica: np.ndarray
@@ -120,6 +127,7 @@ class NaiveLog:
     generated: np.ndarray
     preemptions: np.ndarray
     prefix_hit_tokens: np.ndarray
+    gaps: list[tuple[int, float, float]]
     steps: list[list[Step]]
     token_ticks: list[list[int]]
 
@@ -349,7 +357,8 @@ class _Engine:
         replica.step, replica.step_end = work, self.now + ticks
         prefill_tokens = 0 if shape.prefill is None else shape.prefill.tokens
         in_use = params.kv_blocks - len(replica.free)
-        replica.steps.append(Step(self.now, ticks, shape.decode_seqs, prefill_tokens, in_use))
+        waiting = len(replica.waiting)
+        replica.steps.append(Step(self.now, ticks, shape.decode_seqs, prefill_tokens, in_use, waiting, shape))
 
     def grow(self, replica: Replica) -> bool:
         """Give every decoding sequence the block that its next token needs; whether somebody was preempted for it."""
@@ -370,6 +379,8 @@ class _Engine:
             victim.running = victim.decoding = False
             victim.computed = 0
             victim.preemptions += 1
+            if victim.generated:
+                victim.interrupted.add(victim.generated)
             replica.waiting.insert(0, victim)  # with priorities the order of the queue does not matter
             preempted = True
         for sequence in needy():
@@ -556,6 +567,11 @@ class _Engine:
                 ticks = sequence.token_ticks
                 assert len(ticks) == sequence.generated and all(a < b for a, b in pairwise(ticks))
         first = [s.token_ticks[0] * SECONDS_PER_TICK if s and s.token_ticks else float("nan") for s in sequences]
+        gaps = []
+        for s in sequences:
+            for tokens in sorted(s.interrupted) if s else ():
+                after = s.token_ticks[tokens] * SECONDS_PER_TICK if tokens < s.generated else float("nan")
+                gaps.append((s.request, s.token_ticks[tokens - 1] * SECONDS_PER_TICK, after))
         return NaiveLog(
             status=np.array([int(self.final[i][0]) for i in range(n)], dtype=np.int64),
             replica=np.array([s.replica if s else -1 for s in sequences], dtype=np.int64),
@@ -565,6 +581,7 @@ class _Engine:
             generated=np.array([s.generated if s else 0 for s in sequences], dtype=np.int64),
             preemptions=np.array([s.preemptions if s else 0 for s in sequences], dtype=np.int64),
             prefix_hit_tokens=np.array([s.prefix_hit_tokens if s else 0 for s in sequences], dtype=np.int64),
+            gaps=gaps,
             steps=[replica.steps for replica in self.replicas],
             token_ticks=[s.token_ticks if s else [] for s in sequences],
         )

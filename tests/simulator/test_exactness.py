@@ -13,12 +13,13 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from naive import NaiveLog, simulate_naive
+from naive import NaiveLog, Step, simulate_naive
 from scenarios import CostSpec, Scenario, cost_of, make_requests, scenarios
 
 from simulator.engine import RunLog, simulate
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
 from simulator.shape import PrefillShape, StepShape
+from simulator.timeline import Timeline
 from workloads.requests import Requests
 
 TIMES = ("submitted_s", "first_token_s", "finish_s")
@@ -54,6 +55,8 @@ def compare(fast: RunLog, naive: NaiveLog) -> None:
                 close = np.allclose(a, b, rtol=1e-9, atol=0.0, equal_nan=True)
                 rows.append("within 1e-9 relative" if close else "not even within 1e-9 relative")
             pytest.fail(f"{name} of {np.sum(~equal)} requests differs: " + "; ".join(rows))
+    found = sorted(map(tuple, np.asarray(fast.gaps, dtype=float).reshape(-1, 3).tolist()))
+    assert np.array_equal(found, sorted(naive.gaps), equal_nan=True), f"gaps: {found}, naive {sorted(naive.gaps)}"
     compare_timelines(fast, naive)
 
 
@@ -74,10 +77,35 @@ def compare_timelines(fast: RunLog, naive: NaiveLog) -> None:
             assert int(line.kv_blocks[row]) == run[0].kv_blocks, f"{where}: KV blocks in use"
             assert {(s.decode_seqs, s.prefill_tokens) for s in run} == {found[1:]}, f"{where}: the batch changes within"
             assert all(a.start + a.ticks == b.start for a, b in pairwise(run)), f"{where}: a pause within"
+            compare_shapes(line, row, run, where)
             duration = sum(step.ticks for step in run) * SECONDS_PER_TICK
             assert float(line.duration_s[row]) == duration, f"{where}: duration"
             at += count
+        peak = max((step.kv_blocks for step in steps), default=0)
+        assert int(fast.peak_blocks[replica]) == peak, f"replica {replica}: peak of KV blocks"
         assert at == len(steps), f"replica {replica}: the timeline covers {at} of {len(steps)} steps"
+
+
+def compare_shapes(line: Timeline, row: int, run: list[Step], where: str) -> None:
+    """What a row says about the shapes of its steps, of which only the decode KV may change within the run."""
+    first, last = run[0].shape, run[-1].shape
+    prefill = first.prefill
+    expected = {
+        "tokens": first.tokens,
+        "rows": first.rows,
+        "prefill_seqs": prefill.seqs if prefill else 0,
+        "waiting": run[0].waiting,
+        "first_step_s": run[0].ticks * SECONDS_PER_TICK,
+        "last_step_s": run[-1].ticks * SECONDS_PER_TICK,
+    }
+    for extent, (begin, end) in enumerate(zip(first.decode_kv, last.decode_kv, strict=True)):
+        expected |= {f"decode_kv_first.{extent}": begin, f"decode_kv_last.{extent}": end}
+        middle = [begin + (end - begin) * k // max(len(run) - 1, 1) for k in range(len(run))]
+        assert [step.shape.decode_kv[extent] for step in run] == middle, f"{where}: decode KV bends within"
+    if prefill:
+        for extent, (pairs, kv) in enumerate(zip(prefill.pairs, prefill.kv, strict=True)):
+            expected |= {f"prefill_pairs.{extent}": pairs, f"prefill_kv.{extent}": kv}
+    assert {name: float(line[name][row]) for name in expected} == expected, where
 
 
 def both(requests: Requests, params: EngineParams, spec: CostSpec) -> tuple[RunLog, NaiveLog]:
