@@ -568,8 +568,8 @@ class _Engine:
                 assert len(ticks) == sequence.generated and all(a < b for a, b in pairwise(ticks))
         first = [s.token_ticks[0] * SECONDS_PER_TICK if s and s.token_ticks else float("nan") for s in sequences]
         gaps = []
-        for s in sequences:
-            for tokens in sorted(s.interrupted) if s else ():
+        for s in self.sequences.values():
+            for tokens in sorted(s.interrupted):
                 after = s.token_ticks[tokens] * SECONDS_PER_TICK if tokens < s.generated else float("nan")
                 gaps.append((s.request, s.token_ticks[tokens - 1] * SECONDS_PER_TICK, after))
         return NaiveLog(

@@ -131,7 +131,7 @@ def cost_of(spec: CostSpec) -> StepCost:
     elif spec.attention == "top_k":
         attention = TopK(kind="top_k", budget=spec.budget)
     elif spec.attention == "block_top_k":
-        attention = BlockTopK(kind="block_top_k", page_size=8, blocks=spec.budget // 8, local=3)
+        attention = BlockTopK(kind="block_top_k", page=8, blocks=spec.budget // 8, local=3)
     gpu = load_gpu("h200-sxm" if spec.gpu == "quick" else spec.gpu)
     if spec.gpu == "quick":
         memory = replace(gpu.memory, bandwidth=1000 * gpu.memory.bandwidth)
@@ -258,7 +258,8 @@ def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float =
 
     # When they come
     closed = maybe("closed") or (kind == "symmetric" and one_in(draw, 2))
-    arrivals, on_boundary = [0.0] * jobs, ()
+    arrivals = [0.0] * jobs
+    on_boundary: tuple[int, ...] = ()
     concurrency, think_time_s = None, 0.0
     if closed:
         concurrency = draw(st.integers(1, jobs + 1))
