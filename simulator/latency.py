@@ -2,7 +2,8 @@
 
 Every decoding sequence of a replica gets a token at every step end, so a request's inter-token latencies (ITL) are the
 durations of its replica's steps between its first and last token, with the steps that it missed while it was preempted
-replaced by one long gap. Within a macro-step the durations grow linearly; it is represented by at most POINTS of them.
+replaced by one long gap. Within a macro-step the durations grow linearly; it is represented by as many of them as it
+takes for neighbours to differ by no more than RESOLUTION (at most MAX_POINTS), so quantiles are right to about that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import numpy as np
 
 from simulator.timeline import Timeline
 
-POINTS = 16
+RESOLUTION = 0.005
+MAX_POINTS = 64
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, quantiles: tuple[float, ...]) -> list[float]:
@@ -30,7 +32,8 @@ def spread_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """
     steps = timeline["steps"]
     first, last = timeline["first_step_s"], timeline["last_step_s"]
-    points = np.minimum(steps, POINTS).astype(np.int64)
+    growth = (last - first) / np.maximum(first, 1e-300)
+    points = np.minimum(steps, np.clip(np.ceil(growth / RESOLUTION), 1, MAX_POINTS)).astype(np.int64)
     begin = np.concatenate([[0], np.cumsum(points)])
     run = np.repeat(np.arange(len(steps)), points)
     position = np.arange(begin[-1]) - begin[run]

@@ -319,8 +319,8 @@ class Replica:
             rows += done
         run.fixed = cost.fixed_ticks(tokens, rows, prefill)
         run.terms = cost.terms_of(seqs)
-        run.decode, run.first = self._duration(run, 1)
-        run.ticks = run.first
+        run.decode = [line_at(line, self.kv[e]) for line, e in run.terms]
+        run.ticks = run.first = run.fixed + sum(run.decode)
         run.steps = 1 if chunks or once else self._steps()
         if run.steps > 1:
             run.decode, run.ticks = self._duration(run, run.steps)

@@ -181,6 +181,9 @@ def line_sum(line: Line, first: int, slope: int, steps: int) -> int:
     knots, values, slopes = line
     j = bisect_right(knots, first) - 1
     last = len(knots) - 1
+    if j == last or first + slope * (steps - 1) < knots[j + 1]:  # the common case: all on one line
+        b = slopes[j]
+        return steps * (values[j] + b * (first - knots[j])) + b * slope * (steps * (steps - 1) // 2)
     done = total = 0
     while done < steps:
         end = steps

@@ -60,16 +60,17 @@ class Recorder:
             rows.clear()
 
     def finish(self) -> Timeline:
+        """The rows as columns; to be called once, since it gives up each chunk as it is copied."""
         if self._rows:
             self._chunks.append(np.array(self._rows, dtype=np.float64))
             self._rows = []
-        width = len(self.names)
-        columns = {}
-        for i, name in enumerate(self.names):
-            parts = [chunk[:, i] for chunk in self._chunks]
-            columns[name] = np.concatenate(parts) if parts else np.empty(0)
-        assert all(chunk.shape[1] == width for chunk in self._chunks)
-        return Timeline(columns)
+        table = np.empty((len(self.names), sum(len(chunk) for chunk in self._chunks)))
+        end = table.shape[1]
+        while self._chunks:
+            chunk = self._chunks.pop()
+            table[:, end - len(chunk) : end] = chunk.T
+            end -= len(chunk)
+        return Timeline(dict(zip(self.names, table, strict=True)))
 
 
 class Timeline:

@@ -12,7 +12,7 @@ from naive import NaiveLog, simulate_naive
 from scenarios import CostSpec, cost_of, make_requests, scenarios
 
 from simulator.engine import RunLog, simulate
-from simulator.latency import POINTS, all_itl, request_itl, spread_steps, weighted_quantiles
+from simulator.latency import MAX_POINTS, all_itl, request_itl, spread_steps, weighted_quantiles
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -97,8 +97,8 @@ def test_runs_are_spread_over_few_points_without_losing_steps_or_time() -> None:
     requests = make_requests([10, 50], [5, 1500])
     timeline = simulate(requests, cost, EngineParams(4, 256, 16, 1000, 2000)).timeline
     values, weights, begin = spread_steps(timeline)
-    assert timeline["steps"].max() > 100 * POINTS / 16
-    assert np.diff(begin).max() <= POINTS and begin[-1] == len(values) == len(weights)
+    assert timeline["steps"].max() > 100
+    assert np.diff(begin).max() <= MAX_POINTS and begin[-1] == len(values) == len(weights)
     assert np.add.reduceat(weights, begin[:-1]) == pytest.approx(timeline["steps"])
     assert np.add.reduceat(values * weights, begin[:-1]) == pytest.approx(timeline["duration_s"], rel=2e-3)
     rows = np.repeat(np.arange(len(timeline)), np.diff(begin))
