@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwspecs.gpu import Gpu
-from simulator.cost import BOUNDS, OpTime
+from simulator.cost import BOUNDS, OpTime, hbm_bytes
 from simulator.operators import Operator, Work
 from simulator.power import busy_power
 from simulator.shape import PrefillShape, StepShape
@@ -79,15 +79,15 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
         shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)
         terms = cost.terms(op, shape)
         seconds = op.count * weight * np.broadcast_to(terms.seconds, weight.shape)
-    work = op.work(shape).times(op.count * weight)
-    return _sum(cost.gpu, op, work, op.count * weight, terms, np.asarray(seconds, dtype=float))
+    return _sum(cost.gpu, op, op.work(shape), op.count * weight, terms, np.asarray(seconds, dtype=float))
 
 
 def _sum(
     gpu: Gpu, op: Operator, work: Work, launches: np.ndarray, terms: OpTime, seconds: np.ndarray
 ) -> OperatorTotals:
-    spilled = np.maximum(np.asarray(work.act_bytes) / np.maximum(launches, 1) - gpu.l2.size, 0) * launches
-    hbm = np.asarray(work.weight_bytes) + np.asarray(work.kv_bytes) + spilled
+    """Sum over launches; `work` is that of one launch of each."""
+    hbm = np.asarray(hbm_bytes(work, gpu)) * launches
+    work = work.times(launches)
     peak = np.asarray(work.flops) / gpu.peak[op.dtype] if op.dtype else np.zeros(len(seconds))
     link = np.asarray(work.comm_bytes) / gpu.link.bandwidth
     busy = np.maximum(seconds, 1e-300)

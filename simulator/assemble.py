@@ -6,11 +6,13 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from hwspecs.dtypes import BYTES
 from simulator import law, metrics
 from simulator.accounting import operator_totals
 from simulator.deployment import Deployment
 from simulator.engine import RunLog
 from simulator.result import Result, plain
+from workloads.attention import SlidingWindow
 from workloads.requests import Requests
 
 
@@ -47,16 +49,14 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         replicas=config.replicas,
         tensor=config.parallelism.tensor,
         kv_blocks=memory.kv_blocks,
+        block_size=memory.block_size,
         peak_blocks=log.peak_blocks,
         objective=objective,
+        stop_on_accept=requests.stop_on_accept,
     )
     ratio = gpu.peak[dtype] / gpu.memory.bandwidth
     law_model = law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * model.layers)
-    kv_bytes = (
-        memory.kv_bytes_per_token
-        * config.parallelism.tensor
-        / (2 * law_model.depth * max(model.kv_heads, config.parallelism.tensor))
-    )
+    kv_bytes = BYTES[config.precision.kv]
     summary["kinetics_law_eflops"] = metrics.law_eflops(columns, law_model, config.attention, ratio, kv_bytes)
     if config.workload.strategy.kind == "best_of_n":
         problems = metrics.by_problem(columns)
@@ -114,6 +114,7 @@ def _gpu_facts(gpu: Any, dtype: str) -> dict[str, Any]:
 def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     """What has to be said beside the numbers."""
     gpu, model = deployment.scenario.gpu, deployment.scenario.model
+    attention, tensor = deployment.scenario.config.attention, deployment.scenario.config.parallelism.tensor
     notes = []
     if deployment.profile.name == "ideal":
         notes.append("profile ideal: a lower bound on the time, not a prediction")
@@ -122,9 +123,13 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     if gpu.status == "announced":
         notes.append(f"{gpu.name} is announced, not measured: its figures are the vendor's promises or estimates")
     if gpu.base is not None:
-        notes.append(f"{gpu.name} is hypothetical: {gpu.base} with other figures")
+        notes.append(f"{gpu.name} is hypothetical: {gpu.base} with other figures, at its price if no other is given")
     if model.moe is not None:
         notes.append("experts are assumed to be hit uniformly")
+    if gpu.link.kind == "infinity-fabric" and 1 < tensor < gpu.link.domain:
+        notes.append("tensor parallelism below the whole domain uses only some of the links of a GPU: not modelled")
+    if isinstance(attention, SlidingWindow) or any(model.layer_windows):
+        notes.append("KV outside of a sliding window is kept, as in an engine without a KV allocator for windows")
     rejected = summary["requests"]["rejected"]
     if rejected:
         notes.append(

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
-from simulator.operators import Gemm, Heads, Operator, experts_hit
+from simulator.operators import Gemm, Heads, Operator, Work, experts_hit
 from simulator.profile import Profile
 from simulator.shape import StepShape
 
@@ -25,6 +24,10 @@ BOUNDS = ("compute", "memory", "l2", "link", "overhead")
 # Tiles (rows, columns) that a GEMM library chooses from, and into how many parts it may split K.
 GEMM_TILES = ((16, 64), (16, 128), (32, 128), (64, 64), (64, 128), (128, 128), (128, 256))
 GEMM_SPLITS = (1, 2, 4, 8)
+# FLOPs that an SM of an H200 does while it takes one byte of bf16 operands from the L2: 989.5 TFLOP/s over 64 B/clk/SM.
+# Smaller tiles reuse their operands less than that and starve the tensor cores. Taken as a constant: every GPU and
+# format is built for about this balance (twice the rate comes with half the bytes, or with operands shared by blocks).
+FEED = 989.5e12 / 16.72704e12
 MIN_SPLIT_K = 512
 ATTENTION_TILE = 128  # query rows (after packing the heads of a group) per block of a prefill kernel
 DECODE_TILE = 16  # the smallest tensor-core tile: a GQA group is padded to it
@@ -73,24 +76,28 @@ def check_operators(operators: list[Operator], gpu: Gpu, tensor: int) -> None:
         )  # fmt: skip
 
 
-def operator_time(op: Operator, shape: StepShape, gpu: Gpu, profile: Profile) -> OpTime:
-    """Seconds of one execution of `op` (one layer) in a step of `shape`; an operator without work takes no time at all.
+def hbm_bytes(work: Work, gpu: Gpu) -> Any:
+    """Bytes of one execution that go to or come from HBM.
 
-    Activations that fit into the L2 are served from it and the rest from HBM; weights and KV always come from HBM,
-    because a step touches all of them and together they exceed any L2.
+    Activations that fit into the L2 stay there and the rest spills; weights and KV always come from HBM, because a step
+    touches all of them and together they exceed any L2.
     """
+    return work.weight_bytes + work.kv_bytes + maximum(work.act_bytes - gpu.l2.size, 0)
+
+
+def operator_time(op: Operator, shape: StepShape, gpu: Gpu, profile: Profile) -> OpTime:
+    """Seconds of one execution of `op` (one layer) in a step of `shape`; one without work takes no time at all."""
     work = op.work(shape)
     fix = profile.correction(op.kind)
-    spilled = maximum(work.act_bytes - gpu.l2.size, 0)
-    memory = (work.weight_bytes + work.kv_bytes + spilled) / (gpu.memory.bandwidth * fix.memory_efficiency)
+    memory = hbm_bytes(work, gpu) / (gpu.memory.bandwidth * fix.memory_efficiency)
     l2 = work.act_bytes / (gpu.l2.bandwidth * fix.memory_efficiency)
     link = work.comm_bytes / (gpu.link.bandwidth * fix.link_efficiency)
     compute: Any = 0.0
     if op.dtype is not None:
-        compute = work.flops / (gpu.peak[op.dtype] * fix.compute_efficiency)
+        compute = work.flops / (gpu.peak[op.dtype] * fix.compute(op.dtype))
     if profile.tiling and op.dtype is not None:
         if isinstance(op.dims, Gemm):
-            compute = gemm_compute(op, shape, gpu) / fix.compute_efficiency
+            compute = gemm_compute(op, shape, gpu) / fix.compute(op.dtype)
         elif isinstance(op.dims, Heads) and op.kind == "attention_prefill":
             compute = compute * prefill_waste(op.dims, shape, gpu)
         elif isinstance(op.dims, Heads):
@@ -104,8 +111,8 @@ def operator_time(op: Operator, shape: StepShape, gpu: Gpu, profile: Profile) ->
 def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
     """Compute time of a tiled GEMM at full tensor rate (seconds): the best of the tile shapes and splits.
 
-    Every block of a wave takes as long as its padded tile's FLOPs on one SM, or its operands' way from the L2 if that
-    is longer (64 B/clk/SM by default); a started wave counts whole.
+    Every block of a wave takes as long as its padded tile's FLOPs on one SM, or longer by (1/rows + 1/columns) FEED
+    where that exceeds 1, because its operands come too slowly; a started wave counts whole.
     """
     assert isinstance(op.dims, Gemm) and op.dtype is not None
     dims = op.dims
@@ -116,8 +123,6 @@ def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
         groups = experts_hit(rows, dims.groups, dims.top_k)
         m = rows * dims.top_k / maximum(groups, 1e-300)
     sm_rate = gpu.peak[op.dtype] / gpu.sms
-    sm_l2 = gpu.l2.bandwidth / gpu.sms
-    width = BYTES[op.dtype]  # operands travel from the L2 to the SMs in the compute format
     best: Any = None
     for tile_m, tile_n in GEMM_TILES:
         tiles = groups * ceil_div(m, tile_m) * ceil_div(dims.n, tile_n)
@@ -125,7 +130,8 @@ def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
             if split > 1 and dims.k < split * MIN_SPLIT_K:
                 continue
             depth = dims.k / split
-            block = max(2 * tile_m * tile_n * depth / sm_rate, (tile_m + tile_n) * depth * width / sm_l2)
+            starved = max(1.0, (1 / tile_m + 1 / tile_n) * FEED)
+            block = 2 * tile_m * tile_n * depth / sm_rate * starved
             waves = np.ceil(tiles * split / gpu.sms)
             # The partial sums of a split are written and read again in fp32.
             time = waves * block + (2 * split * m * groups * dims.n * 4 / gpu.l2.bandwidth if split > 1 else 0.0)

@@ -20,7 +20,7 @@ BOUND_TEXT = {
     "compute": "tensor cores",
     "l2": "L2 bandwidth",
     "link": "GPU link",
-    "overhead": "launch latency",
+    "overhead": "launch overhead",
 }
 
 
@@ -150,11 +150,13 @@ def _headline(result: Result) -> Table:
     summary = result.summary
     table = _grid("Headline")
     table.add_row(
-        "time", Text(f"{duration(summary['makespan_s'])} from the first arrival to the last token", style="bold")
+        "time",
+        Text(f"{duration(summary['makespan_s'])} from the first arrival until everything is final", style="bold"),
     )
     table.add_row("price", Text(_price(result), style="bold"))
     table.add_row("energy", _energy(summary["cost"]))
     sequences = f"{summary['batch']['mean_decode_seqs'] or 0:.1f} sequences decode at a time"
+    sequences += " on each replica" if result.scenario["replicas"] > 1 else ""
     table.add_row(
         "throughput", f"{_count(summary['output_tokens_per_s_per_gpu'])} output tokens/s per GPU; {sequences}"
     )
@@ -185,12 +187,17 @@ def _price(result: Result) -> str:
         return f"{hours} (no price known)"
     rate = f"{gpu['usd_per_hour']:g} USD per GPU-hour ({gpu['price_date']})"
     each = cost["usd_per_million_output_tokens"]
-    per_token = f", {each:.3g} USD per million output tokens" if each is not None else ""
+    per_token = f", {_three(each)} USD per million output tokens" if each is not None else ""
     return f"{hours}: {cost['usd']:,.2f} USD at {rate}{per_token}"
 
 
+def _three(value: float) -> str:
+    """Three significant digits, whole numbers from a hundred on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _energy(cost: dict[str, Any]) -> str:
-    text = f"{cost['energy_j'] / 3.6e6:,.2f} kWh, {cost['mean_power_w_per_gpu']:,.0f} W per GPU on average"
+    text = f"{_three(cost['energy_j'] / 3.6e6)} kWh, {cost['mean_power_w_per_gpu']:,.0f} W per GPU on average"
     each = cost["joules_per_output_token"]
     return text if each is None else f"{text}, {each:.3g} J per output token"
 
@@ -214,7 +221,7 @@ def _law(summary: dict[str, Any]) -> str:
     law, work = summary["kinetics_law_eflops"], summary["work"]["eflops"]
     attention = (law["attention_compute"] + law["attention_memory"]) / max(law["parameters"], 1e-300)
     closed = f"{law['total'] / 1e12:,.0f} tera-eFLOPs in closed form (attention {attention:.1f} x the parameters)"
-    return f"{closed}; the simulated work is {work / 1e12:,.0f}"
+    return f"{closed}; with prefill and all weight traffic {work / 1e12:,.0f}"
 
 
 def _latency(result: Result) -> Table:

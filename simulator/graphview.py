@@ -17,7 +17,7 @@ import networkx as nx
 
 from hwspecs.errors import InputError
 from hwspecs.units import format_quantity
-from simulator.cost import BOUNDS, operator_time
+from simulator.cost import BOUNDS, hbm_bytes, operator_time
 from simulator.files import replace_file
 from simulator.graph import StepGraph
 from simulator.operators import Heads, Operator, Work
@@ -166,11 +166,6 @@ def _many(count: int, noun: str) -> str:
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def hbm_bytes(cost: StepCost, op: Operator, work: Work) -> Any:
-    """Bytes that one execution moves through HBM by the rule of `cost`: activations only beyond the size of the L2."""
-    return work.weight_bytes + work.kv_bytes + max(work.act_bytes - cost.gpu.l2.size, 0)
-
-
 def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
     """One row per operator that has work in a step of `shape`, in order of execution.
 
@@ -194,7 +189,7 @@ def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
         if not _has_work(once):
             continue
         work = Work(*(_number(part) for part in once.times(op.count)))
-        hbm = _number(op.count * hbm_bytes(cost, op, once))
+        hbm = _number(op.count * hbm_bytes(once, cost.gpu))
         seconds = float(cost.operator_seconds(op, shape))
         least = float(op.count * operator_time(op, shape, cost.gpu, ideal).seconds)
         rate = work.flops / seconds if seconds else 0.0

@@ -2,7 +2,10 @@
 
 - TTFT: first token minus submission. E2E: final minus submission. TPOT: (E2E - TTFT) / (tokens - 1).
 - ITL: time between two tokens of a request; a preemption makes a long one.
-- goodput: finished requests that meet every stated objective, per second.
+- goodput: finished requests that meet every stated objective, per second, and their share of all requests but those
+  that early stopping ended.
+- makespan: from the first submission until every request is final.
+- latencies are over all requests but rejected ones; those of aborted ones end with their abort.
 - MFU, MBU: FLOPs and HBM bytes of the work done over what the GPUs could do in the makespan.
 - GPU-hours: all GPUs of the deployment for the makespan.
 - energy: `power`, idle power included; equivalent FLOPs: `law`.
@@ -61,15 +64,17 @@ def summarise(
     replicas: int,
     tensor: int,
     kv_blocks: int,
+    block_size: int,
     peak_blocks: np.ndarray,
     objective: dict[str, float | None] | None,
+    stop_on_accept: bool,
 ) -> dict[str, Any]:
     """The `summary` of a result; keys are the metrics' names with units, nested by theme."""
     status, generated = columns["status"], columns["generated"]
     finished = status == Status.FINISHED
     times = request_times(columns)
     served = status != Status.REJECTED
-    makespan = float(columns["finish_s"].max() - 0.0)
+    makespan = float(columns["finish_s"].max() - columns["submitted_s"].min())
     gpus = replicas * tensor
     tokens = int(generated.sum())
     busy = float(timeline["duration_s"].sum())
@@ -109,7 +114,7 @@ def summarise(
         "kv": {
             "blocks": kv_blocks,
             "peak_use": float(peak_blocks.max() / kv_blocks),
-            "mean_use": _ratio((timeline["kv_blocks"] * timeline["duration_s"]).sum(), busy * kv_blocks),
+            "mean_use": _ratio((_mean_blocks(timeline, block_size) * timeline["duration_s"]).sum(), busy * kv_blocks),
         },
         "utilisation": {
             "busy": busy / (replicas * span),
@@ -131,7 +136,8 @@ def summarise(
         "seconds_by_bound": _by_bound(operators),
     }
     if objective:
-        summary["goodput"] = _goodput(times, finished, objective, span)
+        counted = ~stopped_early(columns) if stop_on_accept else np.ones(len(status), dtype=bool)
+        summary["goodput"] = _goodput(times, finished, counted, objective, span)
     return summary
 
 
@@ -199,8 +205,25 @@ def by_problem(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
+def stopped_early(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Which requests were aborted because another sample of their problem had been accepted."""
+    jobs = columns["job"]
+    good = (columns["status"] == Status.FINISHED) & columns["accepted"].astype(bool)
+    solved = np.bincount(jobs, weights=good) > 0
+    return (columns["status"] == Status.ABORTED) & solved[jobs]
+
+
+def _mean_blocks(timeline: Timeline, block_size: int) -> np.ndarray:
+    """Blocks in use in the middle of each run: the decoding sequences grow by a token a step."""
+    return timeline["kv_blocks"] + timeline["decode_seqs"] * (timeline["steps"] - 1) / (2 * block_size)
+
+
 def _goodput(
-    times: dict[str, np.ndarray], finished: np.ndarray, objective: dict[str, float | None], span: float
+    times: dict[str, np.ndarray],
+    finished: np.ndarray,
+    counted: np.ndarray,
+    objective: dict[str, float | None],
+    span: float,
 ) -> dict[str, Any]:
     met = finished.copy()
     for name, limit in objective.items():
@@ -210,7 +233,7 @@ def _goodput(
     return {
         "objective_s": objective,
         "requests": int(met.sum()),
-        "share": float(met.mean()),
+        "share": float(met.sum() / max(1, counted.sum())),
         "requests_per_s": float(met.sum()) / span,
     }
 

@@ -25,11 +25,6 @@ class Work(NamedTuple):
     act_bytes: Any = 0
     comm_bytes: Any = 0
 
-    @property
-    def hbm_bytes(self) -> Any:
-        """Weights, KV and activations, as if no activation stayed in the L2 (bytes)."""
-        return self.weight_bytes + self.kv_bytes + self.act_bytes
-
     def __add__(self, other: object) -> Work:
         if not isinstance(other, Work):
             return NotImplemented
@@ -88,7 +83,6 @@ class Operator:
     work: Callable[[StepShape], Work]
     stream: str = "compute"
     dims: Gemm | Heads | None = None
-    note: str = ""
 
     def total(self, shape: StepShape) -> Work:
         """Work of all layers in one step of `shape`."""

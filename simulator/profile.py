@@ -8,12 +8,12 @@ simulator never imports: the bundled files are found by their place beside it.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from hwspecs.dtypes import check_dtype
 from hwspecs.errors import InputError, near_matches
 from hwspecs.units import parse_quantity
 from hwspecs.validation import validate
@@ -34,11 +34,27 @@ class Correction(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     compute_efficiency: float = Field(default=1.0, gt=0, le=1, description="Fraction of the dtype's dense peak.")
+    dtypes: dict[str, float] = Field(
+        default_factory=dict, description="Fraction of the peak in number formats where it differs, such as {fp8: 0.6}."
+    )
     memory_efficiency: float = Field(default=1.0, gt=0, le=1, description="Fraction of the HBM and L2 bandwidth.")
     link_efficiency: float = Field(default=1.0, gt=0, le=1, description="Fraction of the link's bandwidth.")
     overhead: Annotated[float, BeforeValidator(_seconds)] = Field(
         default=0.0, ge=0, description="Time of one launch that no amount of bandwidth removes, such as 2 us."
     )
+
+    @field_validator("dtypes")
+    @classmethod
+    def _known_dtypes(cls, dtypes: dict[str, float]) -> dict[str, float]:
+        for dtype, efficiency in dtypes.items():
+            check_dtype(dtype)
+            if not 0 < efficiency <= 1:
+                raise InputError("out of range", found=efficiency, allowed="a fraction > 0 and <= 1")
+        return dtypes
+
+    def compute(self, dtype: str) -> float:
+        """Fraction of the dense peak of `dtype`."""
+        return self.dtypes.get(dtype, self.compute_efficiency)
 
 
 class Profile(BaseModel):
@@ -66,16 +82,6 @@ class Profile(BaseModel):
 
 
 _NONE = Correction()
-
-
-@dataclass(frozen=True)
-class ProfileUse:
-    """Which profile a prediction used, and on what terms (`none`: nothing was fitted; `transferred`: fitted on other
-    GPUs).
-    """
-
-    name: str
-    terms: str
 
 
 def profile_folder() -> Path:

@@ -66,14 +66,31 @@ def test_goodput_wants_every_limit_and_a_finish() -> None:
     )
     times, finished = metrics.request_times(table), table["status"] == Status.FINISHED
     objective: dict[str, float | None] = {"ttft": 2.0, "tpot": 0.1, "e2e": None}
-    found = metrics._goodput(times, finished, objective, 10.0)
+    everybody = np.ones(5, dtype=bool)
+    found = metrics._goodput(times, finished, everybody, objective, 10.0)
     assert found == {
         "objective_s": objective,
         "requests": 2,
         "share": 0.4,
         "requests_per_s": 0.2,
     }  # the 1st and the 5th
-    assert metrics._goodput(times, finished, {"ttft": None, "tpot": None, "e2e": 4.0}, 10.0)["requests"] == 3
+    looser: dict[str, float | None] = {"ttft": None, "tpot": None, "e2e": 4.0}
+    assert metrics._goodput(times, finished, everybody, looser, 10.0)["requests"] == 3
+    # who was stopped because his problem was solved neither meets nor misses the objective
+    counted = np.array([True, True, True, False, True])
+    assert metrics._goodput(times, finished, counted, objective, 10.0)["share"] == 0.5
+
+
+def test_stopped_early() -> None:
+    table = columns(
+        job=[0, 0, 1, 1],
+        status=[Status.FINISHED, Status.ABORTED, Status.FINISHED, Status.ABORTED],
+        accepted=[True, False, False, True],
+        first_token_s=[1.0] * 4,
+        finish_s=[2.0] * 4,
+        generated=[3] * 4,
+    )
+    assert metrics.stopped_early(table).tolist() == [False, True, False, False]  # problem 1 was not solved
 
 
 def test_by_problem() -> None:
@@ -179,7 +196,7 @@ def test_steps_of_a_replica_do_not_overlap(name: str) -> None:
         runs = timeline.select(np.flatnonzero(timeline["replica"] == replica))
         ends = runs["start_s"] + runs["duration_s"]
         assert (runs["start_s"][1:] >= ends[:-1] * (1 - 1e-12)).all()
-        assert ends.max() <= result(name).summary["makespan_s"] * (1 + 1e-12)
+        assert ends.max() <= result(name).requests["finish_s"].max() * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -221,7 +238,7 @@ def test_summary_is_consistent_with_itself(name: str) -> None:
     gpus, makespan = summary["cost"]["gpus"], summary["makespan_s"]
     scenario = SCENARIOS[name]
     assert gpus == scenario.get("replicas", 1) * scenario.get("parallelism", {}).get("tensor", 1)
-    assert makespan == found.requests["finish_s"].max()
+    assert makespan == found.requests["finish_s"].max() - found.requests["submitted_s"].min()
     assert summary["cost"]["gpu_hours"] == pytest.approx(gpus * makespan / 3600)
     assert summary["cost"]["usd"] == pytest.approx(
         summary["cost"]["gpu_hours"] * found.deployment["gpu"]["usd_per_hour"]
