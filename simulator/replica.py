@@ -57,8 +57,7 @@ class Replica:
     schedule_end : called as `schedule_end(replica, run)` when a run starts or is cut; the engine calls `step_end` at
         `run.end`.
     on_leave : called as `on_leave(replica, finished, now)` at a step end at which sequences finish or are marked to
-        leave; it calls
-        `take_marked` when it has marked whatever has to leave with them.
+        leave; it calls `take_marked` when it has marked whatever has to leave with them.
     """
 
     def __init__(
@@ -91,7 +90,6 @@ class Replica:
         self.any_marked = False
         self.run: Run | None = None
         self._serial = 0
-        self._admissions = 0
 
     # --- what the engine tells it -------------------------------------------------------------------------------
 
@@ -228,8 +226,7 @@ class Replica:
             self._join(seq)
 
     def _leave(self, finished: list[Sequence], now: int) -> None:
-        if len(finished) > 1:
-            finished.sort(key=_by_order)
+        """`finished`, in order of admission, and marked sequences go (steps 2 to 5 of a step's end)."""
         for seq in finished:
             self._remove(seq)
             seq.state = DONE
@@ -294,8 +291,6 @@ class Replica:
             q = min(known - seq.computed, budget)
             budget -= q
             seq.state = PREFILL
-            self._admissions += 1
-            seq.order = self._admissions
             running[seq] = None
             chunks.append((seq, q))
             if seq.computed + q < known:
@@ -464,10 +459,6 @@ class Replica:
             (self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs, chunk_tokens, chunk_seqs,
              blocks, waiting, first, last, *kv, *decode, *chunks)
         )  # fmt: skip
-
-
-def _by_order(seq: Sequence) -> int:
-    return seq.order
 
 
 def _by_rank(seq: Sequence) -> tuple[int, int]:

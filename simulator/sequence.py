@@ -23,7 +23,6 @@ class Sequence:
         "joined",
         "known",
         "marked",
-        "order",
         "output",
         "preempted_at",
         "preemptions",
@@ -43,7 +42,6 @@ class Sequence:
         self.computed = 0  # of these, in the KV cache, while in prefill
         self.base = 0  # while decoding: computed tokens minus the replica's counter
         self.joined = -1  # serial number of its present stay among the decoding ones
-        self.order = 0  # serial number of its admission
         self.marked = False
         self.preemptions = self.hit_tokens = 0
         self.first_token: int | None = None

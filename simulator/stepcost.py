@@ -237,12 +237,16 @@ def _ticks(seconds: np.ndarray) -> list[int]:
 
 
 def _line(knots: list[int], seconds: np.ndarray) -> Line:
-    """Whole-number values and slopes through the given points, continuous at the knots."""
+    """Whole-number values and slopes through the given points, continuous at the knots. ValueError if they fall."""
     ticks = _ticks(seconds)
     value = ticks[0]
     values, slopes = [], []
     for j in range(len(knots) - 1):
-        slope = max(0, round((ticks[j + 1] - value) / (knots[j + 1] - knots[j])))
+        slope = round((ticks[j + 1] - value) / (knots[j + 1] - knots[j]))
+        if slope < 0:
+            if value - ticks[j + 1] > 1e-9 * value:
+                raise ValueError("reading more KV must not take less time: the profile is not monotone")
+            slope = 0  # the points differ by rounding only
         values.append(value)
         slopes.append(slope)
         value += slope * (knots[j + 1] - knots[j])
