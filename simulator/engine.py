@@ -141,7 +141,8 @@ class _Engine:
         self.priority = _compact(requests.priority)
         self.session = _compact(requests.session)
         self.accepted = requests.accepted.tolist() if requests.stop_on_accept else None
-        self.chains = _Chains(requests, params.block_size) if params.prefix_sharing else None
+        shared = params.prefix_sharing and len(requests.prefix_id)
+        self.chains = _Chains(requests, params.block_size) if shared else None
         self.job_left = [b - a for a, b in zip(self.job_ptr, self.job_ptr[1:], strict=False)]
         self.closed = requests.concurrency is not None
         self.think_ticks = to_ticks(requests.think_time_s)
@@ -186,7 +187,7 @@ class _Engine:
             generated=np.frombuffer(self.generated, dtype=np.int64).copy(),
             preemptions=np.frombuffer(self.preemptions, dtype=np.int64).copy(),
             prefix_hit_tokens=np.frombuffer(self.hit_tokens, dtype=np.int64).copy(),
-            peak_blocks=np.array([replica.peak_blocks for replica in self.replicas]),
+            peak_blocks=np.array([self.params.kv_blocks - replica.least_free for replica in self.replicas]),
             gaps=np.array([gap for replica in self.replicas for gap in replica.gaps]).reshape(-1, 3),
             timeline=self.recorder.finish(),
             events=self.events,
@@ -204,15 +205,15 @@ class _Engine:
         self.now = self.env.now  # type: ignore[assignment]
 
     def _schedule_end(self, replica: Replica, run: Run) -> None:
-        self._alarm(run.end, 1 + replica.number, self._on_step_end, (replica, run))
+        self._alarm(run.end, 1 + replica.number, self._on_step_end, (replica, run, run.end))
 
     def _on_step_end(self, event: simpy.Event) -> None:
-        replica, run = event._value
+        replica, run, end = event._value
         self.events += 1
-        if replica.run is run and run.end == self.env.now:  # else the run was cut since
-            self.now = run.end
+        if replica.run is run and run.end == end:  # else the run was cut since
+            self.now = end
             self.position = replica.number
-            replica.step_end(run.end)
+            replica.step_end(end)
 
     def _on_open_arrivals(self, event: simpy.Event) -> None:
         self._begin()

@@ -72,7 +72,7 @@ class Replica:
         self.number, self.params, self.cost, self.recorder = number, params, cost, recorder
         self._schedule_end, self._on_leave = schedule_end, on_leave
         self.pool = KVPool(params.kv_blocks, params.block_size)
-        self.peak_blocks = 0
+        self.least_free = params.kv_blocks  # KV blocks, so far
         self.gaps: list[tuple[int, float, float]] = []  # (request, last token before, first after) around preemptions
         self.by_priority = params.scheduling == "priority"
         self.waiting = QUEUES[params.scheduling]()
@@ -85,7 +85,7 @@ class Replica:
         self.phases = [0] * params.block_size
         self.finishing: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
         self.capped: list[list[tuple[int, int, Sequence]]] = [[] for _ in cost.decode_caps]
-        self._no_decode, self._no_prefill = [0.0] * len(cost.decode_ops), [0] * (2 * len(cost.prefill_caps))
+        self._no_decode, self._no_prefill = [0] * len(cost.decode_ops), [0] * (2 * len(cost.prefill_caps))
         self.has_caps = any(cap is not None for cap in cost.decode_caps)
         self.any_marked = False
         self.run: Run | None = None
@@ -187,8 +187,8 @@ class Replica:
                 growth = self._growth(1, steps)
                 if growth:
                     self.pool.take(growth)
-                if self.pool.used > self.peak_blocks:
-                    self.peak_blocks = self.pool.used
+                if self.pool.free < self.least_free:
+                    self.least_free = self.pool.free
             self._record(run)
             self.counter += steps
             for e, slope in enumerate(self.growing):
@@ -266,8 +266,8 @@ class Replica:
             self._admit(chunks, budget)
         if not self.running:
             return
-        if self.pool.used > self.peak_blocks:
-            self.peak_blocks = self.pool.used
+        if self.pool.free < self.least_free:
+            self.least_free = self.pool.free
         # After a preemption nobody was admitted in this step, but somebody may be in the next.
         self._start(chunks, now, once=preempted)
 
@@ -320,7 +320,7 @@ class Replica:
         if run.steps > 1:
             run.decode, run.ticks = self._duration(run, run.steps)
         run.end = now + run.ticks
-        run.row = (tokens, rows, seqs, prefill, self.pool.used, self.waiting.size)
+        run.row = (tokens, rows, seqs, prefill, self.params.kv_blocks - self.pool.free, self.waiting.size)
         self.run = run
         self._schedule_end(self, run)
 
@@ -442,21 +442,21 @@ class Replica:
         self.waiting.put_back(victim)
 
     def _record(self, run: Run) -> None:
-        """Write the run's row of the timeline (`timeline.column_names`)."""
+        """Write the run's row of the timeline (`timeline.column_names`), with times in ticks."""
         tokens, rows, seqs, prefill, blocks, waiting = run.row
-        steps, first, tick = run.steps, run.first * SECONDS_PER_TICK, SECONDS_PER_TICK
-        last = first if steps == 1 else self._step_ticks(run, steps - 1) * tick
+        steps, first = run.steps, run.first
+        last = first if steps == 1 else self._step_ticks(run, steps - 1)
         kv: list[int] = []
         for read, slope in zip(self.kv, self.growing, strict=True):
             kv += (read, read + slope * (steps - 1))
-        decode = [ticks * tick for ticks in run.decode] if seqs else self._no_decode
+        decode = run.decode if seqs else self._no_decode
         if prefill is None:
             chunk_tokens, chunk_seqs, chunks = 0, 0, self._no_prefill
         else:
             chunk_tokens, chunk_seqs = prefill.tokens, prefill.seqs
             chunks = [part for pair in zip(prefill.pairs, prefill.kv, strict=True) for part in pair]
         self.recorder.add(
-            (self.number, run.start * tick, run.ticks * tick, steps, tokens, rows, seqs, chunk_tokens, chunk_seqs,
+            (self.number, run.start, run.ticks, steps, tokens, rows, seqs, chunk_tokens, chunk_seqs,
              blocks, waiting, first, last, *kv, *decode, *chunks)
         )  # fmt: skip
 

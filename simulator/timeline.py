@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simulator.policy import SECONDS_PER_TICK
+
 FIXED_COLUMNS = (
     "replica",
     "start_s",
@@ -45,10 +47,14 @@ def column_names(decode_extents: int, decode_ops: int, prefill_extents: int) -> 
 
 
 class Recorder:
-    """Collects rows as tuples and packs them into arrays from time to time, so that a million requests fit."""
+    """Collects rows as tuples and packs them into arrays from time to time, so that a million requests fit.
+
+    Times (the columns in seconds) are given in whole ticks and converted when they are packed.
+    """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
+        self._times = [i for i, name in enumerate(names) if name.partition(".")[0].endswith("_s")]
         self._chunks: list[np.ndarray] = []
         self._rows: list[tuple] = []
 
@@ -56,14 +62,18 @@ class Recorder:
         rows = self._rows
         rows.append(row)
         if len(rows) >= _CHUNK:
-            self._chunks.append(np.array(rows, dtype=np.float64))
-            rows.clear()
+            self._pack()
+
+    def _pack(self) -> None:
+        if self._rows:
+            chunk = np.array(self._rows, dtype=np.float64)
+            chunk[:, self._times] *= SECONDS_PER_TICK
+            self._chunks.append(chunk)
+            self._rows.clear()
 
     def finish(self) -> Timeline:
         """The rows as columns; to be called once, since it gives up each chunk as it is copied."""
-        if self._rows:
-            self._chunks.append(np.array(self._rows, dtype=np.float64))
-            self._rows = []
+        self._pack()
         table = np.empty((len(self.names), sum(len(chunk) for chunk in self._chunks)))
         end = table.shape[1]
         while self._chunks:
