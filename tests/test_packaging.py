@@ -179,7 +179,7 @@ def project_files() -> list[Path]:
     return [p for p in paths if p.is_file() and "__pycache__" not in p.parts]
 
 
-def test_no_file_speaks_of_a_workplace() -> None:
+def test_no_file_names_an_absolute_path() -> None:
     found = []
     for path in (p for p in project_files() if p.suffix in TEXTS):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -188,8 +188,8 @@ def test_no_file_speaks_of_a_workplace() -> None:
     assert found == []
 
 
-def test_a_workplace_would_be_seen() -> None:
-    assert ABSOLUTE.search('path = "/work/main/x.csv"') and ABSOLUTE.search("see /home/me/notes")
+def test_an_absolute_path_would_be_seen() -> None:
+    assert ABSOLUTE.search('path = "/work/thing/x.csv"') and ABSOLUTE.search("see /home/me/notes")
     assert not ABSOLUTE.search("https://example.org/home/page") and not ABSOLUTE.search("../shared/data/models")
     assert not ABSOLUTE.search("${HOME}/work/x") and not ABSOLUTE.search("weights/work/token")
 
