@@ -7,7 +7,7 @@ A step costs, in whole clock ticks,
 - `tokens[T]`: longest path through the operators that depend only on the number of tokens (all streams),
 - `rows[R]`: language-model head and sampling,
 - `f_n(S)`: an operator that reads the KV of `n` decoding sequences, with S the tokens it reads. It is *defined* as
-  piecewise linear in S: the cost model is evaluated at knots (mean contexts a factor sqrt 2 apart) and joined by lines
+  piecewise linear in S: the cost model is evaluated at knots (mean contexts a factor 2^(1/4) apart) and joined by lines
   with whole-number slopes. So the sum over thousands of steps, in which S grows along a line, has a closed form from
   knot to knot, in exact integer arithmetic, whatever the profile has learned.
 - `prefill(chunks)`: the prefill attention of the step's chunks, evaluated directly.
@@ -227,9 +227,9 @@ def _stream_order(graph: StepGraph) -> nx.DiGraph:
 
 
 def _context_knots(max_context: int) -> np.ndarray:
-    """Mean contexts, in tokens, at which the cost model is evaluated: 0, 1, then a factor sqrt 2 apart."""
-    count = int(np.ceil(2 * np.log2(max(max_context, 2)))) + 1
-    return np.unique(np.concatenate([[0.0], np.round(2.0 ** (np.arange(count) / 2))]))
+    """Mean contexts, in tokens, at which the cost model is evaluated: 0, 1, then a factor 2^(1/4) apart."""
+    count = int(np.ceil(4 * np.log2(max(max_context, 2)))) + 1
+    return np.unique(np.concatenate([[0.0], np.round(2.0 ** (np.arange(count) / 4))]))
 
 
 def _ticks(seconds: np.ndarray) -> list[int]:
