@@ -191,7 +191,7 @@ def by_problem(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     np.minimum.at(start, jobs, submitted)
     last = np.full(count, -np.inf)
     np.maximum.at(last, jobs, finish)
-    good = (columns["status"] == Status.FINISHED) & columns["accepted"].astype(bool)
+    good = _accepted(columns)
     first = np.full(count, np.inf)
     np.minimum.at(first, jobs[good], finish[good])
     return {
@@ -208,9 +208,13 @@ def by_problem(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def stopped_early(columns: dict[str, np.ndarray]) -> np.ndarray:
     """Which requests were aborted because another sample of their problem had been accepted."""
     jobs = columns["job"]
-    good = (columns["status"] == Status.FINISHED) & columns["accepted"].astype(bool)
-    solved = np.bincount(jobs, weights=good) > 0
+    solved = np.bincount(jobs, weights=_accepted(columns)) > 0
     return (columns["status"] == Status.ABORTED) & solved[jobs]
+
+
+def _accepted(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Which requests finished with an output that is accepted."""
+    return (columns["status"] == Status.FINISHED) & columns["accepted"].astype(bool)
 
 
 def _mean_blocks(timeline: Timeline, block_size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from simulator.kvpool import KVPool
 from simulator.policy import DECODE, DONE, PREFILL, SECONDS_PER_TICK, WAITING, EngineParams
 from simulator.sequence import Sequence
 from simulator.shape import PrefillShape, causal_pairs, keys_read
-from simulator.stepcost import StepCost, Terms, line_at, line_sum
+from simulator.stepcost import DecodeLines, StepCost, line_at, line_sum
 from simulator.waiting import QUEUES
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Run:
     """The macro-step being executed."""
 
-    __slots__ = ("cut", "decode", "end", "first", "fixed", "prefill", "row", "start", "steps", "terms", "ticks")
+    __slots__ = ("cut", "decode", "end", "first", "fixed", "lines", "prefill", "row", "start", "steps", "ticks")
 
     start: int
     end: int
@@ -42,7 +42,7 @@ class Run:
     ticks: int
     fixed: int  # ticks of a step that do not depend on decode KV
     first: int  # ticks of the first step
-    terms: Terms
+    lines: DecodeLines
     decode: list[int]  # ticks by decode operator
     prefill: list[tuple[Sequence, int]]
     cut: bool
@@ -135,7 +135,7 @@ class Replica:
         kv, growing = self.kv, self.growing
         parts = []
         total = run.fixed * steps
-        for line, e in run.terms:
+        for line, e in run.lines:
             ticks = line_sum(line, kv[e], growing[e], steps)
             parts.append(ticks)
             total += ticks
@@ -144,7 +144,7 @@ class Replica:
     def _step_ticks(self, run: Run, step: int) -> int:
         """Ticks of the run's step number `step`."""
         total = run.fixed
-        for line, e in run.terms:
+        for line, e in run.lines:
             total += line_at(line, self.kv[e] + self.growing[e] * step)
         return total
 
@@ -313,8 +313,8 @@ class Replica:
             tokens += prefill.tokens
             rows += done
         run.fixed = cost.fixed_ticks(tokens, rows, prefill)
-        run.terms = cost.terms_of(seqs)
-        run.decode = [line_at(line, self.kv[e]) for line, e in run.terms]
+        run.lines = cost.decode_lines(seqs)
+        run.decode = [line_at(line, self.kv[e]) for line, e in run.lines]
         run.ticks = run.first = run.fixed + sum(run.decode)
         run.steps = 1 if chunks or once else self._steps()
         if run.steps > 1:

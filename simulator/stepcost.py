@@ -34,7 +34,7 @@ from simulator.shape import PrefillShape, StepShape
 
 Line = tuple[list[int], list[int], list[int]]
 """Knots in tokens, ticks at the knots, ticks per token after them."""
-Terms = tuple[tuple[Line, int], ...]
+DecodeLines = tuple[tuple[Line, int], ...]
 """For each decode operator its line and the index of the extent that it reads."""
 
 
@@ -64,12 +64,11 @@ class StepCost:
         self.prefill_ops = [op for op in self.operators if op.axis == "prefill"]
         self.decode_extents = [_extent(op) for op in self.decode_ops]
         self._ordered = _stream_order(graph)
-        # One spare entry each: a sequence in prefill may share the step with max_seqs - 1 decodes.
         self.tokens = _ticks(self._longest_path(np.arange(max_tokens + 1)))
         self.rows = _ticks(self._sum("rows", np.arange(max_seqs + 1)))
         self._knots = _context_knots(max_context)
         self._decode_seconds = [self._decode_table(op) for op in self.decode_ops]
-        self._terms: list[Terms | None] = [None] * (max_seqs + 1)
+        self._decode_lines: list[DecodeLines | None] = [None] * (max_seqs + 1)
         self._prefill_memo: dict[PrefillShape, int] = {}
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -87,7 +86,7 @@ class StepCost:
         """The operators that read the KV of decoding sequences."""
         if shape.decode_seqs == 0:
             return 0
-        return sum(line_at(line, shape.decode_kv[extent]) for line, extent in self.terms_of(shape.decode_seqs))
+        return sum(line_at(line, shape.decode_kv[extent]) for line, extent in self.decode_lines(shape.decode_seqs))
 
     def prefill_ticks(self, prefill: PrefillShape) -> int:
         """Prefill attention; remembered, since prompts of one length recur."""
@@ -106,14 +105,14 @@ class StepCost:
 
     # --- many steps ---------------------------------------------------------------------------------------------
 
-    def terms_of(self, seqs: int) -> Terms:
+    def decode_lines(self, seqs: int) -> DecodeLines:
         """The functions f_n of the decode operators for n = `seqs` sequences, each with its extent; none for n = 0."""
-        terms = self._terms[seqs]
-        if terms is None:
+        lines = self._decode_lines[seqs]
+        if lines is None:
             knots = [round(seqs * context) for context in self._knots]
-            lines = [_line(knots, table[seqs]) for table in self._decode_seconds] if seqs else []
-            terms = self._terms[seqs] = tuple(zip(lines, self.decode_extents, strict=False))
-        return terms
+            built = [_line(knots, table[seqs]) for table in self._decode_seconds] if seqs else []
+            lines = self._decode_lines[seqs] = tuple(zip(built, self.decode_extents, strict=False))
+        return lines
 
     # --- for people ---------------------------------------------------------------------------------------------
 
@@ -124,7 +123,7 @@ class StepCost:
         if shape.decode_seqs == 0:
             return 0.0
         i = self.decode_ops.index(op)
-        line, extent = self.terms_of(shape.decode_seqs)[i]
+        line, extent = self.decode_lines(shape.decode_seqs)[i]
         return line_at(line, shape.decode_kv[extent]) / TICKS_PER_SECOND
 
     def terms(self, op: Operator, shape: StepShape) -> OpTime:

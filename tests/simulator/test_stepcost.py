@@ -120,7 +120,7 @@ def test_line_sum_of_real_lines(case: str, profile: str, data: st.DataObject) ->
     seqs = data.draw(st.integers(1, cost.max_seqs))
     first = data.draw(st.integers(0, seqs * MAX_CONTEXT))
     slope, steps = data.draw(st.integers(0, seqs)), data.draw(st.integers(0, 300))
-    for line, _ in cost.terms_of(seqs):
+    for line, _ in cost.decode_lines(seqs):
         assert line_sum(line, first, slope, steps) == sum(line_at(line, first + slope * t) for t in range(steps))
 
 
@@ -136,7 +136,7 @@ def test_line_sum_can_be_cut_anywhere(line: Line, first: int, slope: int, a: int
 def test_lines_are_continuous_and_do_not_fall(case: str, profile: str) -> None:
     cost = compiled(case, profile)
     for seqs in (1, 2, 7, cost.max_seqs):
-        terms = cost.terms_of(seqs)
+        terms = cost.decode_lines(seqs)
         assert len(terms) == len(cost.decode_ops) > 0
         for (knots, values, slopes), extent in terms:
             assert 0 <= extent < len(cost.decode_caps)
@@ -146,7 +146,7 @@ def test_lines_are_continuous_and_do_not_fall(case: str, profile: str) -> None:
             assert min(slopes) >= 0 and values[0] >= 0
             for j in range(len(knots) - 1):
                 assert values[j] + slopes[j] * (knots[j + 1] - knots[j]) == values[j + 1]
-    assert cost.terms_of(0) == ()
+    assert cost.decode_lines(0) == ()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -162,7 +162,7 @@ def test_lines_meet_the_cost_model_on_knots_and_stay_near_it_between(case: str, 
         grid = np.unique(np.geomspace(seqs, seqs * MAX_CONTEXT, 200).astype(int))
         shape = StepShape(seqs, seqs, seqs, tuple(grid for _ in cost.decode_caps))
         true, lines = np.zeros(len(grid)), np.zeros(len(grid))
-        for op, (line, _) in zip(cost.decode_ops, cost.terms_of(seqs), strict=True):
+        for op, (line, _) in zip(cost.decode_ops, cost.decode_lines(seqs), strict=True):
             knots = np.array(line[0])
             at = StepShape(seqs, seqs, seqs, tuple(knots for _ in cost.decode_caps))
             exact = op.count * np.broadcast_to(cost.terms(op, at).seconds, knots.shape)
@@ -285,7 +285,7 @@ def test_the_largest_step_does_not_change_smaller_ones() -> None:
     )
     large = compiled("dense", "rule-of-thumb")
     assert small.tokens == large.tokens[:65] and small.rows == large.rows[:9]
-    assert [small.terms_of(n) for n in range(9)] == [large.terms_of(n) for n in range(9)]
+    assert [small.decode_lines(n) for n in range(9)] == [large.decode_lines(n) for n in range(9)]
 
 
 @pytest.mark.parametrize("name", ["attention_decode", "attention_prefill", "lm_head"])
