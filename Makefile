@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint bench docs figures clean
+.PHONY: run test lint bench validate docs figures clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ test: $(STAMP) lint  ## All checks: lint, types, tests.
 
 bench: $(STAMP)  ## Scenarios A to E, growth, naive engine, start-up; writes bench.json.
 	$(BIN)/python tests/bench.py
+
+validate: $(STAMP)  ## Held-out shapes and left-out GPUs of the measured tables; writes docs/validation.md.
+	$(BIN)/python -m calibration.validate_page
 
 docs: $(STAMP)  ## Regenerate the pages that come from the code.
 	$(BIN)/python docs/generate.py

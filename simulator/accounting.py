@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwspecs.dtypes import BYTES
 from hwspecs.gpu import Gpu
 from simulator.cost import BOUNDS, OpTime, hbm_bytes
+from simulator.kernels.base import KernelWork
 from simulator.operators import Operator, Work
-from simulator.power import busy_power
+from simulator.power import joules, kernel_power
 from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost
 from simulator.timeline import Timeline
+
+TILE = (128, 256)
+"""Rows and columns of the tiles that matrix units work on at most sizes; what they reread comes from the L2."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class OperatorTotals:
     """What one operator did on one GPU of each replica, summed over replicas and steps.
 
     `seconds` is kernel time, `by_bound` divides it by the term that bounds the operator, `energy` is in joules above
-    idle.
+    those of the board awake.
     """
 
     name: str
@@ -78,7 +83,7 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
         )
         shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)
         terms = cost.terms(op, shape)
-        seconds = op.count * weight * np.broadcast_to(terms.seconds, weight.shape)
+        seconds = op.count * weight * np.broadcast_to(cost.prefill_many(op, chunks), weight.shape)
     return _sum(cost.gpu, op, op.work(shape), op.count * weight, terms, np.asarray(seconds, dtype=float))
 
 
@@ -89,9 +94,9 @@ def _sum(
     hbm = np.asarray(hbm_bytes(work, gpu)) * launches
     work = work.times(launches)
     peak = np.asarray(work.flops) / gpu.peak[op.dtype] if op.dtype else np.zeros(len(seconds))
-    link = np.asarray(work.comm_bytes) / gpu.link.bandwidth
-    busy = np.maximum(seconds, 1e-300)
-    power = busy_power(gpu, peak / busy, hbm / gpu.memory.bandwidth / busy, link / busy) - gpu.power.idle
+    counts = KernelWork(work.flops, hbm, _l2_bytes(op, work), 1.0)
+    kind = "moe" if op.block else op.kind
+    power = kernel_power(gpu, counts, op.dtype, seconds, kind=kind, link_bytes=work.comm_bytes) - joules(gpu).awake
     bound = np.broadcast_to(terms.bound(), seconds.shape) if len(seconds) else np.zeros(0, dtype=int)
     by_bound = np.bincount(bound, weights=seconds, minlength=len(BOUNDS))
 
@@ -112,3 +117,12 @@ def _sum(
         energy=total(power * seconds),
         peak_seconds=total(peak),
     )
+
+
+def _l2_bytes(op: Operator, work: Work) -> np.ndarray:
+    """Bytes through the L2: all operands once, and those of a tile again for every tile beside it."""
+    once = np.asarray(work.weight_bytes + work.kv_bytes + work.act_bytes)
+    if op.dtype is None or op.axis == "decode":
+        return once
+    # A tile of R x C takes (R + C) k elements for 2 R C k FLOPs.
+    return once + np.asarray(work.flops) * BYTES[op.dtype] / 2 * (1 / TILE[0] + 1 / TILE[1])

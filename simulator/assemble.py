@@ -9,11 +9,16 @@ from typing import Any
 from hwspecs.dtypes import BYTES
 from simulator import law, metrics
 from simulator.accounting import operator_totals
+from simulator.calibrated import Calibrated
 from simulator.deployment import Deployment
 from simulator.engine import RunLog
+from simulator.interval import run_interval
 from simulator.result import Result, plain
 from workloads.attention import SlidingWindow
 from workloads.requests import Requests
+
+CLOSED = ("all_at_once", "closed_loop")
+"""Arrivals that leave it to the kernels how long a run takes."""
 
 
 def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float) -> Result:
@@ -53,6 +58,14 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         peak_blocks=log.peak_blocks,
         objective=objective,
         stop_on_accept=requests.stop_on_accept,
+    )
+    arrivals = config.workload.arrivals
+    summary["interval"] = run_interval(
+        cost,
+        operators,
+        makespan=summary["makespan_s"] if arrivals is not None and arrivals.kind in CLOSED else None,
+        busy=summary["utilisation"]["busy"],
+        tpot=summary["latency"]["tpot_s"]["mean"],
     )
     ratio = gpu.peak[dtype] / gpu.memory.bandwidth
     law_model = law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * model.layers)
@@ -111,15 +124,47 @@ def _gpu_facts(gpu: Any, dtype: str) -> dict[str, Any]:
     }
 
 
+def _profile_notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
+    """What the times rest on."""
+    gpu, profile = deployment.scenario.gpu, deployment.profile
+    if not isinstance(profile, Calibrated):
+        if profile.name == "ideal":
+            return ["profile ideal: a lower bound on the time, not a prediction"]
+        return [f"profile {profile.name}: not fitted to {gpu.name}; no error interval is known"]
+    selection, notes = profile.selection, []
+    if selection.tier == "sibling":
+        notes.append(
+            f"transferred: nothing was measured on {gpu.name}; kernels of {selection.anchor} were carried to "
+            "its figures"
+        )
+    elif selection.tier == "foreign":
+        source = "those of all measured GPUs, pooled" if selection.anchor is None else f"those of {selection.anchor}"
+        notes.append(f"transferred: nothing like {gpu.name} was measured; its kernels are {source}, at its figures")
+    kernels = summary["interval"]["kernels"] if summary["interval"] else []
+    for status, text in (
+        ("extrapolated", "used outside of the shapes that were measured"),
+        ("transferred", "of another software or format stands in"),
+    ):
+        found = [k for k in kernels if k["status"] == status and k["share"] > 0.01]
+        if status == "transferred" and selection.tier != "exact":
+            continue
+        if found:
+            names = ", ".join(
+                f"{k['kind']} {k['format']} ({k['profile']}, {k['share']:.0%} of the time)" for k in found
+            )
+            notes.append(f"{status}: a kernel {text}: {names}")
+    assumed = sum(k["share"] for k in kernels if k["status"] == "assumed")
+    if assumed > 0.005:
+        notes.append(f"{assumed:.0%} of the kernel time is in operators that nobody measured, timed by a rule of thumb")
+    return notes
+
+
 def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     """What has to be said beside the numbers."""
     gpu, model = deployment.scenario.gpu, deployment.scenario.model
     attention, tensor = deployment.scenario.config.attention, deployment.scenario.config.parallelism.tensor
     notes = []
-    if deployment.profile.name == "ideal":
-        notes.append("profile ideal: a lower bound on the time, not a prediction")
-    else:
-        notes.append(f"profile {deployment.profile.name}: not fitted to {gpu.name}; no error interval is known")
+    notes += _profile_notes(deployment, summary)
     if gpu.status == "announced":
         notes.append(f"{gpu.name} is announced, not measured: its figures are the vendor's promises or estimates")
     if gpu.base is not None:

@@ -189,6 +189,74 @@ def roofline(
         show_roofline(document, out)
 
 
+validate = typer.Typer(name="validate", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(validate, help="Predictions beside measurements: error tables and figures.")
+
+
+@validate.callback()
+def _validate() -> None:
+    """Keeps the name of the sub-command while there is only one."""
+
+
+@validate.command("kernels")
+def validate_kernels(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Kernels, measured or not: a .csv or .parquet file.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=_folder, help="Draw predicted against measured, and the error along the sizes."
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Use this profile for all rows (a name, or a .npz file) and not the nearest."
+        ),
+    ] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """Predict every row of a table of kernels, and say how far from the measurements that is."""
+    from calibration.command import validate_kernels
+
+    validate_kernels(table, out=out, plots=plots, profile=profile, as_json=output is Format.json)
+
+
+calibrate = typer.Typer(name="calibrate", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(calibrate, help="Profiles from measurements.")
+
+
+@calibrate.callback()
+def _calibrate() -> None:
+    """Keeps the name of the sub-command while there is only one."""
+
+
+@calibrate.command("fit")
+def fit(
+    tables: Annotated[
+        list[Path], typer.Argument(metavar="TABLE...", help="Measured kernels, one kind each: .csv or .parquet files.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", parser=_folder, help="Folder for the profiles, <gpu>@<software>.npz.")
+    ] = Path("profiles"),
+    source: Annotated[
+        str, typer.Option(metavar="TEXT", help="Where the measurements come from; kept in the profiles.")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which rows and features every tree sees.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; as many as cores if not given.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace profiles that are there.")] = False,
+    output: Formatted = Format.table,
+) -> None:
+    """Fit profiles to tables of measured kernels. The same tables and seed give the same files, byte for byte."""
+    from calibration.fitcommand import fit
+
+    fit(tables, out=out, source=source, seed=seed, jobs=jobs, force=force, as_json=output is Format.json)
+
+
 @app.command("list")
 def list_bundled(
     what: Annotated[Listing, typer.Argument(help="What to list.")], output: Formatted = Format.table

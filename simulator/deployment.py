@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hwspecs.errors import InputError
+from simulator.calibrated import Calibrated, load_cost_profile
 from simulator.graph import Precision, StepGraph, build_graph
 from simulator.memory import MemoryPlan, plan_memory
 from simulator.policy import EngineParams
-from simulator.profile import Profile, load_profile
+from simulator.profile import Profile
 from simulator.stepcost import StepCost
 from workloads.scenario import LoadedScenario
 
@@ -19,7 +20,7 @@ class Deployment:
 
     scenario: LoadedScenario
     graph: StepGraph
-    profile: Profile
+    profile: Profile | Calibrated
     memory: MemoryPlan
     cost: StepCost
     params: EngineParams
@@ -35,7 +36,7 @@ def deploy(scenario: LoadedScenario) -> Deployment:
 
 def _deploy(scenario: LoadedScenario) -> Deployment:
     config, gpu, model = scenario.config, scenario.gpu, scenario.model
-    profile = load_profile(config.profile, relative_to=scenario.base_dir)
+    profile = load_cost_profile(config.profile, gpu, relative_to=scenario.base_dir)
     precision = Precision(config.precision.weights, config.precision.activations, config.precision.kv)
     tensor = config.parallelism.tensor
     graph = build_graph(model, config.attention, precision, tensor)

@@ -107,8 +107,19 @@ def _what(result: Result) -> Table:
     )
     table.add_row("engine", f"{replicas}; at most {limits} per step, {engine['scheduling']}")
     table.add_row("workload", _workload(result))
-    table.add_row("profile", deployment["profile"]["name"])
+    table.add_row("profile", _profile(result))
     return table
+
+
+def _profile(result: Result) -> str:
+    """The profile's name, and how far off its main kernels were on measurements that were held out."""
+    name = result.deployment["profile"]["name"]
+    interval = result.summary.get("interval")
+    if not interval:
+        return str(name)
+    kernels = [k for k in interval["kernels"] if k["mape"] is not None][:2]
+    errors = ", ".join(f"{k['kind']} {k['format']} {k['mape'] * 100:.1f} % off" for k in kernels)
+    return f"{name} ({kernels[0]['status']}; {errors})" if kernels else str(name)
 
 
 def _formats(scenario: dict[str, Any]) -> str:
@@ -153,6 +164,13 @@ def _headline(result: Result) -> Table:
         "time",
         Text(f"{duration(summary['makespan_s'])} from the first arrival until everything is final", style="bold"),
     )
+    if summary.get("interval"):
+        name, values = "", summary["interval"]["makespan_s"]
+        if values is None:
+            name, values = "of the mean TPOT ", summary["interval"]["tpot_s"]
+        if values is not None:
+            low, high = map(duration, values)
+            table.add_row("", f"80 % interval {name}{low} to {high}, from the kernels' held-out errors alone")
     table.add_row("price", Text(_price(result), style="bold"))
     table.add_row("energy", _energy(summary["cost"]))
     sequences = f"{summary['batch']['mean_decode_seqs'] or 0:.1f} sequences decode at a time"

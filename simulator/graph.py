@@ -15,7 +15,7 @@ import networkx as nx
 from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from simulator import operators as ops
-from simulator.operators import Heads, Operator
+from simulator.operators import Experts, Heads, Operator
 
 if TYPE_CHECKING:
     from workloads.attention import AttentionPolicy
@@ -34,6 +34,16 @@ class Precision:
     weights: str = "bf16"
     activations: str = "bf16"
     kv: str = "bf16"
+
+
+def gemm_format(precision: Precision) -> str:
+    """The formats of weights and activations together, as tables of kernels call them."""
+    weights, activations = precision.weights, precision.activations
+    if weights == activations:
+        return {"fp4": "nvfp4", "int8": "sq", "int4": "int4_wo"}.get(weights, weights)
+    if BYTES[activations] >= 2:
+        return {"fp4": "w4a16_mxfp4", "int4": "int4_wo"}.get(weights, "int8_wo" if BYTES[weights] == 1 else activations)
+    return "w4a8_mxfp4_mxfp8" if weights in ("fp4", "int4") else activations
 
 
 def passed_bytes(precision: Precision) -> float:
@@ -162,21 +172,21 @@ class _Builder:
         )
 
     def gemm(self, name: str, n: int, k: int, count: int) -> Operator:
-        return ops.gemm(name, n, k, count=count, dtype=self.precision.activations, weight=self.w, act=self.a)
-
-    def grouped(self, name: str, n: int, k: int, count: int) -> Operator:
-        moe = self.model.moe
-        assert moe is not None
-        return ops.grouped_gemm(
+        return ops.gemm(
             name,
             n,
             k,
-            moe.experts,
-            moe.top_k,
             count=count,
             dtype=self.precision.activations,
             weight=self.w,
             act=self.a,
+            format=gemm_format(self.precision),
+        )
+
+    def grouped(self, name: str, n: int, k: int, count: int, block: Experts, share: float) -> Operator:
+        dtype = self.precision.activations
+        return ops.grouped_gemm(
+            name, n, k, count=count, dtype=dtype, weight=self.w, act=self.a, block=block, share=share
         )
 
     def norm(self, name: str, count: int) -> Operator:
@@ -221,7 +231,7 @@ class _Builder:
         decode_cap, prefill_cap = self.attention.decode_cap(window), self.attention.prefill_cap(window)
 
         def heads(extents: _Extents, cap: int | None, page: int = 1) -> Heads:
-            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap, page)
+            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap, page, self.precision.kv)
 
         page = self.attention.page
         if page is not None:
@@ -268,21 +278,26 @@ class _Builder:
         moe, h, a = self.model.moe, self.model.hidden, self.a
         assert moe is not None
         width = moe.intermediate // self.tensor
+        block = Experts(h, moe.intermediate, moe.top_k, moe.experts, self.tensor, gemm_format(self.precision))
         router = ops.gemm(f"router{suffix}", moe.experts, h, count=count, dtype=self.wide, weight=self.table, act=a)
         self.add(router)
-        self.add(ops.elementwise(f"permute{suffix}", count=count, act_bytes=(1 + moe.top_k) * h * a + 4 * moe.experts))
-        self.add(self.grouped(f"experts_gate_up{suffix}", 2 * width, h, count))
+        permute = (1 + moe.top_k) * h * a + 4 * moe.experts
+        self.add(ops.elementwise(f"permute{suffix}", count=count, act_bytes=permute, block=block))
+        # Shares of the fused kernel's time: by weights, two matrices of three against one.
+        self.add(self.grouped(f"experts_gate_up{suffix}", 2 * width, h, count, block, 2 / 3))
         self.add(
             ops.elementwise(
                 f"experts_silu_mul{suffix}",
                 count=count,
                 act_bytes=3 * width * moe.top_k * a,
                 flops=5 * width * moe.top_k,
+                block=block,
             )
         )
-        self.add(self.grouped(f"experts_down{suffix}", h, width, count))
+        self.add(self.grouped(f"experts_down{suffix}", h, width, count, block, 1 / 3))
+        combine = (1 + moe.top_k) * h * a
         self.add(
-            ops.elementwise(f"combine{suffix}", count=count, act_bytes=(1 + moe.top_k) * h * a, flops=2 * moe.top_k * h)
+            ops.elementwise(f"combine{suffix}", count=count, act_bytes=combine, flops=2 * moe.top_k * h, block=block)
         )
         if moe.shared_intermediate:
             self.mlp(f" shared{suffix}", moe.shared_intermediate // self.tensor, count)

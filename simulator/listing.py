@@ -62,10 +62,16 @@ def scenarios() -> list[dict[str, Any]]:
 
 
 def profiles() -> list[dict[str, Any]]:
-    """One row a profile."""
-    from simulator.profile import list_profiles, load_profile
+    """One row a profile: the rules of thumb, then what was fitted."""
+    from simulator.profile import list_profiles, load_profile, profile_folder
+    from simulator.profilefile import read_meta
+    from simulator.selection import bundled
 
-    return [{"name": name, "description": load_profile(name).description} for name in list_profiles()]
+    rows = [{"name": name, "description": load_profile(name).description} for name in list_profiles()]
+    for name in bundled().names:
+        meta = read_meta(profile_folder() / f"{name}.npz")
+        rows.append({"name": name, "description": meta["description"], "fitted_on": meta["fitted_on"]})
+    return rows
 
 
 def schema(what: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@
 - latencies are over all requests but rejected ones; those of aborted ones end with their abort.
 - MFU, MBU: FLOPs and HBM bytes of the work done over what the GPUs could do in the makespan.
 - GPU-hours: all GPUs of the deployment for the makespan.
-- energy: `power`, idle power included; equivalent FLOPs: `law`.
+- energy: `power`, that of the board awake between kernels included; equivalent FLOPs: `law`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from simulator import law
 from simulator.accounting import OperatorTotals
 from simulator.latency import all_itl
 from simulator.policy import Status
+from simulator.power import joules
 from simulator.timeline import Timeline
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -80,7 +81,7 @@ def summarise(
     busy = float(timeline["duration_s"].sum())
     itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0))
     flops, hbm = tensor * sum(op.flops for op in operators), tensor * sum(op.hbm_bytes for op in operators)
-    energy = tensor * sum(op.energy for op in operators) + gpus * makespan * gpu.power.idle
+    energy = tensor * sum(op.energy for op in operators) + gpus * makespan * joules(gpu).awake
     hours = gpus * makespan / 3600
     span = max(makespan, 1e-300)
     decode_steps = timeline["steps"] * (timeline["decode_seqs"] > 0)

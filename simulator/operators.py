@@ -44,6 +44,30 @@ class Gemm:
     k: int
     groups: int = 1
     top_k: int = 1
+    format: str = "bf16"
+    """Formats of weights and activations together, as tables of kernels call them (`simulator.kernels.formats`)."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts' block of an MoE layer, which engines run, and measurements time, as one fused kernel: from permuting
+    the tokens to summing their outputs. `intermediate` is the model's; `tensor` GPUs share it.
+    """
+
+    hidden: int
+    intermediate: int
+    top_k: int
+    experts: int
+    tensor: int
+    format: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a collective moves: `width` bytes a row between `gpus` GPUs."""
+
+    gpus: int
+    width: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,8 @@ class Heads:
     extent: int
     cap: int | None
     page: int = 1
+    kv: str = "bf16"
+    """Format of the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +98,8 @@ class Operator:
     count : how often it runs in a step (layers). dtype : the format it computes in, None if it only moves bytes.
     stream : operators of one stream run one after the other.
     work : StepShape -> Work of one execution.
-    dims : the shape that tiles are made of, for GEMMs and attention.
+    dims : the shape that tiles are made of, for GEMMs and attention; the message of a collective.
+    block, share : the fused kernel that the operator is a part of, and its part of that kernel's time.
     """
 
     name: str
@@ -82,7 +109,9 @@ class Operator:
     dtype: str | None
     work: Callable[[StepShape], Work]
     stream: str = "compute"
-    dims: Gemm | Heads | None = None
+    dims: Gemm | Heads | Message | None = None
+    block: Experts | None = None
+    share: float = 0.0
 
     def total(self, shape: StepShape) -> Work:
         """Work of all layers in one step of `shape`."""
@@ -106,8 +135,9 @@ def _m(shape: StepShape, axis: str) -> Any:
 
 
 def gemm(
-    name: str, n: int, k: int, *, count: int, dtype: str, weight: float, act: float, axis: str = "tokens"
-) -> Operator:
+    name: str, n: int, k: int, *, count: int, dtype: str, weight: float, act: float, axis: str = "tokens",
+    format: str = "bf16",
+) -> Operator:  # fmt: skip
     """A projection Y[m, n] = X[m, k] W[k, n]: 2 m n k FLOPs; W is read once, X read and Y written once.
 
     `weight` and `act` are bytes per element.
@@ -118,7 +148,7 @@ def gemm(
         used = m > 0
         return Work(flops=2 * m * n * k, weight_bytes=n * k * weight * used, act_bytes=m * (k + n) * act)
 
-    return Operator(name, "gemm", axis, count, dtype, work, dims=Gemm(n, k))
+    return Operator(name, "gemm", axis, count, dtype, work, dims=Gemm(n, k, format=format))
 
 
 def experts_hit(tokens: Any, experts: int, top_k: int) -> Any:
@@ -130,18 +160,20 @@ def experts_hit(tokens: Any, experts: int, top_k: int) -> Any:
 
 
 def grouped_gemm(
-    name: str, n: int, k: int, experts: int, top_k: int, *, count: int, dtype: str, weight: float, act: float
+    name: str, n: int, k: int, *, count: int, dtype: str, weight: float, act: float, block: Experts, share: float
 ) -> Operator:
     """The experts' projections of an MoE layer: every token goes through `top_k` experts, each hit expert's weight is
     read once.
     """
+    experts, top_k = block.experts, block.top_k
 
     def work(shape: StepShape) -> Work:
         rows = shape.tokens * top_k
         hit = experts_hit(shape.tokens, experts, top_k)
         return Work(flops=2 * rows * n * k, weight_bytes=hit * n * k * weight, act_bytes=rows * (k + n) * act)
 
-    return Operator(name, "grouped_gemm", "tokens", count, dtype, work, dims=Gemm(n, k, experts, top_k))
+    dims = Gemm(n, k, experts, top_k, block.format)
+    return Operator(name, "grouped_gemm", "tokens", count, dtype, work, dims=dims, block=block, share=share)
 
 
 def elementwise(
@@ -153,6 +185,7 @@ def elementwise(
     weight_bytes: float = 0.0,
     flops: float = 0.0,
     axis: str = "tokens",
+    block: Experts | None = None,
 ) -> Operator:
     """An operator that passes over its rows once: all arguments are per row (token, or sampled row)."""
 
@@ -160,7 +193,7 @@ def elementwise(
         m = _m(shape, axis)
         return Work(m * flops, m * weight_bytes, m * kv_bytes, m * act_bytes)
 
-    return Operator(name, "elementwise", axis, count, None, work)
+    return Operator(name, "elementwise", axis, count, None, work, block=block)
 
 
 def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
@@ -235,7 +268,8 @@ def all_gather(name: str, width: int, gpus: int, *, count: int, act: float, axis
     def work(shape: StepShape) -> Work:
         return Work(comm_bytes=(gpus - 1) / gpus * width * act * _m(shape, axis))
 
-    return Operator(name, "all_gather", axis, count, None, work, stream="comm")
+    message = Message(gpus, width * act)
+    return Operator(name, "all_gather", axis, count, None, work, stream="comm", dims=message)
 
 
 def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:
@@ -246,4 +280,5 @@ def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> 
     def work(shape: StepShape) -> Work:
         return Work(comm_bytes=2 * (gpus - 1) / gpus * hidden * act * shape.tokens)
 
-    return Operator(name, "all_reduce", "tokens", count, None, work, stream="comm")
+    message = Message(gpus, hidden * act)
+    return Operator(name, "all_reduce", "tokens", count, None, work, stream="comm", dims=message)

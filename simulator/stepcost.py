@@ -10,7 +10,8 @@ A step costs, in whole clock ticks,
   piecewise linear in S: the cost model is evaluated at knots (mean contexts a factor 2^(1/4) apart) and joined by lines
   with whole-number slopes. So the sum over thousands of steps, in which S grows along a line, has a closed form from
   knot to knot, in exact integer arithmetic, whatever the profile has learned.
-- `prefill(chunks)`: the prefill attention of the step's chunks, evaluated directly.
+- `prefill(chunks)`: the prefill attention of the step's chunks, evaluated directly, or for fitted profiles from a table
+  (`prefilltable`).
 
 The parts add up because every operator of the last three kinds lies on every path through the graph (checked when it
 is compiled); only operators of the first kind may overlap.
@@ -25,10 +26,12 @@ import networkx as nx
 import numpy as np
 
 from hwspecs.gpu import Gpu
+from simulator.calibrated import Calibrated
 from simulator.cost import OpTime, check_operators, operator_time
 from simulator.graph import StepGraph
 from simulator.operators import Heads, Operator
 from simulator.policy import TICKS_PER_SECOND
+from simulator.prefilltable import PrefillTable
 from simulator.profile import Profile
 from simulator.shape import PrefillShape, StepShape
 
@@ -53,7 +56,14 @@ class StepCost:
     """
 
     def __init__(
-        self, graph: StepGraph, gpu: Gpu, profile: Profile, *, max_tokens: int, max_seqs: int, max_context: int
+        self,
+        graph: StepGraph,
+        gpu: Gpu,
+        profile: Profile | Calibrated,
+        *,
+        max_tokens: int,
+        max_seqs: int,
+        max_context: int,
     ) -> None:
         self.graph, self.gpu, self.profile = graph, gpu, profile
         self.max_tokens, self.max_seqs, self.max_context = max_tokens, max_seqs, max_context
@@ -69,6 +79,9 @@ class StepCost:
         self._knots = _context_knots(max_context)
         self._decode_seconds = [self._decode_table(op) for op in self.decode_ops]
         self._decode_lines: list[DecodeLines | None] = [None] * (max_seqs + 1)
+        self._prefill_tables: list[PrefillTable] | None = None
+        if isinstance(profile, Calibrated):
+            self._prefill_tables = [self._prefill_table(op) for op in self.prefill_ops]
         self._prefill_memo: dict[PrefillShape, int] = {}
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -100,8 +113,18 @@ class StepCost:
 
     def prefill_seconds(self, prefill: PrefillShape) -> list[float]:
         """Seconds of each prefill operator, all layers."""
+        if self._prefill_tables is not None:
+            return [
+                op.count * table.at(prefill) for op, table in zip(self.prefill_ops, self._prefill_tables, strict=True)
+            ]
         shape = StepShape(prefill.tokens, 0, 0, (), prefill)
-        return [op.count * operator_time(op, shape, self.gpu, self.profile).seconds for op in self.prefill_ops]
+        return [op.count * self.terms(op, shape).seconds for op in self.prefill_ops]
+
+    def prefill_many(self, op: Operator, chunks: PrefillShape) -> Any:
+        """Seconds of one execution of a prefill operator in many steps, by the same function (arrays)."""
+        if self._prefill_tables is not None:
+            return self._prefill_tables[self.prefill_ops.index(op)].many(chunks)
+        return self.terms(op, StepShape(chunks.tokens, 0, 0, (), chunks)).seconds
 
     # --- many steps ---------------------------------------------------------------------------------------------
 
@@ -118,8 +141,10 @@ class StepCost:
 
     def operator_seconds(self, op: Operator, shape: StepShape) -> Any:
         """Seconds of `op` in a step, all layers, by the same functions that `step_ticks` uses (scalar shapes)."""
+        if op.axis == "prefill" and shape.prefill is not None:
+            return self.prefill_seconds(shape.prefill)[self.prefill_ops.index(op)]
         if op.axis != "decode":
-            return op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+            return op.count * self.terms(op, shape).seconds
         if shape.decode_seqs == 0:
             return 0.0
         i = self.decode_ops.index(op)
@@ -127,7 +152,9 @@ class StepCost:
         return line_at(line, shape.decode_kv[extent]) / TICKS_PER_SECOND
 
     def terms(self, op: Operator, shape: StepShape) -> OpTime:
-        """The roofline terms of one execution (vectorised over the shape)."""
+        """Seconds and terms of one execution (vectorised over the shape)."""
+        if isinstance(self.profile, Calibrated):
+            return self.profile.operator_time(op, shape)
         return operator_time(op, shape, self.gpu, self.profile)
 
     # --- compiling ----------------------------------------------------------------------------------------------
@@ -137,7 +164,7 @@ class StepCost:
         total = np.zeros(len(values))
         for op in self.operators:
             if op.axis == axis:
-                total += op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+                total += op.count * self.terms(op, shape).seconds
         return total
 
     def _longest_path(self, tokens: np.ndarray) -> np.ndarray:
@@ -151,18 +178,29 @@ class StepCost:
             for before in self._ordered.predecessors(name):
                 start = np.maximum(start, done[before])
             if op.axis == "tokens":
-                start = start + op.count * operator_time(op, shape, self.gpu, self.profile).seconds
+                start = start + op.count * self.terms(op, shape).seconds
             done[name] = start
             end = np.maximum(end, start)
         return end
+
+    def _prefill_table(self, op: Operator) -> PrefillTable:
+        return PrefillTable(
+            op,
+            lambda shape: self.terms(op, shape).seconds,
+            extents=len(self.prefill_caps),
+            max_tokens=self.max_tokens,
+            max_seqs=self.max_seqs,
+            max_context=self.max_context,
+        )
 
     def _decode_table(self, op: Operator) -> np.ndarray:
         """Seconds of a decode operator, [sequences 0..max_seqs, knots]."""
         seqs = np.arange(self.max_seqs + 1)[:, None]
         read = np.round(seqs * self._knots[None, :])
         shape = StepShape(seqs, seqs, seqs, tuple(read for _ in self.decode_caps))
-        seconds = op.count * operator_time(op, shape, self.gpu, self.profile).seconds
-        return np.broadcast_to(seconds, read.shape)
+        seconds = np.broadcast_to(op.count * self.terms(op, shape).seconds, read.shape)
+        # Corrections are fitted to measurements, which scatter; reading more KV never takes less time.
+        return np.maximum.accumulate(seconds, axis=1)
 
 
 def line_at(line: Line, tokens: int) -> int:
@@ -243,9 +281,9 @@ def _line(knots: list[int], seconds: np.ndarray) -> Line:
     for j in range(len(knots) - 1):
         slope = round((ticks[j + 1] - value) / (knots[j + 1] - knots[j]))
         if slope < 0:
-            if value - ticks[j + 1] > 1e-9 * value:
+            if ticks[j] - ticks[j + 1] > 1e-9 * ticks[j]:
                 raise ValueError("reading more KV must not take less time: the profile is not monotone")
-            slope = 0  # the points differ by rounding only
+            slope = 0  # the points differ by rounding only, or the slope before was rounded up
         values.append(value)
         slopes.append(slope)
         value += slope * (knots[j + 1] - knots[j])

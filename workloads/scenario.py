@@ -254,9 +254,10 @@ class Scenario(Part):
     workload: Workload = Field(description="What is asked.")
     objective: Objective | None = Field(default=None, description="What counts as served well.")
     profile: str = Field(
-        default="rule-of-thumb",
+        default="auto",
         min_length=1,
-        description="How far from the ideal roofline the software is: ideal, rule-of-thumb, or the path of a profile.",
+        description="How far from the ideal roofline the software is: auto (fitted to the GPU, or carried to it), a name of "
+        "`kinesim list profiles`, or the path of a profile (.yaml, .npz).",
     )
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = Field(
         default=0, description="Everything random follows from it."

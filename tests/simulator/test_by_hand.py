@@ -17,7 +17,7 @@ from simulator.graph import Precision, build_graph
 from simulator.memory import activations_peak, plan_memory, weight_bytes_per_gpu
 from simulator.operators import Heads, Operator
 from simulator.policy import SECONDS_PER_TICK
-from simulator.power import busy_power
+from simulator.power import joules
 from simulator.profile import load_profile
 from simulator.run import run_scenario
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
@@ -471,18 +471,27 @@ def test_utilisation_and_work_of_one_prefill() -> None:
 
 def test_energy_and_rent_of_one_prefill() -> None:
     run = prefill_run()
-    assert run.cost["energy_j"] == pytest.approx(99.286295, rel=TIME)
-    assert run.cost["mean_power_w_per_gpu"] == pytest.approx(690.45858, rel=TIME)
-    assert run.cost["joules_per_output_token"] == pytest.approx(99.286295, rel=TIME)
+    j = joules(load_gpu("h200-sxm"))
+
+    def above(seconds: float, flops: int, hbm: int, l2: int) -> float:
+        """Joules above the board awake."""
+        watts = j.sms + (flops * j.flop["bf16"] + hbm * j.hbm + l2 * j.l2) / seconds
+        return seconds * min(watts, j.limit - j.awake)
+
+    energy = [
+        (j.limit - j.awake) * 0.135010691,
+        36 * 2 * above(216_006_656 / 4.8e12, 0, 216_006_656, 268_435_456),
+        36 * above(148_897_792 / 4.8e12, 0, 148_897_792, 201_326_592),
+        36 * above(551_550_976 / 4.8e12, 0, 551_550_976, 603_979_776),
+        2 * above(81_788_928 / 4.8e12, 0, 81_788_928, 134_217_728),
+        above(259.304107e-6, 1_244_659_712, 1_244_659_712, 1_259_557_632),
+        above(0.0726660545e-6, 0, 0, 1_215_488),
+        j.awake * 0.143797612,
+    ]
+    assert run.cost["energy_j"] == pytest.approx(sum(energy), rel=TIME)
+    assert run.cost["mean_power_w_per_gpu"] == pytest.approx(sum(energy) / 0.143797612, rel=TIME)
+    assert run.cost["joules_per_output_token"] == pytest.approx(sum(energy), rel=TIME)
     assert run.cost["usd"] == pytest.approx(0.000159775124, rel=TIME)
-
-
-@pytest.mark.parametrize(
-    ("compute", "memory", "watts"),
-    [(1, 0.08, 700), (0, 1, 75 + 468.75), (0.00485093481, 1, 75 + 472.388201), (0, 0, 262.5)],
-)
-def test_power(compute: float, memory: float, watts: float) -> None:
-    assert busy_power(load_gpu("h200-sxm"), compute, memory, 0) == pytest.approx(watts, rel=1e-8)
 
 
 # --- section 10 ------------------------------------------------------------------------------------------

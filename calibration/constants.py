@@ -1,0 +1,75 @@
+"""Fits the constants of a kernel model to measured times, before trees learn what is left over.
+
+The error is the logarithm of measured over modelled time, weighed so that outliers pull little (soft L1). Rows of
+several GPUs and kernels may be fitted together, which is how the transfer profile gets constants that hold for all of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from hwspecs.gpu import Gpu
+from simulator.kernels.base import Constants, KernelModel, Label, Shape
+
+MOST_ROWS = 3_000
+PRIOR = 0.003
+"""How strongly a constant is held where it starts, in logarithms of the error per logarithm of the constant. Next to
+nothing against rows that say something of it; constants that no row depends on would wander off to their bounds, and be
+wrong where another GPU needs them.
+"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Measured rows of one kernel on one GPU: shape columns and seconds, and a host-side floor in seconds."""
+
+    shape: Shape
+    label: Label
+    gpu: Gpu
+    seconds: np.ndarray
+    floor: float = 0.0
+
+    def take(self, pick: np.ndarray) -> Rows:
+        shape = {name: np.asarray(column)[pick] for name, column in self.shape.items()}
+        return Rows(shape, self.label, self.gpu, self.seconds[pick], self.floor)
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+def fit_constants(model: KernelModel, groups: Sequence[Rows], *, seed: int = 0) -> dict[str, float]:
+    """The model's constants that fit all groups best; each group counts alike. Constants whose bounds agree stay."""
+    names = [name for name, c in model.constants.items() if c.high > c.low]
+    fixed = {name: c.start for name, c in model.constants.items() if c.high <= c.low}
+    rng = np.random.default_rng(seed)
+    each = max(200, MOST_ROWS // len(groups))
+    drawn = [g if len(g) <= each else g.take(np.sort(rng.permutation(len(g))[:each])) for g in groups]
+    weight = [np.sqrt(each / len(g)) for g in drawn]
+    low = np.array([np.log(max(model.constants[n].low, 1e-30)) for n in names])
+    high = np.array([np.log(model.constants[n].high) for n in names])
+    start = np.clip([np.log(max(model.constants[n].start, 1e-30)) for n in names], low + 1e-6, high - 1e-6)
+
+    pull = PRIOR * np.sqrt(sum(map(len, drawn)))
+
+    def error(x: np.ndarray) -> np.ndarray:
+        constants = fixed | dict(zip(names, np.exp(x).tolist(), strict=True))
+        parts = []
+        for group, w in zip(drawn, weight, strict=True):
+            modelled = np.maximum(model_seconds(model, group, constants), group.floor)
+            parts.append(w * np.log(modelled / group.seconds))
+        return np.concatenate([*parts, pull * (x - start)])
+
+    found = least_squares(error, start, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=60, x_scale=0.3)
+    # Six digits: more would only carry the rounding of this machine's linear algebra into the profile.
+    return fixed | {name: float(f"{value:.6g}") for name, value in zip(names, np.exp(found.x).tolist(), strict=True)}
+
+
+def model_seconds(model: KernelModel, rows: Rows, constants: Constants) -> np.ndarray:
+    """Seconds by the physics alone."""
+    terms = model.terms(rows.shape, rows.label, rows.gpu, constants)
+    return np.broadcast_to(terms.seconds(constants["sharpness"]), rows.seconds.shape)

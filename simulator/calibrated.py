@@ -1,0 +1,88 @@
+"""The cost of operators by fitted profiles: a selection of kernels for one GPU, bound to the operators of the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwspecs.errors import InputError, near_matches
+from hwspecs.gpu import Gpu
+from simulator.calls import call_label, kernel_call
+from simulator.cost import OpTime, operator_time
+from simulator.operators import Operator
+from simulator.profile import Profile, list_profiles, load_profile
+from simulator.profilefile import read_profile
+from simulator.selection import Choice, Selection, bind_label, bundled
+from simulator.shape import StepShape
+
+AUTO = "auto"
+FALLBACK = "rule-of-thumb"
+"""The profile of operators of which there are no measurements: what passes over rows once, page scores."""
+
+
+class Calibrated:
+    """Times operators by what was learned of their kernels, and those that no table holds by a rule of thumb.
+
+    Attributes
+    ----------
+    name, description, fitted_on : of the profile that most operators use. gpu : that it is bound to.
+    selection : chooses kernels. fallback : the profile of operators that were not measured.
+    """
+
+    def __init__(self, gpu: Gpu, selection: Selection, fallback: Profile) -> None:
+        self.gpu, self.selection, self.fallback = gpu, selection, fallback
+        main = selection.profile(selection.names()[0])
+        self.name, self.description, self.fitted_on = main.name, main.description, main.fitted_on
+
+    def choice(self, op: Operator) -> Choice | None:
+        """The kernel that stands for an operator, or None if the rule of thumb does."""
+        found = call_label(op)
+        return None if found is None else self.selection.choose(*found)
+
+    def operator_time(self, op: Operator, shape: StepShape) -> OpTime:
+        """Seconds of one execution and their parts (see `simulator.cost`); a host-side floor is never among them."""
+        choice = self.choice(op)
+        call = None if choice is None else kernel_call(op, shape)
+        if choice is None or call is None:
+            return operator_time(op, shape, self.gpu, self.fallback)
+        estimate = choice.group.estimate(
+            call.shape, self.gpu, label=bind_label(choice, call.label), lookup=call.lookup, cold=True
+        )
+        scale = call.share * np.asarray(call.used)
+        latency, compute, memory, l2, link = (scale * part for part in estimate.terms)
+        return OpTime(_plain(scale * estimate.seconds), compute, memory, l2, link, latency)
+
+
+def load_cost_profile(name: str, gpu: Gpu, *, relative_to: Path | None = None) -> Profile | Calibrated:
+    """What times the operators on `gpu`: a roofline profile, or a fitted one, bound to the GPU.
+
+    `auto` picks the fitted profile by the rule of `simulator.selection`; a name or a path asks for one, whatever the
+    GPU.
+
+    Raises
+    ------
+    InputError : unknown profile, or a file that is none.
+    """
+    if name.endswith(".npz"):
+        path = Path(name)
+        path = path if path.is_absolute() or relative_to is None else relative_to / path
+        return Calibrated(gpu, Selection(gpu, profile=read_profile(path)), load_profile(FALLBACK))
+    fitted = bundled().names
+    if name == AUTO and fitted:
+        return Calibrated(gpu, Selection(gpu), load_profile(FALLBACK))
+    if name in fitted:
+        return Calibrated(gpu, Selection(gpu, profile=name), load_profile(FALLBACK))
+    if name == AUTO:
+        name = FALLBACK
+    if name not in list_profiles() and not name.endswith((".yaml", ".yml")):
+        known = [AUTO, *list_profiles(), *fitted]
+        allowed = near_matches(name, known) + "; or the path of a .yaml or .npz file"
+        raise InputError("unknown profile", place="profile", found=name, allowed=allowed)
+    return load_profile(name, relative_to=relative_to)
+
+
+def _plain(value: Any) -> Any:
+    """A number for a number, an array for an array."""
+    return value if np.ndim(value) else float(value)

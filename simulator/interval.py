@@ -1,0 +1,126 @@
+"""How far a run's time may be off, from the held-out errors of the kernels that it spends its time in.
+
+Of every kernel the profile knows between which factors 80 % of held-out measurements lay. Two correlations are assumed:
+errors of one kernel (in one format, whatever the layer, batch or context) all go the same way, and errors of different
+kernels are independent. So widths add up within a kernel and as squares between kernels. The first is cautious: over
+many shapes part of a kernel's errors cancels. What is not in a kernel, such as the host's work between two steps, is
+not in the interval.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from simulator.accounting import OperatorTotals
+from simulator.calibrated import Calibrated
+from simulator.calls import kernel_call
+from simulator.fitted import WIDEN, ErrorBand, band
+from simulator.kernels.base import TERMS
+from simulator.operators import Operator
+from simulator.selection import Choice
+from simulator.shape import PrefillShape, StepShape
+from simulator.stepcost import StepCost
+
+ASSUMED = ErrorBand(-math.log(1.5), math.log(1.5), 0.5, 0)
+"""Operators that no table holds are timed by a rule of thumb: assumed right to a factor 1.5."""
+
+
+def run_interval(
+    cost: StepCost, totals: list[OperatorTotals], *, makespan: float | None, busy: float, tpot: float | None
+) -> dict[str, Any] | None:
+    """The 80 % interval of the makespan and of the mean TPOT, and which kernels it comes from; None without a fitted
+    profile.
+
+    Parameters
+    ----------
+    totals : of the operators of `cost`, in its order. makespan : seconds; None where arrivals decide it, and not the
+        kernels. busy : the part of it that GPUs compute. tpot : mean, seconds.
+    """
+    profile = cost.profile
+    if not isinstance(profile, Calibrated):
+        return None
+    kernels: dict[tuple[str, ...], dict[str, Any]] = {}
+    for op, total in zip(cost.operators, totals, strict=True):
+        choice = profile.choice(op)
+        outside = choice is not None and _outside(cost, op, choice)
+        entry = kernels.setdefault((*_key(op, choice), str(outside)), _entry(op, choice, outside))
+        entry["seconds"] += total.seconds
+        wide = WIDEN if outside else 1.0
+        for name, seconds in total.by_bound.items():
+            errors = _band(choice, name)
+            entry["low"] += seconds * -math.expm1(errors.low * wide)
+            entry["high"] += seconds * math.expm1(errors.high * wide)
+    used = [entry for entry in kernels.values() if entry["seconds"] > 0]
+    everything = sum(entry["seconds"] for entry in used)
+    if not everything:
+        return None
+    low = min(math.sqrt(sum(entry["low"] ** 2 for entry in used)) / everything, 1.0)
+    high = math.sqrt(sum(entry["high"] ** 2 for entry in used)) / everything
+    return {
+        "makespan_s": None if makespan is None else [makespan * (1 - busy * low), makespan * (1 + busy * high)],
+        "tpot_s": None if tpot is None else [tpot * (1 - low), tpot * (1 + high)],
+        "kernel_time": [1 - low, 1 + high],
+        "coverage": 0.8,
+        "kernels": [
+            {
+                "kind": entry["kind"],
+                "kernel": entry["kernel"],
+                "format": entry["format"],
+                "profile": entry["profile"],
+                "status": entry["status"],
+                "share": entry["seconds"] / everything,
+                "mape": entry["mape"],
+                "interval": [1 - entry["low"] / entry["seconds"], 1 + entry["high"] / entry["seconds"]],
+            }
+            for entry in sorted(used, key=lambda e: -e["seconds"])
+        ],
+    }
+
+
+def _key(op: Operator, choice: Choice | None) -> tuple[str, ...]:
+    if choice is None:
+        return ("rule of thumb", op.kind)
+    return (choice.profile, choice.group.kind, *choice.group.label.values())
+
+
+def _entry(op: Operator, choice: Choice | None, outside: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"seconds": 0.0, "low": 0.0, "high": 0.0}
+    if choice is None:
+        return entry | {
+            "kind": op.kind, "kernel": "", "format": "", "profile": "rule-of-thumb", "status": "assumed", "mape": None,
+        }  # fmt: skip
+    label = choice.group.label
+    formats = [label[name] for name in label if name.endswith("dtype")]
+    errors = choice.carried or choice.group.errors["all"]
+    return entry | {
+        "kind": choice.group.kind,
+        "kernel": label["kernel"],
+        "format": " ".join(dict.fromkeys(formats)),
+        "profile": choice.profile,
+        "status": "transferred" if choice.transferred else "extrapolated" if outside else "interpolated",
+        "mape": errors.mape,
+    }
+
+
+def _band(choice: Choice | None, term: str) -> ErrorBand:
+    if choice is None:
+        return ASSUMED
+    return choice.carried or band(choice.group.errors, TERMS.index(term))
+
+
+def _outside(cost: StepCost, op: Operator, choice: Choice) -> bool:
+    """Whether widths or heads of the model, which no step changes, lie outside of the fitted ranges."""
+    ones = tuple(1 for _ in cost.decode_caps)
+    chunks = PrefillShape(1, 1, tuple(1 for _ in cost.prefill_caps), tuple(1 for _ in cost.prefill_caps))
+    call = kernel_call(op, StepShape(1, 1, 1, ones, chunks))
+    steps = {"m", "batch", "context_len", "query_len", "past_len", "tokens", "bytes"}
+    if call is None:
+        return False
+    return any(
+        not low <= float(np.asarray(call.shape[name])) <= high
+        for name, (low, high) in choice.group.ranges.items()
+        if name not in steps
+    )

@@ -1,0 +1,289 @@
+"""Which fitted group stands for a kernel on a GPU: exact, nearest software, transfer.
+
+1. A GPU that was measured, with its own figures, uses its own profiles: of the software asked for, else of the same
+engine
+   in another version, else of another engine (nearest software).
+2. A GPU derived from a measured one (`base`), or of the same architecture as one, carries that one's groups: the
+physics
+   takes the new figures, the corrections stay (tier `sibling`).
+3. Any other GPU, invented ones included, uses `transfer`, which pools all measured GPUs (tier `foreign`).
+
+Within a profile the group with the same number formats and the most alike kernel name is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hwspecs.errors import InputError
+from hwspecs.gpu import Gpu, list_gpus, load_gpu
+from simulator.fitted import ErrorBand, Fitted, Group
+from simulator.profile import profile_folder
+from simulator.profilefile import read_profile
+
+TRANSFER = "transfer"
+POOLED = "pooled"
+"""Name of the kernel of a pooled group."""
+ENGINES = ("vllm", "sglang", "trtllm")
+"""Software that runs models, in the order in which it is chosen where none is named."""
+
+# Formats that a kernel for another one stands in for where its own was not measured.
+STAND_INS = {
+    "fp16": ("bf16",), "bf16": ("fp16",), "int8": ("sq", "fp8"), "sq": ("int8", "fp8"), "fp8": ("fp8_block", "int8",
+    "sq"), "fp8_block": ("fp8",), "nvfp4": ("w4a8_mxfp4_mxfp8", "fp8"), "int4_wo": ("w4a16_mxfp4", "int8_wo", "bf16"),
+    "int8_wo": ("int4_wo", "bf16"), "w4a16_mxfp4": ("int4_wo", "bf16"), "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8_block",
+    "fp8"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A group, the profile that it is of, and how it came to be chosen.
+
+    tier : `exact` (this GPU and software), `software` (this GPU, another software or kernel), `sibling`, `foreign`.
+    carried : the errors to expect if it was carried to another GPU.
+    """
+
+    group: Group
+    profile: str
+    tier: str
+    carried: ErrorBand | None
+
+    @property
+    def transferred(self) -> bool:
+        return self.tier != "exact"
+
+
+class Library:
+    """A set of fitted profiles by name. The bundled ones are read when they are asked for.
+
+    Parameters
+    ----------
+    profiles : in place of the bundled ones.
+    """
+
+    def __init__(self, profiles: Sequence[Fitted] | None = None) -> None:
+        if profiles is None:
+            self.names = sorted(path.stem for path in profile_folder().glob("*.npz"))
+        else:
+            self.names = sorted(profile.name for profile in profiles)
+        self._read = {profile.name: profile for profile in profiles or ()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Fitted:
+        if name not in self._read:
+            self._read[name] = read_profile(profile_folder() / f"{name}.npz")
+        return self._read[name]
+
+    @property
+    def gpus(self) -> list[str]:
+        """The GPUs that were measured."""
+        return sorted({name.split("@")[0] for name in self.names if "@" in name})
+
+    def of(self, gpu: str) -> list[Fitted]:
+        """The profiles of a GPU."""
+        return [self[name] for name in self.names if name.split("@")[0] == gpu and "@" in name]
+
+
+@lru_cache(maxsize=1)
+def bundled() -> Library:
+    """The profiles that come with kinesim."""
+    return Library()
+
+
+def engine(software: str) -> str:
+    """`vllm` of `vllm-0.24.0`."""
+    return software.split("-")[0]
+
+
+def anchor(gpu: Gpu, measured: Sequence[str]) -> tuple[str | None, str]:
+    """Which of the `measured` GPUs' profiles stand for `gpu`, and the tier: exact, sibling, or None and foreign."""
+    if gpu.name in measured and _same_figures(gpu, load_gpu(gpu.name)):
+        return gpu.name, "exact"
+    root, seen = gpu, 0
+    while root.base is not None and seen < 8:
+        if root.base in measured:
+            return root.base, "sibling"
+        if root.base not in list_gpus():
+            break
+        root, seen = load_gpu(root.base), seen + 1
+    if gpu.name in measured:
+        return gpu.name, "sibling"
+    alike = [load_gpu(name) for name in measured if _alike(load_gpu(name), gpu)]
+    if alike:
+        return min(alike, key=lambda other: _distance(other, gpu)).name, "sibling"
+    return None, "foreign"
+
+
+def _same_figures(a: Gpu, b: Gpu) -> bool:
+    """Whether all figures agree that a kernel's time may depend on."""
+    names = ("sms", "boost_clock", "peak", "memory", "l2", "link")
+    return all(getattr(a, name) == getattr(b, name) for name in names)
+
+
+def _alike(a: Gpu, b: Gpu) -> bool:
+    """Whether two GPUs run the same kernels: the same architecture (Blackwell Ultra is Blackwell) and kind of memory.
+
+    The workstation parts of an architecture have GDDR, other tensor cores and other kernels.
+    """
+    same = a.vendor == b.vendor and a.architecture.split()[0] == b.architecture.split()[0]
+    return same and a.memory.kind[:3] == b.memory.kind[:3]
+
+
+def _distance(a: Gpu, b: Gpu) -> float:
+    pairs = [(a.memory.bandwidth, b.memory.bandwidth), (a.peak["bf16"], b.peak["bf16"]), (a.sms, b.sms)]
+    return sum(abs(math.log(x / y)) for x, y in pairs)
+
+
+class Selection:
+    """Chooses groups for one GPU; remembers its choices.
+
+    Parameters
+    ----------
+    gpu : as it is asked for. software : such as `vllm-0.24.0`; None: the first of ENGINES that was measured.
+    profile : a profile that must be used (its name, or the profile itself), whatever the GPU.
+    library : what is chosen from; the bundled profiles if not given.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        software: str | None = None,
+        profile: str | Fitted | None = None,
+        library: Library | None = None,
+    ) -> None:
+        self.gpu, self.software, self.library = gpu, software, library or bundled()
+        self._memo: dict[tuple[str, tuple[tuple[str, str], ...]], Choice | None] = {}
+        if isinstance(profile, Fitted):
+            named: Fitted | None = profile
+        elif profile is not None:
+            named = self.library[profile]
+        else:
+            named = None
+        if named is not None and named.name == TRANSFER:
+            self.anchor, self.tier = None, "foreign"
+        elif named is not None:
+            own = named.gpu == gpu.name and _same_figures(gpu, load_gpu(gpu.name))
+            self.anchor, self.tier = named.gpu, "exact" if own else "sibling" if self._related(named.gpu) else "foreign"
+            self.software = software or named.software
+        else:
+            self.anchor, self.tier = anchor(gpu, self.library.gpus)
+        self.named = named
+
+    def _related(self, other: str) -> bool:
+        return other in list_gpus() and _alike(load_gpu(other), self.gpu)
+
+    def names(self) -> list[str]:
+        """The profiles that groups are taken from, the preferred software first."""
+        if self.named is not None and self.named.name == TRANSFER:
+            return [TRANSFER]
+        if self.anchor is None:
+            return [TRANSFER] if TRANSFER in self.library else []
+        found = {name for name in self.library.names if name.split("@")[0] == self.anchor and "@" in name}
+        own = self.named.name if self.named is not None else ""
+        found |= {own} - {""}
+        return sorted(found, key=lambda name: (name != own, *self._software_rank(name.split("@")[-1]), name))
+
+    def profile(self, name: str) -> Fitted:
+        """One of them."""
+        return self.named if self.named is not None and name == self.named.name else self.library[name]
+
+    def _software_rank(self, software: str) -> tuple[bool, bool, int, tuple[int, ...]]:
+        """Sorts software: the one asked for, its engine's others, other engines; newer versions first."""
+        own = self.software or ""
+        order = ENGINES.index(engine(software)) if engine(software) in ENGINES else len(ENGINES)
+        version = tuple(-int(part) for part in re.findall(r"\d+", software.split("-", 1)[-1]))
+        return software != own, engine(software) != engine(own), order, version
+
+    def choose(self, kind: str, label: Mapping[str, str]) -> Choice | None:
+        """The group for a kernel. `label` may lack `kernel`, for the one that the software uses most; None if no
+        profile has the kind."""
+        key = (kind, tuple(sorted(label.items())))
+        if key not in self._memo:
+            self._memo[key] = self._choose(kind, label)
+        return self._memo[key]
+
+    def _choose(self, kind: str, label: Mapping[str, str]) -> Choice | None:
+        candidates: list[tuple[Fitted, Group]] = []
+        for name in self.names():
+            profile = self.profile(name)
+            own = [(profile, group) for group in profile.groups if _may(group, kind, label)]
+            candidates += own
+            # Files are read only as far as needed: no later software is better than one with these very formats.
+            if any(self._form(group, label) == (0, 0) and not group.floor for _, group in own):
+                break
+        exact_format = [c for c in candidates if c[1].label["dtype"] == label["dtype"]]
+        tier = self.tier
+        if not exact_format and self.anchor is not None and TRANSFER in self.library:
+            # Another GPU's kernels of this format tell more than this GPU's of another.
+            pooled = self.library[TRANSFER]
+            foreign = [
+                (pooled, g) for g in pooled.groups if _may(g, kind, label) and g.label["dtype"] == label["dtype"]
+            ]
+            if foreign:
+                candidates, tier = foreign, "foreign"
+        if not candidates:
+            return None
+        profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label))
+        if tier == "exact" and self._software_rank(profile.software)[0] and self.software is not None:
+            tier = "software"
+        if tier == "exact" and any(name in label and group.label[name] != label[name] for name in group.label):
+            tier = "software"
+        return Choice(group, profile.name, tier, self._carried(kind, tier))
+
+    def _rank(self, profile: Fitted, group: Group, label: Mapping[str, str]) -> tuple[object, ...]:
+        """Sorts candidates, the best first."""
+        form, other = self._form(group, label)
+        kernel = label.get("kernel")
+        alike = -difflib.SequenceMatcher(None, kernel, group.label["kernel"]).ratio() if kernel else 0.0
+        # Inside a step kernels run in a CUDA graph, where no host launches them one by one.
+        eager = kernel is None and group.label["kernel"].endswith("eager")
+        # Under a host-side floor the kernel itself was hardly seen: another software's tells more.
+        hidden = kernel is None and group.floor > 0
+        return (form, other, hidden, *self._software_rank(profile.software), eager, alike, -group.rows)
+
+    def _form(self, group: Group, label: Mapping[str, str]) -> tuple[int, int]:
+        """How far the number formats are from those asked for: of the operands, and how many others differ."""
+        wanted, have = label["dtype"], group.label["dtype"]
+        stand_ins: Sequence[str] = STAND_INS.get(wanted, ())
+        form = 0 if have == wanted else 1 + stand_ins.index(have) if have in stand_ins else 99
+        others = [name for name in group.label if name not in ("dtype", "kernel") and name in label]
+        return form, sum(group.label[name] != label[name] for name in others)
+
+    def _carried(self, kind: str, tier: str) -> ErrorBand | None:
+        if tier == "exact" or TRANSFER not in self.library:
+            return None
+        return self.library[TRANSFER].carried.get(kind, {}).get(tier)
+
+
+def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:
+    """Whether a group can stand for a kernel at all: another collective cannot."""
+    return group.kind == kind and group.label.get("op") == label.get("op")
+
+
+def bind_label(choice: Choice, label: Mapping[str, str]) -> Mapping[str, str]:
+    """What the physics is told of a kernel: its own label, or for a pooled group that of the kernel it stands for."""
+    own = choice.group.label
+    return {**own, **label} if own["kernel"] == POOLED else own
+
+
+def require(choice: Choice | None, kind: str, gpu: Gpu) -> Choice:
+    """The choice, or InputError if no profile knows the kind."""
+    if choice is None:
+        raise InputError(
+            f"no profile has kernels of the kind {kind} for {gpu.name}", place="profile", allowed="another profile"
+        )
+    return choice
+
+
+def derived(gpu: Gpu, **figures: object) -> Gpu:
+    """A copy of a GPU with other attributes (for tests and what-ifs in code)."""
+    return dataclasses.replace(gpu, **figures)  # type: ignore[arg-type]
