@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from calibration.fit import Progress, fit_profiles
 from calibration.fit import held_out as held_out_rows
+from calibration.power import corrections
 from calibration.tables import KernelTable
 from calibration.transfer import fit_transfer
+from hwspecs.gpu import load_gpu
+from simulator.fitted import Fitted
 from simulator.kernels.registry import MODELS
+from simulator.power import measured_joules
+from simulator.powerreading import power_reading
 from simulator.predict import Predictions, predict_kernels
 from simulator.selection import Library
 
@@ -29,15 +35,25 @@ def held_out(
     test = [_test_rows(table) for table in latency]
     train = [table.take(~mask) for table, mask in zip(latency, test, strict=True)]
     library = Library(fit_profiles(train, seed=seed, jobs=jobs, progress=progress))
-    return [_predicted(table.take(mask), library) for table, mask in zip(latency, test, strict=True)]
+    results = [_predicted(table.take(mask), library) for table, mask in zip(latency, test, strict=True)]
+    return results + _held_out_power([table for table in tables if has_watts(table)], library)
 
 
 def leave_one_gpu_out(
-    tables: Sequence[KernelTable], *, seed: int = 0, jobs: int | None = None, progress: Progress | None = None
+    tables: Sequence[KernelTable],
+    profiles: Sequence[Fitted] | None = None,
+    *,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> list[Result]:
-    """Every GPU predicted by what was fitted to the others: siblings' kernels, or what is pooled over them."""
+    """Every GPU predicted by what was fitted to the others: siblings' kernels, or what is pooled over them.
+
+    profiles : of all GPUs, fitted to these tables; each knows only its own GPU's rows. Fitted here if not given.
+    """
     latency = [table for table in tables if table.measured.any() and not has_watts(table)]
-    profiles = fit_profiles(latency, seed=seed, jobs=jobs, progress=progress)
+    if profiles is None:
+        profiles = fit_profiles(latency, seed=seed, jobs=jobs, progress=progress)
     results = []
     for gpu in sorted({profile.gpu for profile in profiles}):
         rest = [table.take(table.columns["gpu"] != gpu) for table in latency]
@@ -45,6 +61,31 @@ def leave_one_gpu_out(
         pooled = fit_transfer([table for table in rest if len(table)], others, seed=seed, jobs=jobs)
         own = [table.take(table.columns["gpu"] == gpu) for table in latency]
         results += [_predicted(table, Library([*others, pooled])) for table in own if len(table)]
+    return results
+
+
+def _held_out_power(tables: Sequence[KernelTable], library: Library) -> list[Result]:
+    """The same for readings of the board's power, at predicted times. The constants of the power are the shipped ones;
+    what corrects the readings was learned without the held-out shapes."""
+    if not tables:
+        return []
+    test = [_test_rows(table) for table in tables]
+    gpu, constants = measured_joules()
+    readings = corrections([table.take(~mask) for table, mask in zip(tables, test, strict=True)], gpu, constants)
+    results = []
+    for table, mask in zip(tables, test, strict=True):
+        rows = table.take(mask)
+        kind, _, found = _predicted(rows, library)
+        watts, model = found.watts.copy(), MODELS[table.kind]
+        for names, pick in rows.groups(("gpu", "software", *model.labels)):
+            label = {name: names[name] for name in model.labels}
+            shape = {name: rows.columns[name][pick] for name in model.columns}
+            own = load_gpu(names["gpu"])
+            work = model.work(shape, label, own)
+            watts[pick] = power_reading(
+                kind, shape, label, own, names["software"], work, found.seconds[pick], readings=readings
+            )
+        results.append((kind, rows, replace(found, watts=watts)))
     return results
 
 

@@ -31,7 +31,15 @@ LEAST_ROWS = 8
 """A group needs at least so many rows."""
 LEAST_REGIME = 40
 """Rows that a regime needs for error bands of its own."""
+FEW_ROWS = 400
+"""Below so many rows a quarter of them is too few to learn errors from."""
 HELD_OUT = 0.25
+SINGLE = ("gemm", "collective")
+"""Kinds that are one kernel, or one and a quantisation; an MoE block is five and more."""
+FEW_ROWS, MANY_ROWS = 300, 2_000
+"""Below the first a group gets fewer and shallower trees, from the second on they learn quicker: as held-out rows of
+groups of all sizes would have it.
+"""
 
 Progress = Callable[[int, int], None]
 
@@ -85,16 +93,29 @@ def held_out(shape: dict[str, np.ndarray], part: float = HELD_OUT, salt: int = 0
 def fit_group(task: Task) -> Group:
     """Fit one kernel in one number format."""
     rows, model = task.rows, MODELS[task.kind]
-    floor = detect_floor(rows, least_seconds(rows, task.kind))
+    floor = detect_floor(rows, least_seconds(rows, task.kind), single=task.kind in SINGLE)
     rows = replace(rows, floor=floor)  # the physics are not to explain what is the host's
     constants = fit_constants(model, [rows], seed=task.seed)
-    test = held_out(dict(rows.shape))
-    if test.sum() >= LEAST_ROWS and (~test).sum() >= LEAST_ROWS:
-        draft = _group(task, constants, rows.take(~test), floor, {})
-        errors = measure_errors(draft, rows.take(test))
-    else:
-        errors = measure_errors(_group(task, constants, rows, floor, {}), rows)
+    errors = measure_errors(_drafts(task, constants, rows, floor))
     return _group(task, constants, rows, floor, errors)
+
+
+def _drafts(task: Task, constants: dict[str, float], rows: Rows, floor: float) -> list[tuple[Group, Rows]]:
+    """Groups that were fitted to a part of the shapes, each with the rows that it did not see.
+
+    Where rows are few every quarter is held out in turn, from the constants too, since a dozen of them follow a few
+    dozen rows closely.
+    """
+    shape, few = dict(rows.shape), len(rows) < FEW_ROWS
+    drafts = []
+    for quarter in range(4 if few else 1):
+        test = held_out(shape, HELD_OUT * (quarter + 1)) & ~held_out(shape, HELD_OUT * quarter)
+        if test.any() and (~test).sum() >= LEAST_ROWS // 2:
+            seen = rows.take(~test)
+            own = fit_constants(MODELS[task.kind], [seen], seed=task.seed) if few else constants
+            drafts.append((_group(task, own, seen, floor, {}), rows.take(test)))
+    # Rows of one shape only cannot be held out.
+    return drafts or [(_group(task, constants, rows, floor, {}), rows)]
 
 
 def _physics(rows: Rows, kind: str, constants: dict[str, float]) -> np.ndarray:
@@ -153,21 +174,31 @@ def feature_matrix(rows: Rows, kind: str) -> np.ndarray:
 
 def _trees(features: np.ndarray, target: np.ndarray, hidden: np.ndarray | None, seed: int) -> Trees:
     """Trees in a number and depth that suit the rows."""
-    rows = len(target)
-    depth = int(np.clip(np.round(np.log2(rows / 60)), 3, 8))
-    count = int(np.clip(rows / 20, 60, 300))
+    few = len(target) < FEW_ROWS
     if hidden is None:
         target = np.clip(target, -CAP, CAP)
-    rate = 0.2 if depth > 5 else 0.1
-    return fit_trees(features, target, floor=hidden, trees=count, depth=depth, rate=rate, smooth=2.0, seed=seed)
+    rate = 0.2 if len(target) >= MANY_ROWS else 0.1
+    return fit_trees(
+        features,
+        target,
+        floor=hidden,
+        trees=100 if few else 300,
+        depth=4 if few else 8,
+        rate=rate,
+        smooth=2.0,
+        seed=seed,
+    )
 
 
-def measure_errors(group: Group, rows: Rows) -> dict[str, ErrorBand]:
-    """Error bands of rows that the group was not fitted on, by the bounding term and over all."""
-    estimate = group.estimate(rows.shape, rows.gpu)
-    seconds = np.maximum(np.asarray(estimate.seconds, dtype=float), group.host_seconds(rows.shape, rows.gpu))
-    error = np.log(rows.seconds / seconds)
-    bound = estimate.bound()
+def measure_errors(drafts: Sequence[tuple[Group, Rows]]) -> dict[str, ErrorBand]:
+    """Error bands of rows that their groups were not fitted on, by the bounding term and over all."""
+    errors, bounds = [], []
+    for group, rows in drafts:
+        estimate = group.estimate(rows.shape, rows.gpu)
+        seconds = np.maximum(np.asarray(estimate.seconds, dtype=float), group.host_seconds(rows.shape, rows.gpu))
+        errors.append(np.log(rows.seconds / seconds))
+        bounds.append(np.broadcast_to(estimate.bound(), len(rows)))
+    error, bound = np.concatenate(errors), np.concatenate(bounds)
     bands = {"all": error_band(error)}
     for index, name in enumerate(TERMS):
         if (bound == index).sum() >= LEAST_REGIME:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from simulator.fitted import Fitted
 from simulator.profilefile import to_bytes
 from simulator.progress import progress_bar
 from simulator.selection import TRANSFER
+
+FILE_NAME = re.compile(r"(?=.{1,100}$)\w[\w.+-]*@\w[\w.+-]*")
 
 
 def fit(
@@ -77,8 +80,13 @@ def read_tables(paths: Sequence[Path]) -> list[KernelTable]:
         if not table.measured.any():
             raise InputError("has no measured row", file=path, place="latency_us", allowed="a column with latencies")
         tables.append(table)
-    if not profile_names(tables):
+    names = profile_names(tables)
+    if not names:
         raise InputError("no kernel has enough measured rows to fit", file=paths[0], allowed="at least 8 rows a kernel")
+    for name in names:
+        if not FILE_NAME.fullmatch(name):
+            allowed = "a bundled GPU, and a software such as vllm-0.24.0 (at most 100 letters, digits, . _ + - in all)"
+            raise InputError("gpu@software cannot be a file's name", file=paths[0], found=name, allowed=allowed)
     return tables
 
 
@@ -108,8 +116,8 @@ def summary(profiles: Sequence[Fitted]) -> list[dict[str, Any]]:
 
 def _show(rows: list[dict[str, Any]], written: list[Path]) -> None:
     table = Table(title="Fitted", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for name in ("profile", "kernels"):
-        table.add_column(name)
+    table.add_column("profile", min_width=max(len(row["profile"]) for row in rows))
+    table.add_column("kernels")
     for name in ("groups", "rows", "held-out error", "worst group"):
         table.add_column(name, justify="right")
     table.add_column("which")
@@ -130,4 +138,4 @@ def _show(rows: list[dict[str, Any]], written: list[Path]) -> None:
             tiers = ", ".join(f"{tier} {mape:.1%}" for tier, mape in row["carried"].items())
             console.print(f"{row['kind']} carried elsewhere: {tiers}")
     total = sum(path.stat().st_size for path in written)
-    console.print(f"{len(written)} profiles, {total / 2**20:.1f} MiB, in {written[0].parent}")
+    console.print(f"{len(written)} profile{'s' * (len(written) > 1)}, {total / 2**20:.1f} MiB, in {written[0].parent}")

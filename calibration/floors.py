@@ -23,11 +23,11 @@ SCATTER = 1.25
 FEWEST = 20
 
 
-def detect_floor(rows: Rows, modelled: np.ndarray) -> float:
+def detect_floor(rows: Rows, modelled: np.ndarray, *, single: bool = True) -> float:
     """The floor in seconds of these rows, 0 if they have none.
 
     `modelled` are seconds that the kernels need at the least, such as the roof of the model: how it grows is compared
-    with how the times grow.
+    with how the times grow. `single` : one kernel was timed and not a block of several, which may take long by itself.
     """
     if len(rows) < FEWEST:
         return 0.0
@@ -39,6 +39,6 @@ def detect_floor(rows: Rows, modelled: np.ndarray) -> float:
     if len(idle) < FEWEST:
         return 0.0
     level = float(np.median(idle))
-    if lowest > SURE:
+    if single and lowest > SURE:
         return level
     return level if len(some) >= FEWEST and np.median(some) < FLAT * level else 0.0

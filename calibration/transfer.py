@@ -20,7 +20,17 @@ import numpy as np
 
 from calibration.boosting import fit_trees
 from calibration.constants import Rows, fit_constants
-from calibration.fit import LEAST_ROWS, Progress, Task, digest, error_band, feature_matrix, least_seconds, tasks_of
+from calibration.fit import (
+    LEAST_ROWS,
+    SINGLE,
+    Progress,
+    Task,
+    digest,
+    error_band,
+    feature_matrix,
+    least_seconds,
+    tasks_of,
+)
 from calibration.floors import detect_floor
 from calibration.tables import KernelTable
 from hwspecs.gpu import load_gpu
@@ -133,7 +143,7 @@ def _same(group: Group, task: Task, names: tuple[str, ...]) -> bool:
 
 def _drawn(task: Task) -> Task:
     rows = task.rows
-    floor = detect_floor(rows, least_seconds(rows, task.kind))
+    floor = detect_floor(rows, least_seconds(rows, task.kind), single=task.kind in SINGLE)
     if floor:  # a host of one benchmark says nothing of another GPU
         rows = rows.take(rows.seconds > 1.5 * floor)
     if len(rows) > POOL_ROWS:

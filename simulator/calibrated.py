@@ -14,7 +14,7 @@ from simulator.cost import OpTime, operator_time
 from simulator.operators import Operator
 from simulator.profile import Profile, list_profiles, load_profile
 from simulator.profilefile import read_profile
-from simulator.selection import Choice, Selection, bind_label, bundled
+from simulator.selection import TRANSFER, Choice, Selection, bind_label, bundled
 from simulator.shape import StepShape
 
 AUTO = "auto"
@@ -27,14 +27,17 @@ class Calibrated:
 
     Attributes
     ----------
-    name, description, fitted_on : of the profile that most operators use. gpu : that it is bound to.
+    name, description, fitted_on : of the profile that most operators use; carried to another GPU it is a `transfer of`
+        it. gpu : that it is bound to.
     selection : chooses kernels. fallback : the profile of operators that were not measured.
     """
 
     def __init__(self, gpu: Gpu, selection: Selection, fallback: Profile) -> None:
         self.gpu, self.selection, self.fallback = gpu, selection, fallback
         main = selection.profile(selection.names()[0])
-        self.name, self.description, self.fitted_on = main.name, main.description, main.fitted_on
+        carried = selection.tier in ("sibling", "foreign") and main.name != TRANSFER
+        self.name = f"{TRANSFER} of {main.name}" if carried else main.name
+        self.description, self.fitted_on = main.description, main.fitted_on
 
     def choice(self, op: Operator) -> Choice | None:
         """The kernel that stands for an operator, or None if the rule of thumb does."""

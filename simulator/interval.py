@@ -43,22 +43,27 @@ def run_interval(
     if not isinstance(profile, Calibrated):
         return None
     kernels: dict[tuple[str, ...], dict[str, Any]] = {}
+    widths: dict[tuple[str, ...], tuple[float, float]] = {}
     for op, total in zip(cost.operators, totals, strict=True):
         choice = profile.choice(op)
         outside = choice is not None and _outside(cost, op, choice)
-        entry = kernels.setdefault((*_key(op, choice), str(outside)), _entry(op, choice, outside))
+        key = _key(op, choice)
+        entry = kernels.setdefault((*key, str(outside)), _entry(op, choice, outside))
         entry["seconds"] += total.seconds
         wide = WIDEN if outside else 1.0
         for name, seconds in total.by_bound.items():
             errors = _band(choice, name)
-            entry["low"] += seconds * -math.expm1(errors.low * wide)
-            entry["high"] += seconds * math.expm1(errors.high * wide)
+            below, above = seconds * -math.expm1(errors.low * wide), seconds * math.expm1(errors.high * wide)
+            entry["low"] += below
+            entry["high"] += above
+            low, high = widths.get(key, (0.0, 0.0))
+            widths[key] = low + below, high + above
     used = [entry for entry in kernels.values() if entry["seconds"] > 0]
     everything = sum(entry["seconds"] for entry in used)
     if not everything:
         return None
-    low = min(math.sqrt(sum(entry["low"] ** 2 for entry in used)) / everything, 1.0)
-    high = math.sqrt(sum(entry["high"] ** 2 for entry in used)) / everything
+    low = min(math.hypot(*(below for below, _ in widths.values())) / everything, 1.0)
+    high = math.hypot(*(above for _, above in widths.values())) / everything
     return {
         "makespan_s": None if makespan is None else [makespan * (1 - busy * low), makespan * (1 + busy * high)],
         "tpot_s": None if tpot is None else [tpot * (1 - low), tpot * (1 + high)],

@@ -100,7 +100,7 @@ def _fill(
     work = MODELS[kind].work(shape, label, gpu)
     out.watts[pick] = power_reading(kind, shape, label, gpu, software, work, seconds)
     names = np.array(TERMS, dtype=object)[bound]
-    if host_floor and group.floor and choice.tier in ("exact", "software"):
+    if host_floor and group.floor and choice.tier != "foreign":
         host = group.host_seconds(shape, gpu)
         names[seconds < host] = "host"
         seconds = np.maximum(seconds, host)

@@ -47,6 +47,8 @@ class PrefillTable:
         keys = seqs * (past + query if self.cap is None else np.minimum(past + query, query + self.cap - 1))
         chunks = PrefillShape(seqs * query, seqs, (pairs,) * extents, (keys,) * extents)
         logs = np.log(np.broadcast_to(seconds(StepShape(chunks.tokens, 0, 0, (), chunks)), seqs.shape))
+        # Corrections are fitted to measurements, which scatter; more past never takes less time.
+        logs = np.maximum.accumulate(logs, axis=2)
         self._axes = [np.log2(axis) for axis in axes]
         self._lists = [axis.tolist() for axis in self._axes]
         self._logs = logs

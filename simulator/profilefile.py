@@ -51,7 +51,7 @@ def to_bytes(profile: Fitted) -> bytes:
             {
                 "kind": group.kind,
                 "label": dict(group.label),
-                "constants": dict(group.constants),
+                "constants": {k: float(v) for k, v in group.constants.items()},
                 "ranges": {k: list(v) for k, v in group.ranges.items()},
                 "lattice": {k: v.tolist() for k, v in group.lattice.items()},
                 "floor": group.floor,
@@ -189,20 +189,27 @@ def _trees(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trees:
         start += size
     leaves = part("leaves", trees << depth).reshape(trees, 1 << depth).astype(np.float32)
     leaves *= part("scale", trees)[:, None]
-    return Trees(entry["base"], features, thresholds, leaves)
+    return Trees(float(entry["base"]), features, thresholds, leaves)
 
 
 def _group(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Group:
+    model, constants, ranges = MODELS[entry["kind"]], entry["constants"], entry["ranges"]
     forests = [_trees(forest, arrays) for forest in entry["trees"]]
+    if set(ranges) != set(model.columns) or set(entry["label"]) != set(model.labels):
+        raise ValueError(f"a group of {model.kind} has other columns")
+    if constants and set(constants) != set(model.constants):
+        raise ValueError(f"a group of {model.kind} has other constants")
+    if any(trees.features.size and trees.features.max() >= len(model.names) for trees in forests):
+        raise ValueError(f"a group of {model.kind} has other features")
     return Group(
-        kind=entry["kind"],
-        label=entry["label"],
-        constants=entry["constants"],
+        kind=model.kind,
+        label={name: str(text) for name, text in entry["label"].items()},
+        constants={name: float(value) for name, value in constants.items()},
         trees=forests[0],
-        ranges={name: (low, high) for name, (low, high) in entry["ranges"].items()},
-        lattice={name: np.array(values) for name, values in entry["lattice"].items()},
-        floor=entry["floor"],
-        rows=entry["rows"],
-        errors={name: ErrorBand(*band) for name, band in entry["errors"].items()},
+        ranges={name: (float(low), float(high)) for name, (low, high) in ranges.items()},
+        lattice={name: np.array(values, dtype=float) for name, values in entry["lattice"].items()},
+        floor=float(entry["floor"]),
+        rows=int(entry["rows"]),
+        errors={name: _read_band(band) for name, band in entry["errors"].items()},
         host=forests[1] if len(forests) > 1 else None,
     )

@@ -225,9 +225,8 @@ class Selection:
         if not exact_format and self.anchor is not None and TRANSFER in self.library:
             # Another GPU's kernels of this format tell more than this GPU's of another.
             pooled = self.library[TRANSFER]
-            foreign = [
-                (pooled, g) for g in pooled.groups if _may(g, kind, label) and g.label["dtype"] == label["dtype"]
-            ]
+            foreign = [(pooled, g) for g in pooled.groups if _may(g, kind, label)]
+            foreign = [c for c in foreign if c[1].label["dtype"] == label["dtype"]] or ([] if candidates else foreign)
             if foreign:
                 candidates, tier = foreign, "foreign"
         if not candidates:

@@ -71,8 +71,10 @@ def _terms(shape: Shape, label: Label, gpu: Gpu, c: Constants) -> Terms:
     kernel, dim, size = plan.kernel, shape["head_dim"], kv_bytes(label["kv_dtype"])
     clocks = gpu.sms * gpu.boost_clock
     pairs = plan.tiles * plan.rows * plan.blocks * kernel.block
-    # A pair of query row and key: 4 x head_dim FLOPs and an exponential, padded rows and blocks included.
-    pair = 4 * dim / compute_rate("bf16", gpu) + 1 / exp_rate(gpu)
+    # A pair of query row and key: 4 x head_dim FLOPs and an exponential, padded rows and blocks included. Kernels that
+    # are written for an architecture do one while they do the other (FlashAttention-3, arXiv 2407.08608).
+    products, softmax = 4 * dim / compute_rate("bf16", gpu), 1 / exp_rate(gpu)
+    pair = products + softmax if kernel.portable else np.maximum(products, softmax)
     matrix = pairs * pair / c["portable_compute" if kernel.portable else "compute"]
     if label["kv_dtype"] != "bf16":
         matrix = matrix + plan.kv / size / (c["convert"] * clocks)

@@ -75,7 +75,7 @@ def test_what_is_left_out_is_filled_in() -> None:
     assert config.precision.model_dump() == {"weights": "bf16", "activations": "bf16", "kv": "bf16"}
     assert config.engine.max_model_len == 40_960 and config.attention.kind == "dense"
     assert config.workload.arrivals is not None and config.workload.arrivals.kind == "all_at_once"
-    assert (config.profile, config.router, config.seed) == ("rule-of-thumb", "round_robin", 0)
+    assert (config.profile, config.router, config.seed) == ("auto", "round_robin", 0)
     engine = config.engine
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.block_size) == (256, 8192, 16)
     assert (engine.memory_utilisation, engine.watermark) == (0.9, 0.01)

@@ -1,0 +1,164 @@
+"""The interval of a run: by hand for two kernels, and what it says of each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from madeprofiles import RANGES, group, no_trees, profile
+
+from hwspecs.gpu import load_gpu
+from simulator.accounting import OperatorTotals
+from simulator.calibrated import FALLBACK, Calibrated
+from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
+from simulator.graph import Precision, build_graph
+from simulator.interval import ASSUMED, run_interval
+from simulator.operators import Operator
+from simulator.profile import load_profile
+from simulator.selection import Library, Selection
+from simulator.stepcost import StepCost
+from workloads.attention import Dense
+from workloads.model import load_model
+
+H200 = load_gpu("h200-sxm")
+GEMM, DECODE = ErrorBand(math.log(0.9), math.log(1.2), 0.05, 500), ErrorBand(math.log(0.8), math.log(1.1), 0.07, 300)
+MEMORY = ErrorBand(math.log(0.7), math.log(1.4), 0.15, 60)
+
+
+def groups(**gemm: Any) -> tuple[Group, ...]:
+    return (
+        group("gemm", no_trees(), **{"errors": {"all": GEMM, "memory": MEMORY}, **gemm}),
+        group("attention_decode", no_trees(), errors={"all": DECODE}),
+        group("attention_prefill", no_trees()),
+    )
+
+
+def compiled(gpu: str = "h200-sxm", library: Library | None = None, *, chosen: Fitted | None = None) -> StepCost:
+    """Qwen3-0.6B on one GPU with made profiles."""
+    library = library or Library([profile("h200-sxm@vllm-0.24.0", groups())])
+    cost = Calibrated(load_gpu(gpu), Selection(load_gpu(gpu), None, chosen, library), load_profile(FALLBACK))
+    graph = build_graph(load_model("Qwen/Qwen3-0.6B"), Dense(), Precision())
+    return StepCost(graph, load_gpu(gpu), cost, max_tokens=64, max_seqs=4, max_context=512)
+
+
+def totals(cost: StepCost, seconds: dict[str, dict[str, float]]) -> list[OperatorTotals]:
+    """Seconds by bound of some operators, by name; the others did nothing."""
+
+    def one(op: Operator) -> OperatorTotals:
+        by_bound = seconds.get(op.name, {})
+        return OperatorTotals(op.name, op.kind, sum(by_bound.values()), by_bound, *[0.0] * 8)
+
+    assert set(seconds) <= {op.name for op in cost.operators}
+    return [one(op) for op in cost.operators]
+
+
+def names(cost: StepCost, kind: str) -> list[str]:
+    return [op.name for op in cost.operators if op.kind == kind]
+
+
+def test_by_hand() -> None:
+    """One kernel's errors add up, two kernels' as squares."""
+    cost = compiled()
+    first, second, *_ = names(cost, "gemm")
+    decode = names(cost, "attention_decode")[0]
+    spent = totals(cost, {first: {"compute": 2.0}, second: {"compute": 1.0, "memory": 1.0}, decode: {"memory": 6.0}})
+    found = run_interval(cost, spent, makespan=20.0, busy=0.5, tpot=0.01)
+    assert found is not None
+    low_gemm, high_gemm = 3 * 0.1 + 1 * 0.3, 3 * 0.2 + 1 * 0.4
+    low_decode, high_decode = 6 * 0.2, 6 * 0.1
+    low, high = math.hypot(low_gemm, low_decode) / 10, math.hypot(high_gemm, high_decode) / 10
+    assert found["kernel_time"] == pytest.approx([1 - low, 1 + high])
+    assert found["makespan_s"] == pytest.approx([20 * (1 - low / 2), 20 * (1 + high / 2)])
+    assert found["tpot_s"] == pytest.approx([0.01 * (1 - low), 0.01 * (1 + high)])
+    assert found["coverage"] == 0.8
+    decode_entry, gemm_entry = found["kernels"]
+    assert (decode_entry["kind"], gemm_entry["kind"]) == ("attention_decode", "gemm"), "the largest first"
+    assert decode_entry["share"] == pytest.approx(0.6) and gemm_entry["share"] == pytest.approx(0.4)
+    assert decode_entry["interval"] == pytest.approx([0.8, 1.1])
+    assert gemm_entry["interval"] == pytest.approx([1 - low_gemm / 4, 1 + high_gemm / 4])
+    assert {entry["status"] for entry in found["kernels"]} == {"interpolated"}
+    assert {entry["profile"] for entry in found["kernels"]} == {"h200-sxm@vllm-0.24.0"}
+    assert (decode_entry["mape"], gemm_entry["mape"]) == (0.07, 0.05)
+    assert (decode_entry["format"], gemm_entry["format"]) == ("bf16 bf16", "bf16") or decode_entry["format"] == "bf16"
+
+
+def test_what_is_not_known_stays_none() -> None:
+    cost = compiled()
+    spent = totals(cost, {names(cost, "gemm")[0]: {"compute": 2.0}})
+    found = run_interval(cost, spent, makespan=None, busy=1.0, tpot=None)
+    assert found is not None and found["makespan_s"] is None and found["tpot_s"] is None
+    assert found["kernel_time"] == pytest.approx([0.9, 1.2])
+    assert run_interval(cost, totals(cost, {}), makespan=0.0, busy=0.0, tpot=None) is None, "nothing ran"
+
+
+def test_no_interval_without_a_fitted_profile() -> None:
+    graph = build_graph(load_model("Qwen/Qwen3-0.6B"), Dense(), Precision())
+    cost = StepCost(graph, H200, load_profile("ideal"), max_tokens=64, max_seqs=4, max_context=512)
+    assert run_interval(cost, totals(cost, {}), makespan=1.0, busy=1.0, tpot=None) is None
+
+
+def test_a_rule_of_thumb_is_right_to_half() -> None:
+    cost = compiled()
+    norm = names(cost, "elementwise")[0]
+    found = run_interval(cost, totals(cost, {norm: {"memory": 1.0}}), makespan=1.0, busy=1.0, tpot=None)
+    assert found is not None
+    assert found["kernel_time"] == pytest.approx([1 / 1.5, 1.5])
+    assert found["kernels"][0]["status"] == "assumed" and found["kernels"][0]["mape"] is None
+    assert ASSUMED.rows == 0
+
+
+def test_widths_that_were_never_measured_are_twice_as_uncertain() -> None:
+    """The model's widths, not the step's tokens, decide: those vary from step to step."""
+    narrow = {**RANGES["gemm"], "n": (8192.0, 65536.0)}
+    library = Library([profile("h200-sxm@vllm-0.24.0", groups(ranges=narrow))])
+    cost = compiled(library=library)
+    by_width = {op.name: op.dims.n for op in cost.operators if op.kind == "gemm"}  # type: ignore[union-attr]
+    outside = next(name for name, n in by_width.items() if n < 8192)
+    found = run_interval(cost, totals(cost, {outside: {"compute": 1.0}}), makespan=1.0, busy=1.0, tpot=None)
+    assert found is not None
+    assert found["kernel_time"] == pytest.approx([0.9**WIDEN, 1.2**WIDEN])
+    assert found["kernels"][0]["status"] == "extrapolated"
+    few = {**RANGES["gemm"], "m": (2.0, 4.0)}
+    steps = compiled(library=Library([profile("h200-sxm@vllm-0.24.0", groups(ranges=few))]))
+    found = run_interval(steps, totals(steps, {outside: {"compute": 1.0}}), makespan=1.0, busy=1.0, tpot=None)
+    assert found is not None and found["kernels"][0]["status"] == "interpolated"
+
+
+def test_one_kernel_goes_one_way_inside_and_outside_of_its_ranges() -> None:
+    narrow = {**RANGES["gemm"], "n": (4096.0, 65536.0)}
+    cost = compiled(library=Library([profile("h200-sxm@vllm-0.24.0", groups(ranges=narrow))]))
+    by_width = {op.name: op.dims.n for op in cost.operators if op.kind == "gemm"}  # type: ignore[union-attr]
+    outside = next(name for name, n in by_width.items() if n < 4096)
+    inside = next(name for name, n in by_width.items() if 4096 <= n <= 65536)
+    spent = totals(cost, {outside: {"compute": 1.0}, inside: {"compute": 1.0}})
+    found = run_interval(cost, spent, makespan=1.0, busy=1.0, tpot=None)
+    assert found is not None and {k["status"] for k in found["kernels"]} == {"interpolated", "extrapolated"}
+    assert found["kernel_time"] == pytest.approx([(0.9 + 0.9**WIDEN) / 2, (1.2 + 1.2**WIDEN) / 2])
+
+
+def test_a_carried_profile_has_the_errors_of_carrying() -> None:
+    sibling, foreign = ErrorBand(-0.2, 0.3, 0.12, 900), ErrorBand(-0.5, 0.6, 0.3, 900)
+    pooled = (group("gemm", no_trees(), label={"kernel": "pooled", "dtype": "bf16"}),)
+    library = Library(
+        [
+            profile("h200-sxm@vllm-0.24.0", groups()),
+            profile("transfer", pooled, carried={"gemm": {"sibling": sibling, "foreign": foreign}}),
+        ]
+    )
+    for gpu, errors in (("gh200", sibling), ("l40s", foreign)):
+        cost = compiled(gpu, library)
+        spent = totals(cost, {names(cost, "gemm")[0]: {"memory": 1.0}})
+        found = run_interval(cost, spent, makespan=1.0, busy=1.0, tpot=None)
+        assert found is not None
+        assert found["kernel_time"] == pytest.approx([math.exp(errors.low), math.exp(errors.high)])
+        assert found["kernels"][0]["status"] == "transferred" and found["kernels"][0]["mape"] == errors.mape
+
+
+def test_never_below_nothing() -> None:
+    wild = {"all": ErrorBand(-8.0, 0.1, 1.0, 10)}
+    cost = compiled(library=Library([profile("h200-sxm@vllm-0.24.0", groups(errors=wild))]))
+    spent = totals(cost, {name: {"compute": 1.0} for name in names(cost, "gemm")})
+    found = run_interval(cost, spent, makespan=1.0, busy=1.0, tpot=1.0)
+    assert found is not None
+    assert 0 <= found["makespan_s"][0] < 0.01 and 0 <= found["tpot_s"][0] < 0.01
