@@ -145,7 +145,7 @@ def _profile_notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]
         ("extrapolated", "used outside of the shapes that were measured"),
         ("transferred", "of another software or format stands in"),
     ):
-        found = [k for k in kernels if k["status"] == status and k["share"] > 0.01]
+        found = [k for k in kernels if k["status"] == status and k["share"] > 0.02]
         if status == "transferred" and selection.tier != "exact":
             continue
         if found:

@@ -40,7 +40,7 @@ def gemm_format(precision: Precision) -> str:
     """The formats of weights and activations together, as tables of kernels call them."""
     weights, activations = precision.weights, precision.activations
     if weights == activations:
-        return {"fp4": "nvfp4", "int8": "sq", "int4": "int4_wo"}.get(weights, weights)
+        return {"fp4": "nvfp4", "int8": "sq", "int4": "int4_wo", "fp16": "bf16"}.get(weights, weights)
     if BYTES[activations] >= 2:
         return {"fp4": "w4a16_mxfp4", "int4": "int4_wo"}.get(weights, "int8_wo" if BYTES[weights] == 1 else activations)
     return "w4a8_mxfp4_mxfp8" if weights in ("fp4", "int4") else activations

@@ -42,6 +42,10 @@ STAND_INS = {
 }  # fmt: skip
 
 
+FAR = 100
+"""How far a format is from one that nothing stands in for."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A group, the profile that it is of, and how it came to be chosen.
@@ -220,14 +224,13 @@ class Selection:
             # Files are read only as far as needed: no later software is better than one with these very formats.
             if any(self._form(group, label) == (0, 0) and not group.floor for _, group in own):
                 break
-        exact_format = [c for c in candidates if c[1].label["dtype"] == label["dtype"]]
         tier = self.tier
-        if not exact_format and self.anchor is not None and TRANSFER in self.library:
-            # Another GPU's kernels of this format tell more than this GPU's of another.
+        nearest = min((self._form(group, label)[0] for _, group in candidates), default=FAR)
+        if nearest and self.anchor is not None and TRANSFER in self.library:
+            # Another GPU's kernels of this format, or of one more alike, tell more than this GPU's of another.
             pooled = self.library[TRANSFER]
-            foreign = [(pooled, g) for g in pooled.groups if _may(g, kind, label)]
-            foreign = [c for c in foreign if c[1].label["dtype"] == label["dtype"]] or ([] if candidates else foreign)
-            if foreign:
+            foreign = [(pooled, group) for group in pooled.groups if _may(group, kind, label)]
+            if min((self._form(group, label)[0] for _, group in foreign), default=FAR) < nearest:
                 candidates, tier = foreign, "foreign"
         if not candidates:
             return None
@@ -253,7 +256,7 @@ class Selection:
         """How far the number formats are from those asked for: of the operands, and how many others differ."""
         wanted, have = label["dtype"], group.label["dtype"]
         stand_ins: Sequence[str] = STAND_INS.get(wanted, ())
-        form = 0 if have == wanted else 1 + stand_ins.index(have) if have in stand_ins else 99
+        form = 0 if have == wanted else 1 + stand_ins.index(have) if have in stand_ins else FAR - 1
         others = [name for name in group.label if name not in ("dtype", "kernel") and name in label]
         return form, sum(group.label[name] != label[name] for name in others)
 

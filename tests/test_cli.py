@@ -142,7 +142,7 @@ def test_table_of_a_run(kinesim) -> None:
         "What was simulated: chat-poisson", "NVIDIA H200", "Qwen/Qwen3-8B", "KV cache", "Headline", "time", "GPU-hours",
         "USD", "energy", "output tokens/s per GPU", "2,000 requests", "2,000 finished", "goodput", "ttft <= 2 s", "MFU",
         "MBU", "Latency", "TTFT", "TPOT", "ITL", "end to end", "Where the time went", "gate_up_proj", "HBM bandwidth",
-        "Bound by", "rule-of-thumb",
+        "Bound by", "h200-sxm@vllm-0.24.0", "80 % interval",
     ):  # fmt: skip
         assert word in done.out, word
     assert "\x1b" not in done.out, "colours in a pipe"
@@ -213,7 +213,7 @@ def test_assignments_change_the_result(here: Path, kinesim) -> None:
     assert makespan(kinesim(*base, "--set", "profile=ideal")) < plain
     assert makespan(kinesim(*base, "--set", "gpu=b200-sxm")) < plain
     assert makespan(kinesim(*base, "--set", "model=qwen3-14b")) > 1.3 * plain
-    assert makespan(kinesim(*base, "--set", "precision.weights=fp8")) < plain
+    assert makespan(kinesim(*base, "--set", "precision={weights: fp8, activations: fp8}")) < plain
 
 
 def test_the_last_assignment_counts(here: Path, kinesim) -> None:
