@@ -36,7 +36,7 @@ def held_out(
     train = [table.take(~mask) for table, mask in zip(latency, test, strict=True)]
     library = Library(fit_profiles(train, seed=seed, jobs=jobs, progress=progress))
     results = [_predicted(table.take(mask), library) for table, mask in zip(latency, test, strict=True)]
-    return results + _held_out_power([table for table in tables if has_watts(table)], library)
+    return results + held_out_power(tables, seed=seed, jobs=jobs)
 
 
 def leave_one_gpu_out(
@@ -64,14 +64,19 @@ def leave_one_gpu_out(
     return results
 
 
-def _held_out_power(tables: Sequence[KernelTable], library: Library) -> list[Result]:
-    """The same for readings of the board's power, at predicted times. The constants of the power are the shipped ones;
-    what corrects the readings was learned without the held-out shapes."""
+def held_out_power(tables: Sequence[KernelTable], *, seed: int = 0, jobs: int | None = None) -> list[Result]:
+    """The same for readings of the board's power, at times predicted by profiles of those tables.
+
+    The constants of the power are the shipped ones; what corrects the readings was learned without the held-out shapes.
+    """
+    tables = [table for table in tables if has_watts(table)]
     if not tables:
         return []
     test = [_test_rows(table) for table in tables]
+    train = [table.take(~mask) for table, mask in zip(tables, test, strict=True)]
+    library = Library(fit_profiles(train, seed=seed, jobs=jobs))
     gpu, constants = measured_joules()
-    readings = corrections([table.take(~mask) for table, mask in zip(tables, test, strict=True)], gpu, constants)
+    readings = corrections(train, gpu, constants)
     results = []
     for table, mask in zip(tables, test, strict=True):
         rows = table.take(mask)

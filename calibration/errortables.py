@@ -46,7 +46,7 @@ def show_validation(document: dict[str, Any], written: list[Path]) -> None:
             console.print()
             console.print(_worst(errors["worst_regimes"]))
     if document["latency"] is None and document["power"] is None:
-        console.print("\nNothing was measured in this table: predictions only.")
+        console.print("\nNothing was measured in this table (no latency_us, in microseconds): predictions only.")
     for path in written:
         console.print(f"written: {path}", style="dim")
 

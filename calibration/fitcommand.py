@@ -137,5 +137,8 @@ def _show(rows: list[dict[str, Any]], written: list[Path]) -> None:
         if row["carried"]:
             tiers = ", ".join(f"{tier} {mape:.1%}" for tier, mape in row["carried"].items())
             console.print(f"{row['kind']} carried elsewhere: {tiers}")
+    few = sorted({row["profile"] for row in rows if row["rows"] < 100 * row["groups"]})
+    if few:
+        console.print(f"few rows, so take their errors as rough: {', '.join(few)}")
     total = sum(path.stat().st_size for path in written)
     console.print(f"{len(written)} profile{'s' * (len(written) > 1)}, {total / 2**20:.1f} MiB, in {written[0].parent}")

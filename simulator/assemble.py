@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hwspecs.dtypes import BYTES
+from hwspecs.gpu import Gpu, list_gpus, load_gpu
 from simulator import law, metrics
 from simulator.accounting import operator_totals
 from simulator.calibrated import Calibrated
@@ -14,6 +15,7 @@ from simulator.deployment import Deployment
 from simulator.engine import RunLog
 from simulator.interval import run_interval
 from simulator.result import Result, plain
+from simulator.selection import same_figures
 from workloads.attention import SlidingWindow
 from workloads.requests import Requests
 
@@ -159,6 +161,12 @@ def _profile_notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]
     return notes
 
 
+def _fewer_sms(gpu: Gpu) -> bool:
+    """Whether the SMs were changed and the peaks were not."""
+    base = load_gpu(gpu.base) if gpu.base in list_gpus() else None
+    return base is not None and base.sms != gpu.sms and base.peak == gpu.peak
+
+
 def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     """What has to be said beside the numbers."""
     gpu, model = deployment.scenario.gpu, deployment.scenario.model
@@ -167,7 +175,14 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     notes += _profile_notes(deployment, summary)
     if gpu.status == "announced":
         notes.append(f"{gpu.name} is announced, not measured: its figures are the vendor's promises or estimates")
-    if gpu.base is not None:
+    if gpu.l2.bandwidth < 1.5 * gpu.memory.bandwidth:
+        notes.append(
+            f"the L2 of {gpu.name} gives {gpu.l2.bandwidth / 1e12:.3g} TB/s, hardly more than its memory; without an "
+            "l2.bandwidth it is taken as 64 B a clock and SM"
+        )
+    if _fewer_sms(gpu):
+        notes.append(f"{gpu.name} has other SMs than {gpu.base} but its FLOP/s: give gpu.peak too if they go together")
+    if gpu.base is not None and not (gpu.base in list_gpus() and same_figures(gpu, load_gpu(gpu.base))):
         notes.append(f"{gpu.name} is hypothetical: {gpu.base} with other figures, at its price if no other is given")
     if model.moe is not None:
         notes.append("experts are assumed to be hit uniformly")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.cost import maximum
-from simulator.operators import Gemm, Heads, Message, Operator
+from simulator.operators import Gemm, Heads, Message, Operator, experts_hit
 from simulator.shape import StepShape
 
 
@@ -53,8 +53,11 @@ def kernel_call(op: Operator, shape: StepShape) -> Call | None:
     if kind == "moe":
         block = op.block
         assert block is not None
+        # Measured with tokens dealt round to the experts; at random they hit fewer, and fewer weights are read.
+        spread = np.minimum(block.experts, maximum(rows, 1) * block.top_k)
+        alike = rows * experts_hit(rows, block.experts, block.top_k) / spread
         columns = {
-            "tokens": maximum(rows, 1), "hidden": block.hidden, "intermediate": block.intermediate, "top_k":
+            "tokens": maximum(alike, 1), "hidden": block.hidden, "intermediate": block.intermediate, "top_k":
             block.top_k, "experts": block.experts, "tp": block.tensor, "ep": 1, "skew": 0.0, "gated": 1,
         }  # fmt: skip
         return Call(kind, label, columns, {}, op.share, rows > 0)

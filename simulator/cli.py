@@ -54,8 +54,8 @@ class Listing(StrEnum):
     profiles = "profiles"
 
 
-def _folder(text: str) -> Path:
-    if not text.strip():
+def _folder(text: str | Path) -> Path:
+    if not str(text).strip():
         raise typer.BadParameter("names no folder; allowed: a writable folder")
     return Path(text)
 
@@ -268,7 +268,7 @@ def list_bundled(
     if output is Format.json:
         _print_json({"schema": f"kinesim-list-{what.value}/1", what.value: rows})
     else:
-        display.show_rows(rows, hide=("title", "domain"))
+        display.show_rows(rows, hide=("title", "domain", "fitted_on", "held_out", "carried_mape"))
 
 
 @app.command()

@@ -39,6 +39,8 @@ class Precision:
 def gemm_format(precision: Precision) -> str:
     """The formats of weights and activations together, as tables of kernels call them."""
     weights, activations = precision.weights, precision.activations
+    if BYTES[weights] > BYTES[activations]:  # the wider operand is what has to be moved, and to be multiplied
+        activations = weights
     if weights == activations:
         return {"fp4": "nvfp4", "int8": "sq", "int4": "int4_wo", "fp16": "bf16"}.get(weights, weights)
     if BYTES[activations] >= 2:

@@ -70,8 +70,31 @@ def profiles() -> list[dict[str, Any]]:
     rows = [{"name": name, "description": load_profile(name).description} for name in list_profiles()]
     for name in bundled().names:
         meta = read_meta(profile_folder() / f"{name}.npz")
-        rows.append({"name": name, "description": meta["description"], "fitted_on": meta["fitted_on"]})
+        errors = {kind: _held_out([g for g in meta["groups"] if g["kind"] == kind]) for kind in meta["models"]}
+        mapes = ", ".join(f"{kind} {found['mape']['all']:.1%}" for kind, found in errors.items())
+        about = f"{meta['description']} Held-out errors: {mapes}."
+        row = {"name": name, "description": about, "fitted_on": meta["fitted_on"], "held_out": errors}
+        rows.append(row | ({"carried_mape": _carried(meta["carried"])} if meta["carried"] else {}))
     return rows
+
+
+def _held_out(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the groups of a kind: rows, mean held-out error over them and by regime, host-side floors in microseconds."""
+    rows = sum(group["rows"] for group in groups)
+    bands: dict[str, list[tuple[float, int]]] = {}
+    for group in groups:
+        for regime, (_, _, mape, count) in group["errors"].items():
+            bands.setdefault(regime, []).append((mape, count))
+    mapes = {
+        regime: round(sum(mape * count for mape, count in found) / sum(count for _, count in found), 4)
+        for regime, found in bands.items()
+    }
+    floors = sorted(round(1e6 * group["floor"], 1) for group in groups if group["floor"])
+    return {"groups": len(groups), "rows": rows, "mape": mapes, "host_floors_us": floors}
+
+
+def _carried(carried: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    return {kind: {tier: band[2] for tier, band in tiers.items()} for kind, tiers in carried.items()}
 
 
 def schema(what: str) -> dict[str, Any]:

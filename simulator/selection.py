@@ -23,13 +23,15 @@ from functools import lru_cache
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
-from simulator.fitted import ErrorBand, Fitted, Group
+from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
 from simulator.profile import profile_folder
 from simulator.profilefile import read_profile
 
 TRANSFER = "transfer"
 POOLED = "pooled"
 """Name of the kernel of a pooled group."""
+NAMED = "(the one asked for)"
+"""Stands for a profile that was asked for among names: it may be called as a bundled one is, which it does not hide."""
 ENGINES = ("vllm", "sglang", "trtllm")
 """Software that runs models, in the order in which it is chosen where none is named."""
 
@@ -50,7 +52,8 @@ FAR = 100
 class Choice:
     """A group, the profile that it is of, and how it came to be chosen.
 
-    tier : `exact` (this GPU and software), `software` (this GPU, another software or kernel), `sibling`, `foreign`.
+    tier : `exact` (this GPU and software), `version` (another version of the software), `software` (another software,
+        kernel or format on this GPU), `sibling`, `foreign`.
     carried : the errors to expect if it was carried to another GPU.
     """
 
@@ -110,12 +113,12 @@ def engine(software: str) -> str:
 
 def anchor(gpu: Gpu, measured: Sequence[str]) -> tuple[str | None, str]:
     """Which of the `measured` GPUs' profiles stand for `gpu`, and the tier: exact, sibling, or None and foreign."""
-    if gpu.name in measured and _same_figures(gpu, load_gpu(gpu.name)):
+    if gpu.name in measured and same_figures(gpu, load_gpu(gpu.name)):
         return gpu.name, "exact"
     root, seen = gpu, 0
     while root.base is not None and seen < 8:
-        if root.base in measured:
-            return root.base, "sibling"
+        if root.base in measured:  # with another price, say, it is still the GPU that was measured
+            return root.base, "exact" if same_figures(gpu, load_gpu(root.base)) else "sibling"
         if root.base not in list_gpus():
             break
         root, seen = load_gpu(root.base), seen + 1
@@ -127,7 +130,7 @@ def anchor(gpu: Gpu, measured: Sequence[str]) -> tuple[str | None, str]:
     return None, "foreign"
 
 
-def _same_figures(a: Gpu, b: Gpu) -> bool:
+def same_figures(a: Gpu, b: Gpu) -> bool:
     """Whether all figures agree that a kernel's time may depend on."""
     names = ("sms", "boost_clock", "peak", "memory", "l2", "link")
     return all(getattr(a, name) == getattr(b, name) for name in names)
@@ -140,6 +143,18 @@ def _alike(a: Gpu, b: Gpu) -> bool:
     """
     same = a.vendor == b.vendor and a.architecture.split()[0] == b.architecture.split()[0]
     return same and a.memory.kind[:3] == b.memory.kind[:3]
+
+
+def stretch(gpu: Gpu, origin: Gpu) -> float:
+    """How much wider than among measured siblings an interval should be: by how far the most changed figure is.
+
+    Measured siblings, H100 and H200, are 0.5 octaves of bandwidth apart; beyond that the width grows with the
+    distance. A judgement: nothing farther was measured.
+    """
+    pairs = [(gpu.memory.bandwidth, origin.memory.bandwidth), (gpu.sms, origin.sms), (gpu.l2.size, origin.l2.size)]
+    pairs += [(gpu.l2.bandwidth, origin.l2.bandwidth), (gpu.link.bandwidth, origin.link.bandwidth)]
+    pairs += [(gpu.peak[dtype], origin.peak[dtype]) for dtype in gpu.peak if dtype in origin.peak]
+    return max(1.0, 2 * max(abs(math.log2(a / b)) for a, b in pairs))
 
 
 def _distance(a: Gpu, b: Gpu) -> float:
@@ -175,7 +190,7 @@ class Selection:
         if named is not None and named.name == TRANSFER:
             self.anchor, self.tier = None, "foreign"
         elif named is not None:
-            own = named.gpu == gpu.name and _same_figures(gpu, load_gpu(gpu.name))
+            own = named.gpu == gpu.name and same_figures(gpu, load_gpu(gpu.name))
             self.anchor, self.tier = named.gpu, "exact" if own else "sibling" if self._related(named.gpu) else "foreign"
             self.software = software or named.software
         else:
@@ -187,18 +202,16 @@ class Selection:
 
     def names(self) -> list[str]:
         """The profiles that groups are taken from, the preferred software first."""
-        if self.named is not None and self.named.name == TRANSFER:
-            return [TRANSFER]
         if self.anchor is None:
-            return [TRANSFER] if TRANSFER in self.library else []
-        found = {name for name in self.library.names if name.split("@")[0] == self.anchor and "@" in name}
-        own = self.named.name if self.named is not None else ""
-        found |= {own} - {""}
-        return sorted(found, key=lambda name: (name != own, *self._software_rank(name.split("@")[-1]), name))
+            found = [TRANSFER] if TRANSFER in self.library else []
+        else:
+            found = [name for name in self.library.names if name.split("@")[0] == self.anchor and "@" in name]
+            found.sort(key=lambda name: (*self._software_rank(name.split("@")[-1]), name))
+        return [*([NAMED] if self.named is not None else []), *found]
 
     def profile(self, name: str) -> Fitted:
         """One of them."""
-        return self.named if self.named is not None and name == self.named.name else self.library[name]
+        return self.named if name == NAMED and self.named is not None else self.library[name]
 
     def _software_rank(self, software: str) -> tuple[bool, bool, int, tuple[int, ...]]:
         """Sorts software: the one asked for, its engine's others, other engines; newer versions first."""
@@ -226,31 +239,42 @@ class Selection:
                 break
         tier = self.tier
         nearest = min((self._form(group, label)[0] for _, group in candidates), default=FAR)
-        if nearest and self.anchor is not None and TRANSFER in self.library:
-            # Another GPU's kernels of this format, or of one more alike, tell more than this GPU's of another.
+        if nearest > 1 and self.anchor is not None and TRANSFER in self.library:
+            # Another GPU's kernels of this format, or of one more alike, tell more than this GPU's of a far one.
             pooled = self.library[TRANSFER]
             foreign = [(pooled, group) for group in pooled.groups if _may(group, kind, label)]
             if min((self._form(group, label)[0] for _, group in foreign), default=FAR) < nearest:
                 candidates, tier = foreign, "foreign"
         if not candidates:
             return None
-        profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label))
-        if tier == "exact" and self._software_rank(profile.software)[0] and self.software is not None:
-            tier = "software"
-        if tier == "exact" and any(name in label and group.label[name] != label[name] for name in group.label):
-            tier = "software"
-        return Choice(group, profile.name, tier, self._carried(kind, tier))
+        largest: dict[str, int] = {}
+        for owner, group in candidates:
+            largest[owner.name] = max(largest.get(owner.name, 0), group.rows)
+        profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label, largest[c[0].name]))
+        tiers = [tier]
+        if any(name in label and group.label[name] != label[name] for name in group.label) and tier != "foreign":
+            tiers.append("software")  # another kernel or format
+        elif tier == "exact" and self.software is not None and profile.software != self.software:
+            same = engine(profile.software) == engine(self.software)
+            tiers.append("version" if same else "software")
+        if tier == "exact" and len(tiers) > 1:
+            tier = tiers[1]
+        return Choice(group, profile.name, tier, self._carried(kind, tiers, group))
 
-    def _rank(self, profile: Fitted, group: Group, label: Mapping[str, str]) -> tuple[object, ...]:
-        """Sorts candidates, the best first."""
+    def _rank(self, profile: Fitted, group: Group, label: Mapping[str, str], largest: int) -> tuple[object, ...]:
+        """Sorts candidates, the best first. `largest` : rows of the profile's largest candidate."""
         form, other = self._form(group, label)
         kernel = label.get("kernel")
-        alike = -difflib.SequenceMatcher(None, kernel, group.label["kernel"]).ratio() if kernel else 0.0
+        alike = difflib.SequenceMatcher(None, kernel, group.label["kernel"]).ratio() if kernel else 0.0
+        # A kernel that was hardly measured is hardly used, whatever name is like its own.
+        minor = group.rows < 0.5 * largest and alike < 0.9
         # Inside a step kernels run in a CUDA graph, where no host launches them one by one.
-        eager = kernel is None and group.label["kernel"].endswith("eager")
+        eager = group.label["kernel"].endswith("eager") and not (kernel or "").endswith("eager")
         # Under a host-side floor the kernel itself was hardly seen: another software's tells more.
         hidden = kernel is None and group.floor > 0
-        return (form, other, hidden, *self._software_rank(profile.software), eager, alike, -group.rows)
+        asked_for = profile is not self.named
+        rank = self._software_rank(profile.software)
+        return (form, other, hidden, asked_for, *rank, alike < 1, minor, eager, -alike, -group.rows)
 
     def _form(self, group: Group, label: Mapping[str, str]) -> tuple[int, int]:
         """How far the number formats are from those asked for: of the operands, and how many others differ."""
@@ -260,10 +284,21 @@ class Selection:
         others = [name for name in group.label if name not in ("dtype", "kernel") and name in label]
         return form, sum(group.label[name] != label[name] for name in others)
 
-    def _carried(self, kind: str, tier: str) -> ErrorBand | None:
-        if tier == "exact" or TRANSFER not in self.library:
-            return None
-        return self.library[TRANSFER].carried.get(kind, {}).get(tier)
+    def _carried(self, kind: str, tiers: Sequence[str], group: Group) -> ErrorBand | None:
+        """The widest of the errors of all that was carried: to another GPU, format, software or version."""
+        known = self.library[TRANSFER].carried.get(kind, {}) if TRANSFER in self.library else {}
+        found = []
+        for tier in tiers:
+            if tier == "version":  # nobody measured two versions: twice the kernel's own errors
+                found.append(_wider(group.errors["all"], WIDEN))
+            elif tier in known:
+                factor = stretch(self.gpu, load_gpu(self.anchor)) if tier == "sibling" and self.anchor else 1.0
+                found.append(_wider(known[tier], factor))
+        return max(found, key=lambda band: band.high - band.low, default=None)
+
+
+def _wider(band: ErrorBand, factor: float) -> ErrorBand:
+    return ErrorBand(band.low * factor, band.high * factor, band.mape, band.rows)
 
 
 def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:
@@ -274,7 +309,10 @@ def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:
 def bind_label(choice: Choice, label: Mapping[str, str]) -> Mapping[str, str]:
     """What the physics is told of a kernel: its own label, or for a pooled group that of the kernel it stands for."""
     own = choice.group.label
-    return {**own, **label} if own["kernel"] == POOLED else own
+    if own["kernel"] == POOLED:
+        return {**own, **label}
+    # The physics moves the bytes of the format asked for, whatever kernel's correction stands in.
+    return {**own, "dtype": label["dtype"]}
 
 
 def require(choice: Choice | None, kind: str, gpu: Gpu) -> Choice:

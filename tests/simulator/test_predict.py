@@ -83,7 +83,7 @@ def test_rows_keep_their_order_whatever_is_mixed() -> None:
     ("texts", "expected", "status", "errors"),
     [
         ({}, "h200-sxm@vllm-0.24.0", "interpolated", None),
-        ({"software": "vllm-0.10.0"}, "h200-sxm@vllm-0.24.0", "transferred", SOFTWARE),
+        ({"software": "lmdeploy-1"}, "h200-sxm@vllm-0.24.0", "transferred", SOFTWARE),
         ({"gpu": "gh200"}, "h200-sxm@vllm-0.24.0", "transferred", SIBLING),
         ({"gpu": "l40s"}, "transfer", "transferred", FOREIGN),
         ({"gpu": "mi300x"}, "transfer", "transferred", FOREIGN),

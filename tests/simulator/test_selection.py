@@ -125,9 +125,9 @@ def test_a_base_that_nobody_knows_and_one_of_itself() -> None:
 
 
 def test_another_version_is_the_same_engines() -> None:
-    assert choose("h200-sxm", "vllm-0.11.0") == ("h200-sxm@vllm-0.24.0", "software", "default")
+    assert choose("h200-sxm", "vllm-0.11.0") == ("h200-sxm@vllm-0.24.0", "version", "default")
     assert choose("h200-sxm", "trtllm-1.0.0", kernel="torch_flow", dtype="bf16") == (
-        "h200-sxm@trtllm-1.3.0", "software", "torch_flow",
+        "h200-sxm@trtllm-1.3.0", "version", "torch_flow",
     )  # fmt: skip
 
 
@@ -191,6 +191,7 @@ def test_the_most_alike_kernel_or_the_most_measured_one() -> None:
 
     assert kernel(kernel="DeepGemmKernel") == "DeepGemmKernel"
     assert kernel(kernel="DeepGemmKernel2") == "DeepGemmKernel"
+    assert kernel(kernel="Deep") == "CutlassKernel", "a name that is half alike does not make a rare kernel likely"
     assert kernel() == "CutlassKernel", "inside a CUDA graph nothing is eager"
 
 
@@ -201,7 +202,11 @@ def test_errors_are_those_of_the_tier() -> None:
         return found.carried
 
     assert carried("h200-sxm", "vllm-0.24.0") is None
-    assert carried("h200-sxm", "vllm-0.10.0") == SOFTWARE
+    own = Selection(load_gpu("h200-sxm"), "vllm-0.24.0", library=LIBRARY).choose("gemm", BF16)
+    version = carried("h200-sxm", "vllm-0.10.0")
+    assert own is not None and version is not None
+    assert version.high == pytest.approx(2 * own.group.errors["all"].high), "twice its own"
+    assert carried("h200-sxm", "lmdeploy-1") == SOFTWARE
     assert carried("gb200", "vllm-0.24.0") == SIBLING
     assert carried("l40s", "vllm-0.24.0") == FOREIGN
 
@@ -221,7 +226,8 @@ def named(gpu: str, chosen: str | Fitted, software: str | None = None, **label: 
     selection = Selection(load_gpu(gpu), software, chosen, LIBRARY)
     found = selection.choose("gemm", label or BF16)
     assert found is not None
-    return selection.profile(found.profile), found.tier
+    owners = [selection.profile(name) for name in selection.names()]
+    return next(owner for owner in owners if any(group is found.group for group in owner.groups)), found.tier
 
 
 def test_a_named_profile_is_used_whatever_the_gpu() -> None:
@@ -239,9 +245,13 @@ def test_a_named_profile_is_used_whatever_the_software(software: str) -> None:
     assert tier == "software"
 
 
-def test_a_users_file_hides_the_bundled_one_of_its_name() -> None:
+def test_a_users_file_comes_before_the_bundled_one_of_its_name() -> None:
+    """What it lacks is still found in the bundled one."""
     mine = profile("h200-sxm@vllm-0.24.0", (gemm(rows=1),), description="mine")
     assert named("h200-sxm", mine)[0] is mine
+    selection = Selection(load_gpu("h200-sxm"), None, mine, LIBRARY)
+    found = selection.choose("attention_decode", {"dtype": "bf16", "kv_dtype": "fp8"})
+    assert found is not None and found.group in LIBRARY["h200-sxm@vllm-0.24.0"].groups
     pooled = profile("transfer", (gemm("pooled", rows=1),), description="mine")
     assert named("l40s", pooled)[0] is pooled
     alone = Selection(load_gpu("l40s"), None, pooled, Library([]))
