@@ -12,7 +12,7 @@ the others. The errors of carrying a profile are measured three ways:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ from hwspecs.gpu import load_gpu
 from simulator.fitted import CAP, ErrorBand, Fitted, Group
 from simulator.kernels.registry import LATTICE, MODELS
 from simulator.profilefile import quantised
-from simulator.selection import POOLED, TRANSFER, engine
+from simulator.selection import POOLED, TRANSFER, engine, is_pooled
 from simulator.trees import Trees
 
 POOL_ROWS = 3_000
@@ -86,7 +86,19 @@ def fit_transfer(
     )
 
 
-def _left_out(pools: Sequence[Sequence[Task]]) -> list[tuple[list[Task], list[Task]]]:
+class Pool(list[Task]):
+    """Tasks that are fitted together; `engine` if they are of one engine's software only."""
+
+    engine: str = ""
+
+
+def _pool(tasks: Iterable[Task], engine: str = "") -> Pool:
+    pool = Pool(tasks)
+    pool.engine = engine
+    return pool
+
+
+def _left_out(pools: Sequence[Pool]) -> list[tuple[Pool, list[Task]]]:
     """For every pool and architecture: what is left without it, and its tasks. H100 and H200 are left out together."""
     pairs = []
     for pool in pools:
@@ -94,12 +106,12 @@ def _left_out(pools: Sequence[Sequence[Task]]) -> list[tuple[list[Task], list[Ta
             own = [task for task in pool if load_gpu(task.gpu).architecture == architecture]
             rest = [task for task in pool if load_gpu(task.gpu).architecture != architecture]
             if rest:
-                pairs.append((rest, own))
+                pairs.append((_pool(rest, pool.engine), own))
     return pairs
 
 
 def _shrink(
-    left_out: Sequence[tuple[Sequence[Task], Sequence[Task]]], groups: Sequence[Group]
+    left_out: Sequence[tuple[Pool, Sequence[Task]]], groups: Sequence[Group]
 ) -> tuple[dict[str, float], dict[str, list[np.ndarray]]]:
     """By kind: how much of a pooled correction helps on an architecture that it was not fitted on, and the errors."""
     errors: dict[str, dict[float, list[np.ndarray]]] = {}
@@ -153,27 +165,33 @@ def _drawn(task: Task) -> Task:
     return Task(task.gpu, task.software, task.kind, rows, task.seed)
 
 
-def _pools(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Tasks with the same kind and formats."""
+def _pools(tasks: Sequence[Task]) -> list[Pool]:
+    """Tasks with the same kind and formats; of GEMMs also those of each engine, which quantise in their own ways."""
     pools: dict[tuple[str, ...], list[Task]] = {}
     for task in tasks:
         label = task.rows.label
         key = (task.kind, *(label[name] for name in MODELS[task.kind].labels if name != "kernel"))
         pools.setdefault(key, []).append(task)
-    return [_without_hosts(pools[key]) for key in sorted(pools)]
+    found = []
+    for key in sorted(pools):
+        found.append(_pool(_without_hosts(pools[key])))
+        engines = sorted({engine(task.software) for task in pools[key]})
+        if key[0] == "gemm" and len(engines) > 1:
+            found += [_pool([task for task in pools[key] if engine(task.software) == name], name) for name in engines]
+    return found
 
 
-def _without_hosts(pool: list[Task]) -> list[Task]:
+def _without_hosts(tasks: list[Task]) -> list[Task]:
     """Without GEMMs that were timed with the host's launch (TensorRT-LLM's in fp8: 11 us more than any other), if
     others are left: pooled constants would spread what belongs to one benchmark over all GPUs.
     """
-    quick = [task for task in pool if task.kind != "gemm" or np.quantile(task.rows.seconds, 0.02) < SLOW_GEMM]
-    return quick or pool
+    quick = [task for task in tasks if task.kind != "gemm" or np.quantile(task.rows.seconds, 0.02) < SLOW_GEMM]
+    return quick or tasks
 
 
 def _map(
-    function: Callable[[Sequence[Task]], Group],
-    items: Sequence[Sequence[Task]],
+    function: Callable[[Pool], Group],
+    items: Sequence[Pool],
     jobs: int | None,
     progress: Progress | None,
 ) -> list[Group]:
@@ -188,8 +206,8 @@ def _map(
     return results
 
 
-def _fit_pool(pool: Sequence[Task]) -> Group:
-    """One group for all tasks. Its label's kernel is `pooled`, its lattice that of all of them."""
+def _fit_pool(pool: Pool) -> Group:
+    """One group for all tasks. Its label's kernel is `pooled`, or `pooled vllm`; its lattice that of all of them."""
     kind, seed = pool[0].kind, pool[0].seed
     model = MODELS[kind]
     rows = [task.rows for task in pool]
@@ -203,7 +221,7 @@ def _fit_pool(pool: Sequence[Task]) -> Group:
     shape = {name: np.concatenate([np.asarray(r.shape[name], dtype=float) for r in rows]) for name in model.columns}
     return Group(
         kind=kind,
-        label={**rows[0].label, "kernel": POOLED},
+        label={**rows[0].label, "kernel": f"{POOLED} {pool.engine}".strip()},
         constants=constants,
         trees=quantised(trees),
         ranges={name: (float(column.min()), float(column.max())) for name, column in shape.items()},
@@ -225,7 +243,7 @@ def _errors(group: Group, task: Task) -> np.ndarray:
 
 
 def _label(group: Group, task: Task) -> dict[str, str]:
-    return dict(task.rows.label) if group.label["kernel"] == POOLED else dict(group.label)
+    return dict(task.rows.label) if is_pooled(group) else dict(group.label)
 
 
 def _pooled_band(errors: Sequence[np.ndarray]) -> ErrorBand:

@@ -274,6 +274,9 @@ class Selection:
         hidden = kernel is None and group.floor > 0
         asked_for = profile is not self.named
         rank = self._software_rank(profile.software)
+        if is_pooled(group):
+            alike = float(group.label["kernel"] == f"{POOLED} {engine(self.software or ENGINES[0])}")
+            minor = alike < 1 and group.label["kernel"] != POOLED  # another engine's
         return (form, other, hidden, asked_for, *rank, alike < 1, minor, eager, -alike, -group.rows)
 
     def _form(self, group: Group, label: Mapping[str, str]) -> tuple[int, int]:
@@ -301,6 +304,11 @@ def _wider(band: ErrorBand, factor: float) -> ErrorBand:
     return ErrorBand(band.low * factor, band.high * factor, band.mape, band.rows)
 
 
+def is_pooled(group: Group) -> bool:
+    """Whether a group stands for many kernels: of all software (`pooled`), or of one engine's (`pooled vllm`)."""
+    return group.label["kernel"].split(" ")[0] == POOLED
+
+
 def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:
     """Whether a group can stand for a kernel at all: another collective cannot."""
     return group.kind == kind and group.label.get("op") == label.get("op")
@@ -309,7 +317,7 @@ def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:
 def bind_label(choice: Choice, label: Mapping[str, str]) -> Mapping[str, str]:
     """What the physics is told of a kernel: its own label, or for a pooled group that of the kernel it stands for."""
     own = choice.group.label
-    if own["kernel"] == POOLED:
+    if is_pooled(choice.group):
         return {**own, **label}
     # The physics moves the bytes of the format asked for, whatever kernel's correction stands in.
     return {**own, "dtype": label["dtype"]}

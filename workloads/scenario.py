@@ -256,8 +256,8 @@ class Scenario(Part):
     profile: str = Field(
         default="auto",
         min_length=1,
-        description="How far from the ideal roofline the software is: auto (fitted to the GPU, or carried to it), a name of "
-        "`kinesim list profiles`, or the path of a profile (.yaml, .npz).",
+        description="How far from the ideal roofline the software is: auto (fitted to the GPU, or carried to it), a "
+        "name of `kinesim list profiles`, or the path of a profile (.yaml, .npz).",
     )
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = Field(
         default=0, description="Everything random follows from it."
