@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibration.boosting import fit_trees
-from calibration.constants import Rows, fit_constants
+from calibration.constants import Rows, fit_constants, model_seconds
 from calibration.floors import SCATTER, detect_floor
 from calibration.tables import KernelTable
 from hwspecs.gpu import load_gpu
@@ -118,13 +118,8 @@ def _drafts(task: Task, constants: dict[str, float], rows: Rows, floor: float) -
     return drafts or [(_group(task, constants, rows, floor, {}), rows)]
 
 
-def _physics(rows: Rows, kind: str, constants: dict[str, float]) -> np.ndarray:
-    terms = MODELS[kind].terms(rows.shape, rows.label, rows.gpu, constants)
-    return np.broadcast_to(np.asarray(terms.seconds(constants["sharpness"]), dtype=float), rows.seconds.shape)
-
-
 def _group(task: Task, constants: dict[str, float], rows: Rows, floor: float, errors: dict[str, ErrorBand]) -> Group:
-    features, modelled = feature_matrix(rows, task.kind), _physics(rows, task.kind, constants)
+    features, modelled = feature_matrix(rows, task.kind), model_seconds(MODELS[task.kind], rows, constants)
     target = np.log(rows.seconds / modelled)
     host, hidden = None, None
     if floor:

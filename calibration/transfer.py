@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from calibration.boosting import fit_trees
-from calibration.constants import Rows, fit_constants
+from calibration.constants import fit_constants, model_seconds
 from calibration.fit import (
     LEAST_ROWS,
     SINGLE,
@@ -212,7 +212,7 @@ def _fit_pool(pool: Pool) -> Group:
     model = MODELS[kind]
     rows = [task.rows for task in pool]
     constants = fit_constants(model, rows, seed=seed)
-    modelled = [_physics(r, kind, constants) for r in rows]
+    modelled = [model_seconds(MODELS[kind], r, constants) for r in rows]
     target = np.concatenate([np.log(r.seconds / m) for r, m in zip(rows, modelled, strict=True)])
     trees = fit_trees(
         np.concatenate([feature_matrix(r, kind) for r in rows], axis=1),
@@ -230,11 +230,6 @@ def _fit_pool(pool: Pool) -> Group:
         rows=len(target),
         errors={},
     )
-
-
-def _physics(rows: Rows, kind: str, constants: dict[str, float]) -> np.ndarray:
-    terms = MODELS[kind].terms(rows.shape, rows.label, rows.gpu, constants)
-    return np.broadcast_to(np.asarray(terms.seconds(constants["sharpness"]), dtype=float), rows.seconds.shape)
 
 
 def _errors(group: Group, task: Task) -> np.ndarray:
