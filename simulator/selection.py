@@ -1,11 +1,9 @@
 """Which fitted group stands for a kernel on a GPU: exact, nearest software, transfer.
 
 1. A GPU that was measured, with its own figures, uses its own profiles: of the software asked for, else of the same
-engine
-   in another version, else of another engine (nearest software).
+   engine in another version, else of another engine (nearest software).
 2. A GPU derived from a measured one (`base`), or of the same architecture as one, carries that one's groups: the
-physics
-   takes the new figures, the corrections stay (tier `sibling`).
+   physics takes the new figures, the corrections stay (tier `sibling`).
 3. Any other GPU, invented ones included, uses `transfer`, which pools all measured GPUs (tier `foreign`).
 
 Within a profile the group with the same number formats and the most alike kernel name is taken.
@@ -13,7 +11,6 @@ Within a profile the group with the same number formats and the most alike kerne
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import re
@@ -35,14 +32,21 @@ NAMED = "(the one asked for)"
 ENGINES = ("vllm", "sglang", "trtllm")
 """Software that runs models, in the order in which it is chosen where none is named."""
 
-# Formats that a kernel for another one stands in for where its own was not measured.
+# Formats that a kernel for another one stands in for where its own was not measured. Weight-only formats are read in
+# their own bytes and multiplied in bf16, so bf16's kernel of the same GPU is most like theirs.
 STAND_INS = {
-    "fp16": ("bf16",), "bf16": ("fp16",), "int8": ("sq", "fp8"), "sq": ("int8", "fp8"), "fp8": ("fp8_block", "int8",
-    "sq"), "fp8_block": ("fp8",), "nvfp4": ("w4a8_mxfp4_mxfp8", "fp8"), "int4_wo": ("w4a16_mxfp4", "int8_wo", "bf16"),
-    "int8_wo": ("int4_wo", "bf16"), "w4a16_mxfp4": ("int4_wo", "bf16"), "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8_block",
-    "fp8"),
-}  # fmt: skip
-
+    "fp16": ("bf16",),
+    "bf16": ("fp16",),
+    "int8": ("sq", "fp8"),
+    "sq": ("int8", "fp8"),
+    "fp8": ("fp8_block", "int8", "sq"),
+    "fp8_block": ("fp8",),
+    "nvfp4": ("w4a8_mxfp4_mxfp8", "fp8"),
+    "int4_wo": ("bf16", "w4a16_mxfp4", "int8_wo"),
+    "int8_wo": ("bf16", "int4_wo"),
+    "w4a16_mxfp4": ("bf16", "int4_wo"),
+    "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8_block", "fp8"),
+}
 
 FAR = 100
 """How far a format is from one that nothing stands in for."""
@@ -330,8 +334,3 @@ def require(choice: Choice | None, kind: str, gpu: Gpu) -> Choice:
             f"no profile has kernels of the kind {kind} for {gpu.name}", place="profile", allowed="another profile"
         )
     return choice
-
-
-def derived(gpu: Gpu, **figures: object) -> Gpu:
-    """A copy of a GPU with other attributes (for tests and what-ifs in code)."""
-    return dataclasses.replace(gpu, **figures)  # type: ignore[arg-type]

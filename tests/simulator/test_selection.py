@@ -164,7 +164,7 @@ def test_a_format_that_this_gpu_never_ran_is_taken_from_the_pool() -> None:
 
 def test_a_format_that_nobody_ran_has_a_stand_in() -> None:
     name, tier, kernel = choose("h200-sxm", "vllm-0.24.0", kernel="default", dtype="int4_wo")
-    assert (name, tier, kernel) == ("h200-sxm@trtllm-1.3.0", "software", "torch_flow")
+    assert (name, tier, kernel) == ("h200-sxm@vllm-0.24.0", "software", "default")
 
 
 def test_a_kind_that_only_the_pool_knows_in_another_format() -> None:
@@ -269,3 +269,10 @@ def test_names_and_engines() -> None:
     assert LIBRARY.gpus == sorted(MEASURED)
     assert "transfer" in LIBRARY and "h200-sxm@vllm-0.1" not in LIBRARY
     assert engine("vllm-0.24.0") == "vllm" and engine("sglang-0.5.6.post2") == "sglang"
+
+
+def test_weight_only_formats_come_from_this_gpus_bf16_kernel_in_bytes_of_their_own() -> None:
+    for dtype in ("int8_wo", "int4_wo", "w4a16_mxfp4"):
+        found = Selection(load_gpu("h100-sxm"), "vllm-0.24.0", library=LIBRARY).choose("gemm", {"dtype": dtype})
+        assert found is not None and found.group.label["dtype"] == "bf16" and found.profile == "h100-sxm@vllm-0.24.0"
+        assert bind_label(found, {"dtype": dtype})["dtype"] == dtype
