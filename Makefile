@@ -4,12 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint bench validate docs figures clean
+KERNELS := $(VENV)/.kernels
+
+.PHONY: run test test-versions lint bench validate docs figures clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# For the checks of the Triton kernels, on the CPU. This triton last: a torch may bring one of its own.
+$(KERNELS): $(STAMP)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet triton==3.9.0
 	touch $@
 
 run: $(STAMP)  ## Simulate the bundled scenario; the files land in out/.
@@ -20,8 +28,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(STAMP) lint  ## All checks: lint, types, tests.
+test: $(KERNELS) lint  ## All checks: lint, types, tests.
 	$(BIN)/python -m pytest -n 2
+
+test-versions: $(KERNELS)  ## The kernels' checks over versions of torch and triton (installs each; many GB).
+	$(BIN)/python tests/kernel_versions.py
 
 bench: $(STAMP)  ## Scenarios A to E, growth, naive engine, start-up; writes bench.json.
 	$(BIN)/python tests/bench.py
@@ -37,4 +48,4 @@ figures: $(STAMP)  ## Redraw the pictures of the README.
 	$(BIN)/kinesim roofline aime24-best-of-32 --batch 64 --context 8192 --query 2048 --out docs/roofline.png
 
 clean:
-	rm -rf $(VENV) out bench.json build dist *.egg-info
+	rm -rf $(VENV) .versions out bench.json build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Triton kernels that stand for the operators of the graph, each with a plain torch reference."""
