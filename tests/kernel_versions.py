@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH = ("2.11.0", "2.12.1", "2.13.0")
 TRITON = ("3.6.0", "3.7.1", "3.8.0", "3.9.0")
 CHECKS = (["--interpret"], ["--compile", "90", "100"])
-REST = ("numpy", "networkx", "pyyaml", "pyarrow")
+REST = ("numpy<2.4", "networkx", "pyyaml", "pyarrow")
+"""Triton 3.6's interpreter takes arrays of one element for numbers, which newer NumPy refuses."""
 
 
 def install_torch(folder: Path, version: str) -> Path | None:

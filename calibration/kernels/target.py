@@ -19,7 +19,8 @@ class TargetDriver:
         return True
 
     def get_current_device(self) -> int:
-        return 0
+        """A device of its own for each architecture: Triton keeps compiled kernels, and the target, by device."""
+        return self.capability
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
