@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from calibration.kernels.base import Kernel, Row
+from calibration.kernels.decode import DECODE, GATHER
+from calibration.kernels.gemm import GEMM
+from calibration.kernels.grouped import GROUPED
 from calibration.kernels.launch import EMPTY
+from calibration.kernels.pagesummary import PAGE_SUMMARY
+from calibration.kernels.prefill import PREFILL
+from calibration.kernels.rope import ROPE_KV_WRITE
+from calibration.kernels.rowwise import EMBEDDING, RMS_NORM, SILU_MUL
+from calibration.kernels.sampling import SAMPLING
+from calibration.kernels.sparse import PAGE_SCORES, PAGE_SELECT
 from calibration.kernels.stream import STREAM
 
-KERNELS: tuple[Kernel, ...] = (STREAM, EMPTY)
+KERNELS: tuple[Kernel, ...] = (
+    *(GEMM, GROUPED, PREFILL, DECODE, GATHER, PAGE_SUMMARY, PAGE_SCORES, PAGE_SELECT),
+    *(EMBEDDING, RMS_NORM, ROPE_KV_WRITE, SILU_MUL, SAMPLING, STREAM, EMPTY),
+)
 
 
 def kernel_of(table: str, row: Row) -> Kernel:

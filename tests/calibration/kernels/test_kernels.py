@@ -18,7 +18,10 @@ for needed in ("torch", "triton"):
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed: pip install 'kinesim[gpu]'", allow_module_level=True)
 
-NAMES = ("stream", "empty")
+NAMES = (
+    *("gemm", "grouped", "prefill", "decode", "gather", "page_summary", "page_scores", "page_select"),
+    *("embedding", "rms_norm", "rope_kv_write", "silu_mul", "sampling", "stream", "empty"),
+)
 
 
 def check(*arguments: str) -> list[dict[str, Any]]:
@@ -46,7 +49,24 @@ def test_compiles_with_tensor_cores(name: str) -> None:
     assert all(line["shared_bytes"] <= 227 * 1024 for line in lines)
 
 
-def test_the_list_is_complete() -> None:
-    code = "from calibration.kernels.catalogue import KERNELS; print(*(k.name for k in KERNELS))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert tuple(done.stdout.split()) == NAMES
+NODES = """
+from calibration.kernels.catalogue import KERNELS, standing_for
+from simulator.graph import Precision, build_graph
+from workloads.attention import BlockTopK, Dense
+from workloads.model import load_model
+
+print(*(kernel.name for kernel in KERNELS))
+for model in ("Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"):
+    for policy in (Dense(), BlockTopK(kind="block_top_k", blocks=64, page=16)):
+        for op in build_graph(load_model(model), policy, Precision(), 1).operators:
+            print(op.name, standing_for(op.name).name)
+"""
+
+
+def test_every_kernel_is_tested_and_every_operator_has_one() -> None:
+    done = subprocess.run([sys.executable, "-c", NODES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names, *nodes = done.stdout.splitlines()
+    assert tuple(names.split()) == NAMES
+    found = dict(line.split() for line in nodes)
+    assert found["page_select"] == "page_select" and found["mlp_norm"] == "rms_norm" and found["router"] == "gemm"
