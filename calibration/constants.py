@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from hwspecs.gpu import Gpu
+from simulator.fitted import COLD
 from simulator.kernels.base import Constants, KernelModel, Label, Shape
 
 MOST_ROWS = 3_000
@@ -28,26 +29,35 @@ wrong where another GPU needs them.
 
 @dataclass(frozen=True)
 class Rows:
-    """Measured rows of one kernel on one GPU: shape columns and seconds, and a host-side floor in seconds."""
+    """Measured rows of one kernel on one GPU: shape columns and seconds, and a host-side floor in seconds.
+
+    `l2` : `cold` if their operands came from HBM, `warm` if not, nothing if nobody said so.
+    """
 
     shape: Shape
     label: Label
     gpu: Gpu
     seconds: np.ndarray
     floor: float = 0.0
+    l2: str = ""
 
     def take(self, pick: np.ndarray) -> Rows:
         shape = {name: np.asarray(column)[pick] for name, column in self.shape.items()}
-        return Rows(shape, self.label, self.gpu, self.seconds[pick], self.floor)
+        return Rows(shape, self.label, self.gpu, self.seconds[pick], self.floor, self.l2)
 
     def __len__(self) -> int:
         return len(self.seconds)
 
 
 def fit_constants(model: KernelModel, groups: Sequence[Rows], *, seed: int = 0) -> dict[str, float]:
-    """The model's constants that fit all groups best; each group counts alike. Constants whose bounds agree stay."""
-    names = [name for name, c in model.constants.items() if c.high > c.low]
+    """The model's constants that fit all groups best; each group counts alike. Constants whose bounds agree stay.
+
+    `resident`, what a benchmark's repetitions find in the L2, is known where nothing is found there: COLD.
+    """
     fixed = {name: c.start for name, c in model.constants.items() if c.high <= c.low}
+    if "resident" in model.constants and all(group.l2 == "cold" for group in groups):
+        fixed["resident"] = COLD
+    names = [name for name in model.constants if name not in fixed]
     rng = np.random.default_rng(seed)
     each = max(200, MOST_ROWS // len(groups))
     drawn = [g if len(g) <= each else g.take(np.sort(rng.permutation(len(g))[:each])) for g in groups]
@@ -80,6 +90,8 @@ def _soft(error: np.ndarray) -> np.ndarray:
 
 
 def model_seconds(model: KernelModel, rows: Rows, constants: Constants) -> np.ndarray:
-    """Seconds by the physics alone."""
+    """Seconds by the physics alone; of rows that were measured cold with nothing in the L2, whatever the constants."""
+    if rows.l2 == "cold" and "resident" in constants:
+        constants = {**constants, "resident": COLD}
     terms = model.terms(rows.shape, rows.label, rows.gpu, constants)
     return np.broadcast_to(terms.seconds(constants["sharpness"]), rows.seconds.shape)

@@ -20,6 +20,7 @@ from calibration.boosting import fit_trees
 from calibration.constants import Rows, fit_constants, model_seconds
 from calibration.floors import SCATTER, detect_floor
 from calibration.tables import KernelTable
+from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.fitted import CAP, ErrorBand, Fitted, Group
 from simulator.kernels.base import TERMS
@@ -31,10 +32,8 @@ LEAST_ROWS = 8
 """A group needs at least so many rows."""
 LEAST_REGIME = 40
 """Rows that a regime needs for error bands of its own."""
-FEW_ROWS = 400
-"""Below so many rows a quarter of them is too few to learn errors from."""
 HELD_OUT = 0.25
-SINGLE = ("gemm", "collective")
+SINGLE = ("gemm", "collective", "elementwise", "page_topk")
 """Kinds that are one kernel, or one and a quantisation; an MoE block is five and more."""
 FEW_ROWS, MANY_ROWS = 300, 2_000
 """Below the first a group gets fewer and shallower trees, from the second on they learn quicker: as held-out rows of
@@ -66,9 +65,26 @@ def tasks_of(tables: Iterable[KernelTable], seed: int = 0) -> list[Task]:
                 continue
             shape = {name: table.columns[name][index] for name in model.columns}
             label = {name: names[name] for name in model.labels}
-            rows = Rows(shape, label, load_gpu(names["gpu"]), table.seconds[index])
+            rows = Rows(shape, label, load_gpu(names["gpu"]), table.seconds[index], l2=_l2(table, index, names))
             found.append(Task(names["gpu"], names["software"], table.kind, rows, seed))
     return sorted(found, key=lambda t: (t.gpu, t.software, t.kind, tuple(t.rows.label.values())))
+
+
+def _l2(table: KernelTable, index: np.ndarray, names: dict[str, str]) -> str:
+    """Where the operands of a group's rows were, if the table says so. InputError where some were cold and some not."""
+    if table.l2 is None:
+        return ""
+    found = sorted(set(table.l2[index].tolist()))
+    if len(found) > 1:
+        # Within one group a time of operands from HBM and one of operands from L2 would be one kernel's scatter.
+        raise InputError(
+            f"rows of {' '.join(names.values())} differ in where their operands were, HBM (cold) or L2 (warm)",
+            file=table.path,
+            place="column l2",
+            found=", ".join(text or "nothing" for text in found),
+            allowed="one of them for all rows of a kernel, or another name in the column kernel for some",
+        )
+    return str(found[0])
 
 
 def profile_names(tables: Iterable[KernelTable]) -> list[str]:
@@ -93,11 +109,19 @@ def held_out(shape: dict[str, np.ndarray], part: float = HELD_OUT, salt: int = 0
 def fit_group(task: Task) -> Group:
     """Fit one kernel in one number format."""
     rows, model = task.rows, MODELS[task.kind]
-    floor = detect_floor(rows, least_seconds(rows, task.kind), single=task.kind in SINGLE)
+    floor = floor_of(task)
     rows = replace(rows, floor=floor)  # the physics are not to explain what is the host's
     constants = fit_constants(model, [rows], seed=task.seed)
     errors = measure_errors(_drafts(task, constants, rows, floor))
     return _group(task, constants, rows, floor, errors)
+
+
+def floor_of(task: Task) -> float:
+    """The host-side floor of a group's rows. Those that say where operands were come from CUDA graphs, without a host:
+    what they have in common is a latency.
+    """
+    rows = task.rows
+    return 0.0 if rows.l2 else detect_floor(rows, least_seconds(rows, task.kind), single=task.kind in SINGLE)
 
 
 def _drafts(task: Task, constants: dict[str, float], rows: Rows, floor: float) -> list[tuple[Group, Rows]]:

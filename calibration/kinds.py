@@ -13,6 +13,17 @@ LARGEST = 2**40
 """No shape of a kernel is larger: a TiB in a message, a million million tokens."""
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
+OPS_OF = {
+    "mla_bmm": ("pre", "post"),
+    "elementwise": (
+        "read", "write", "copy", "embedding", "rms_norm", "rope_kv_write", "silu_mul", "sampling", "page_summary",
+    ),
+    "page_topk": ("scores", "select"),
+}  # fmt: skip
+"""What `op` may say in a table of a kind; collectives' OPS else. The streams of bytes (read, write, copy) and the
+routines of the operator graph."""
+L2 = ("cold", "warm")
+"""Where the operands of a measurement were that a step reads from HBM: in the optional column `l2` of any kind."""
 PHASES = ("prefill", "decode")
 WIRE_FORMATS = (*FORMATS, "fp4", "default")
 
@@ -26,7 +37,7 @@ class Kind:
     """One kind of table: its `labels` (text) after those that every kind has, and its `shape` columns (whole numbers).
 
     `names` : label -> what it may say; labels that are not in it are free text. `divides` : pairs (a, b) where a must
-    be a divisor of b. `at_most` : pairs (a, b) where a may not exceed b.
+    be a divisor of b. `at_most` : pairs (a, b) where a may not exceed b. `zero` : shape columns that may be 0.
     """
 
     name: str
@@ -35,6 +46,7 @@ class Kind:
     names: dict[str, tuple[str, ...]]
     divides: tuple[tuple[str, str], ...] = ()
     at_most: tuple[tuple[str, str], ...] = ()
+    zero: frozenset[str] = ZERO_ALLOWED
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -47,6 +59,7 @@ def _kind(
     shape: str,
     divides: tuple[tuple[str, str], ...] = (),
     at_most: tuple[tuple[str, str], ...] = (),
+    zero: str = "",
 ) -> Kind:
     names: dict[str, tuple[str, ...]] = {}
     for label in labels.split():
@@ -57,8 +70,9 @@ def _kind(
     elif "phase" in labels:
         names["phase"] = PHASES
     if "op" in labels.split():
-        names["op"] = ("pre", "post") if name == "mla_bmm" else OPS
-    return Kind(name, tuple(labels.split()), tuple(shape.split()), names, divides, at_most)
+        names["op"] = OPS_OF.get(name, OPS)
+    zeros = ZERO_ALLOWED | set(zero.split())
+    return Kind(name, tuple(labels.split()), tuple(shape.split()), names, divides, at_most, zeros)
 
 
 HEADS = (("kv_heads", "q_heads"),)
@@ -79,6 +93,9 @@ KINDS = {
             (("top_k", "experts"),),
         ),
         _kind("collective", "op dtype", "gpus bytes"),
+        # Heads are a detail of those operations that have them; the time goes by rows and their bytes.
+        _kind("elementwise", "op dtype", "rows row_bytes q_heads kv_heads head_dim", zero="q_heads kv_heads head_dim"),
+        _kind("page_topk", "op dtype kv_dtype", "batch context_len q_heads kv_heads head_dim page budget", HEADS),
         _kind("mla_prefill", "dtype kv_dtype", "batch query_len past_len q_heads"),
         _kind("mla_decode", "dtype kv_dtype", "batch context_len q_heads"),
         _kind("mla_bmm", "op dtype", "tokens q_heads"),

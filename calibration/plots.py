@@ -36,6 +36,8 @@ MAPS = {
     "attention_prefill": ("batch", "query_len"),
     "moe": ("tokens", "experts_here"),
     "collective": ("bytes", "gpus"),
+    "elementwise": ("rows", "row_bytes"),
+    "page_topk": ("batch", "context_len"),
 }
 SCALES = (0.05, 0.1, 0.2, 0.4, 1.0)
 """Mean errors that the dark end of the maps' colours may stand for."""

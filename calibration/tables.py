@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from calibration.kinds import COMMON, FLAGS, KINDS, LARGEST, LEAST, MEASURED, ZERO_ALLOWED, Kind
+from calibration.kinds import COMMON, FLAGS, KINDS, L2, LARGEST, LEAST, MEASURED, Kind
 from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import list_gpus, load_gpu
 
@@ -45,6 +45,7 @@ class KernelTable:
     seconds, watts : float64 [n], nan where nothing was measured.
     codes : name -> (distinct texts in order, int32 [n] into them), of the text columns, `routing` among them.
     raw : the file as it was read, for writing it out again with predictions; None after `take`.
+    l2 : object array [n] of `cold`, `warm` or nothing, of the optional column of that name; None without it.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class KernelTable:
     watts: np.ndarray
     codes: Mapping[str, tuple[list[str], np.ndarray]] = field(repr=False)
     raw: pa.Table | None = field(default=None, repr=False)
+    l2: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -72,6 +74,7 @@ class KernelTable:
             self.seconds[rows],
             self.watts[rows],
             {name: (names, codes[rows]) for name, (names, codes) in self.codes.items()},
+            l2=None if self.l2 is None else self.l2[rows],
         )
 
     def groups(self, names: Sequence[str]) -> list[tuple[dict[str, str], np.ndarray]]:
@@ -111,7 +114,7 @@ def read_kernels(path: str | Path) -> KernelTable:
     for small, large in kind.at_most:
         reader.refuse(columns[small] > columns[large], small, f"more than {large} = {{{large}:.0f}}", columns)
     seconds, watts = reader.measured("latency_us") * 1e-6, reader.measured("power_w")
-    return KernelTable(kind.name, path, columns, seconds, watts, codes, raw)
+    return KernelTable(kind.name, path, columns, seconds, watts, codes, raw, reader.l2())
 
 
 def encode(texts: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -143,7 +146,12 @@ def concatenate(tables: Sequence[KernelTable]) -> KernelTable:
         np.concatenate([table.seconds for table in tables]),
         np.concatenate([table.watts for table in tables]),
         codes,
+        l2=None if all(table.l2 is None for table in tables) else np.concatenate([_said(table) for table in tables]),
     )
+
+
+def _said(table: KernelTable) -> np.ndarray:
+    return np.full(len(table), "", dtype=object) if table.l2 is None else table.l2
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -398,7 +406,7 @@ class _Reader:
         return f"a whole number from {self._least(name)}"
 
     def _least(self, name: str) -> int:
-        return 0 if name in ZERO_ALLOWED or name in FLAGS else LEAST.get(name, 1)
+        return 0 if name in self.kind.zero or name in FLAGS else LEAST.get(name, 1)
 
     def whole(self, name: str) -> np.ndarray:
         """A shape column as float64, every cell a whole number that makes sense."""
@@ -435,6 +443,16 @@ class _Reader:
             problem = "not a finite number" if np.isinf(value) else problem
             raise self.error(row, name, problem, float(values[row]), allowed)
         return values
+
+    def l2(self) -> np.ndarray | None:
+        """The column `l2`, if there is one: whether operands came from HBM; empty cells say nothing."""
+        if "l2" not in self.raw.column_names:
+            return None
+        cells = [None if text is None else str(text).strip() for text in self.raw.column("l2").to_pylist()]
+        for row, text in enumerate(cells):
+            if text and text not in L2:
+                raise self.error(row, "l2", "unknown l2", text, near_matches(text, L2))
+        return np.array([text or "" for text in cells], dtype=object)
 
     def numbers(self, name: str, allowed: str) -> np.ndarray:
         """A column as float64, nan for empty cells; text is read as numbers."""

@@ -22,16 +22,14 @@ from calibration.boosting import fit_trees
 from calibration.constants import fit_constants, model_seconds
 from calibration.fit import (
     LEAST_ROWS,
-    SINGLE,
     Progress,
     Task,
     digest,
     error_band,
     feature_matrix,
-    least_seconds,
+    floor_of,
     tasks_of,
 )
-from calibration.floors import detect_floor
 from calibration.tables import KernelTable
 from hwspecs.gpu import load_gpu
 from simulator.fitted import CAP, ErrorBand, Fitted, Group
@@ -157,7 +155,7 @@ def _same(group: Group, task: Task, names: tuple[str, ...]) -> bool:
 
 def _drawn(task: Task) -> Task:
     rows = task.rows
-    floor = detect_floor(rows, least_seconds(rows, task.kind), single=task.kind in SINGLE)
+    floor = floor_of(task)
     if floor:  # a host of one benchmark says nothing of another GPU
         rows = rows.take(rows.seconds > 1.5 * floor)
     if len(rows) > POOL_ROWS:
@@ -233,7 +231,8 @@ def _fit_pool(pool: Pool) -> Group:
 
 
 def _errors(group: Group, task: Task) -> np.ndarray:
-    estimate = group.estimate(task.rows.shape, task.rows.gpu, label=_label(group, task))
+    cold = task.rows.l2 == "cold"
+    estimate = group.estimate(task.rows.shape, task.rows.gpu, label=_label(group, task), cold=cold)
     return np.log(task.rows.seconds / np.asarray(estimate.seconds, dtype=float))
 
 

@@ -235,6 +235,18 @@ def axes_of(table: KernelTable) -> list[Axis]:
             ("experts_here", "experts on this GPU", c["experts"] / c["ep"]),
             ("width", "intermediate width on this GPU", c["intermediate"] / c["tp"]),
         ]
+    if table.kind == "elementwise":
+        return [
+            ("rows", "rows (tokens)", c["rows"]),
+            ("row_bytes", "bytes of a row", c["row_bytes"]),
+            ("bytes", "bytes", c["rows"] * c["row_bytes"]),
+        ]
+    if table.kind == "page_topk":
+        return [
+            ("batch", "batch (sequences)", c["batch"]),
+            ("context_len", "context length (tokens)", c["context_len"]),
+            ("pages", "pages of all KV heads", c["batch"] * c["kv_heads"] * c["context_len"] / c["page"]),
+        ]
     return [("bytes", "message (bytes)", c["bytes"]), ("gpus", "GPUs", c["gpus"])]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from simulator.cost import maximum
 from simulator.operators import Gemm, Heads, Message, Operator, experts_hit
-from simulator.shape import StepShape
+from simulator.selection import ACCESS, GATHER
+from simulator.shape import StepShape, equal_chunks
 
 
 class Call(NamedTuple):
@@ -32,15 +33,25 @@ def call_label(op: Operator) -> tuple[str, Mapping[str, str]] | None:
     dims = op.dims
     if op.block is not None:
         return "moe", {"dtype": op.block.format}
+    if op.routine is not None:
+        if not isinstance(dims, Heads):
+            return "elementwise", {"op": op.routine, "dtype": "bf16"}
+        return "page_topk", {"op": op.routine, "dtype": "bf16", "kv_dtype": _cache_format(dims)}
     if isinstance(dims, Gemm):
         return "gemm", {"dtype": dims.format}
     if isinstance(dims, Message):
         # NCCL's collectives are measured in fp16, the engines' own all-reduce in bf16; both move two bytes.
         return "collective", {"op": op.kind, "dtype": "bf16" if op.kind == "all_reduce" else "fp16"}
-    if isinstance(dims, Heads) and op.kind in ("attention_decode", "attention_prefill") and dims.page == 1:
+    if isinstance(dims, Heads):
         dtype = "fp8" if op.kind == "attention_prefill" and op.dtype == "fp8" else "bf16"
-        return op.kind, {"dtype": dtype, "kv_dtype": "fp8" if dims.kv in ("fp8", "int8", "fp4") else "bf16"}
+        label = {"dtype": dtype, "kv_dtype": _cache_format(dims)}
+        return op.kind, label if dims.budget is None else label | {ACCESS: GATHER}
     return None
+
+
+def _cache_format(heads: Heads) -> str:
+    """The format of the KV cache, of those that kernels were measured with."""
+    return "fp8" if heads.kv in ("fp8", "int8", "fp4") else "bf16"
 
 
 def kernel_call(op: Operator, shape: StepShape) -> Call | None:
@@ -67,15 +78,25 @@ def kernel_call(op: Operator, shape: StepShape) -> Call | None:
     if isinstance(dims, Message):
         columns = {"gpus": dims.gpus, "bytes": maximum(rows, 1) * dims.width}
         return Call(kind, label, columns, {}, 1.0, rows > 0)
+    if kind == "elementwise":
+        columns = {"rows": maximum(rows, 1), "row_bytes": row_bytes(op)}
+        return Call(kind, label, columns, {}, 1.0, rows > 0)
     assert isinstance(dims, Heads)
     heads = {"q_heads": dims.q_heads, "kv_heads": dims.kv_heads, "head_dim": dims.head_dim}
-    if kind == "attention_decode":
+    if kind in ("attention_decode", "page_topk"):
         seqs, read = shape.decode_seqs, shape.decode_kv[dims.extent]
         batch = maximum(seqs, 1)
         # What the step reads is limited by the policy already, so the kernel needs no window.
-        columns = {"batch": batch, "context_len": maximum(read / batch, 1.0), **heads, "window": 0}
+        columns = {"batch": batch, "context_len": maximum(read / batch, 1.0), **heads}
+        columns |= {"window": 0} if kind == "attention_decode" else {"page": dims.page, "budget": dims.budget}
         return Call(kind, label, columns, {}, 1.0, seqs > 0)
     return _prefill(dims, heads, label, shape)
+
+
+def row_bytes(op: Operator) -> float:
+    """Bytes of all kinds that an operator of one pass moves for a row."""
+    work = op.work(StepShape(1, 1, 0, ()))
+    return float(work.weight_bytes + work.kv_bytes + work.act_bytes)
 
 
 def _prefill(dims: Heads, heads: Mapping[str, int], label: Mapping[str, str], shape: StepShape) -> Call:
@@ -89,13 +110,10 @@ def _prefill(dims: Heads, heads: Mapping[str, int], label: Mapping[str, str], sh
         columns = {"batch": 1, "query_len": 1, "past_len": 0, **heads, "window": dims.cap or 0}
         return Call("attention_prefill", label, columns, {}, 1.0, False)
     seqs = maximum(chunks.seqs, 1)
-    query = maximum(chunks.tokens / seqs, 1.0)
+    some = chunks._replace(tokens=maximum(chunks.tokens, seqs), seqs=seqs)
+    query, past = equal_chunks(some, dims.extent, dims.cap, maximum)
+    window = dims.cap or 0
     pairs = chunks.pairs[dims.extent] / seqs
-    if dims.cap is None:
-        past = maximum(pairs / query - (query + 1) / 2, 0.0)
-        window = 0
-    else:
-        past, window = maximum(chunks.kv[dims.extent] / seqs - query, 0.0), dims.cap
     columns = {"batch": seqs, "query_len": query, "past_len": past, **heads, "window": window}
     busy = maximum(query, (2 * pairs) ** 0.5)
     return Call(

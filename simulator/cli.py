@@ -224,13 +224,74 @@ def validate_kernels(
     validate_kernels(table, out=out, plots=plots, profile=profile, as_json=output is Format.json)
 
 
+@validate.command("layers")
+def validate_layers(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Whole layers, measured: a .csv or .parquet file.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Use this profile for all rows (a name or a file) and not the nearest."),
+    ] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """Predict whole decode and prefill layers by the sum of their operators, and say how far off that is."""
+    from calibration.layervalidation import validate_layers
+
+    validate_layers(table, out=out, profile=profile, as_json=output is Format.json)
+
+
 calibrate = typer.Typer(name="calibrate", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(calibrate, help="Profiles from measurements.")
+app.add_typer(calibrate, help="Measurements of a GPU, and profiles from them.")
 
 
 @calibrate.callback()
 def _calibrate() -> None:
     """Keeps the name of the sub-command while there is only one."""
+
+
+@calibrate.command("measure")
+def measure(
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=_folder, help="Folder for the tables; measurements/<gpu> if not given."),
+    ] = None,
+    plan: Annotated[
+        str, typer.Option(metavar="useful|full|layers|kinetics", help="What is measured, by worth.")
+    ] = "useful",
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Limit of wall clock; 8 of useful and 30 of full if not given.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="TABLE", help="Only this table, such as gemm; may be given again.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which GPU it is, a name or a file; else the driver is asked.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its time; needs no GPU, but then --gpu.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure although other processes use the GPU.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed.")] = False,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the rows drawn at random for checks.")] = 0,
+    output: Formatted = Format.table,
+) -> None:
+    """Measure this machine's GPU with the microbenchmarks; stopped at any time, the same command goes on."""
+    from calibration.measurecommand import measure
+
+    measure(
+        out=out,
+        kind=plan,
+        minutes=minutes,
+        only=only or (),
+        gpu=gpu,
+        dry_run=dry_run,
+        force=force,
+        retry=retry,
+        seed=seed,
+        as_json=output is Format.json,
+    )
 
 
 @calibrate.command("fit")
@@ -255,6 +316,42 @@ def fit(
     from calibration.fitcommand import fit
 
     fit(tables, out=out, source=source, seed=seed, jobs=jobs, force=force, as_json=output is Format.json)
+
+
+@calibrate.command("kinetics-h200")
+def kinetics_h200(
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measured layers, kinetics.csv or its folder, instead of measuring here."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", parser=_folder, help="Folder for the figures and kinetics.json.")
+    ] = Path("kinetics-h200"),
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Simulate with this profile (a name or a file).")
+    ] = None,
+    gpu: Annotated[str, typer.Option(metavar="NAME", help="The GPU that is simulated, a name or a file.")] = "h200-sxm",
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Limit of the measuring; the same command goes on.")
+    ] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """The Kinetics paper's experiment: decode with dense and with block top-k attention, measured and simulated.
+
+    With the GPU in this machine it is measured first; without, everything is simulated only.
+    """
+    from functools import partial
+
+    from calibration.kineticscommand import kinetics, measure_here
+
+    kinetics(
+        measured=measured,
+        out=out,
+        profile=profile,
+        gpu=gpu,
+        as_json=output is Format.json,
+        measure=partial(measure_here, minutes=minutes),
+    )
 
 
 @app.command("list")

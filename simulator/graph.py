@@ -150,7 +150,9 @@ class _Builder:
     def build(self) -> StepGraph:
         model, a = self.model, self.a
         h = model.hidden
-        self.add(ops.elementwise("embedding", count=1, weight_bytes=h * self.table, act_bytes=h * a))
+        self.add(
+            ops.elementwise("embedding", count=1, weight_bytes=h * self.table, act_bytes=h * a, routine="embedding")
+        )
         self.reduce("embedding_all_reduce", 1)
         groups: dict[tuple[int | None, bool], int] = {}
         moe_layers = model.moe.moe_layers if model.moe else (False,) * model.layers
@@ -160,14 +162,21 @@ class _Builder:
             parts = [f"window {window}" if window else "full attention"] if len(set(model.layer_windows)) > 1 else []
             parts += ["moe" if is_moe else "dense"] if len(set(moe_layers)) > 1 else []
             self.layer(f" [{', '.join(parts)}]" if len(groups) > 1 else "", window, is_moe, count)
-        self.add(ops.elementwise("final_norm", count=1, act_bytes=2 * h * a, flops=4 * h))
+        self.add(ops.elementwise("final_norm", count=1, act_bytes=2 * h * a, flops=4 * h, routine="rms_norm"))
         vocab = -(-model.vocab // self.tensor)
         self.add(ops.gemm("lm_head", vocab, h, count=1, dtype=self.wide, weight=self.table, act=a, axis="rows"))
         if self.tensor > 1:
             self.add(ops.all_gather("logits_all_gather", model.vocab, self.tensor, count=1, act=a, axis="rows"))
         # Softmax and the draw: the logits are read twice in fp32.
         self.add(
-            ops.elementwise("sampling", count=1, act_bytes=2 * 4 * model.vocab, flops=5 * model.vocab, axis="rows")
+            ops.elementwise(
+                "sampling",
+                count=1,
+                act_bytes=2 * 4 * model.vocab,
+                flops=5 * model.vocab,
+                axis="rows",
+                routine="sampling",
+            )
         )
         return StepGraph(
             self.dag, tuple(self.decode.caps), tuple(self.prefill.caps), model, self.precision, self.tensor
@@ -194,7 +203,7 @@ class _Builder:
     def norm(self, name: str, count: int) -> Operator:
         """RMSNorm fused with the residual addition: reads both, writes both."""
         h = self.model.hidden
-        return ops.elementwise(name, count=count, act_bytes=4 * h * self.a, flops=5 * h)
+        return ops.elementwise(name, count=count, act_bytes=4 * h * self.a, flops=5 * h, routine="rms_norm")
 
     def reduce(self, name: str, count: int) -> None:
         if self.tensor > 1:
@@ -212,6 +221,7 @@ class _Builder:
             act_bytes=((hq + 2 * hkv) + hq) * d * self.a,
             kv_bytes=2 * hkv * d * self.kv,
             flops=(3 + 4 * model.qk_norm) * (hq + hkv) * d,
+            routine="rope_kv_write",
         )
         self.add(rope)
         self.attend(suffix, window, count)
@@ -232,21 +242,22 @@ class _Builder:
         before = list(self.last)
         decode_cap, prefill_cap = self.attention.decode_cap(window), self.attention.prefill_cap(window)
 
-        def heads(extents: _Extents, cap: int | None, page: int = 1) -> Heads:
-            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap, page, self.precision.kv)
+        def heads(extents: _Extents, cap: int | None, page: int = 1, budget: int | None = None) -> Heads:
+            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap, page, self.precision.kv, budget)
 
         page = self.attention.page
+        budget = None if page is None else decode_cap
         if page is not None:
             # One summary vector a KV head and page: K is read again as it is written, and 1/page of it stored.
             summary = self.kv_heads * d * (self.kv + self.kv / page)
-            self.add(ops.elementwise(f"page_summary{suffix}", count=count, kv_bytes=summary))
-            past = heads(self.decode, window, page)
+            self.add(ops.elementwise(f"page_summary{suffix}", count=count, kv_bytes=summary, routine="page_summary"))
+            past = heads(self.decode, window, page, budget)
             self.add(ops.page_scores(f"page_scores{suffix}", past, count=count, dtype=dtype, kv=self.kv, act=self.a))
             self.add(ops.page_select(f"page_select{suffix}", past, count=count))
         self.add(
             ops.attention_decode(
                 f"attention_decode{suffix}",
-                heads(self.decode, decode_cap),
+                heads(self.decode, decode_cap, budget=budget),
                 count=count,
                 dtype=dtype,
                 kv=self.kv,
@@ -270,7 +281,11 @@ class _Builder:
     def mlp(self, suffix: str, width: int, count: int) -> None:
         h = self.model.hidden
         self.add(self.gemm(f"gate_up_proj{suffix}", 2 * width, h, count))
-        self.add(ops.elementwise(f"silu_mul{suffix}", count=count, act_bytes=3 * width * self.a, flops=5 * width))
+        self.add(
+            ops.elementwise(
+                f"silu_mul{suffix}", count=count, act_bytes=3 * width * self.a, flops=5 * width, routine="silu_mul"
+            )
+        )
         self.add(self.gemm(f"down_proj{suffix}", h, width, count))
 
     def experts(self, suffix: str, count: int) -> None:

@@ -121,7 +121,7 @@ def _outside(cost: StepCost, op: Operator, choice: Choice) -> bool:
     ones = tuple(1 for _ in cost.decode_caps)
     chunks = PrefillShape(1, 1, tuple(1 for _ in cost.prefill_caps), tuple(1 for _ in cost.prefill_caps))
     call = kernel_call(op, StepShape(1, 1, 1, ones, chunks))
-    steps = {"m", "batch", "context_len", "query_len", "past_len", "tokens", "bytes"}
+    steps = {"m", "batch", "context_len", "query_len", "past_len", "tokens", "bytes", "rows"}
     if call is None:
         return False
     return any(

@@ -85,6 +85,8 @@ class Heads:
     page: int = 1
     kv: str = "bf16"
     """Format of the KV cache."""
+    budget: int | None = None
+    """Tokens that block top-k reads; None where no pages are chosen."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Operator:
     work : StepShape -> Work of one execution.
     dims : the shape that tiles are made of, for GEMMs and attention; the message of a collective.
     block, share : the fused kernel that the operator is a part of, and its part of that kernel's time.
+    routine : what kernel passes over the rows, or scores and selects pages, as tables of kernels call their `op`.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Operator:
     dims: Gemm | Heads | Message | None = None
     block: Experts | None = None
     share: float = 0.0
+    routine: str | None = None
 
     def total(self, shape: StepShape) -> Work:
         """Work of all layers in one step of `shape`."""
@@ -186,14 +190,15 @@ def elementwise(
     flops: float = 0.0,
     axis: str = "tokens",
     block: Experts | None = None,
+    routine: str | None = None,
 ) -> Operator:
-    """An operator that passes over its rows once: all arguments are per row (token, or sampled row)."""
+    """An operator that passes over its rows once: FLOPs and bytes are per row (token, or sampled row)."""
 
     def work(shape: StepShape) -> Work:
         m = _m(shape, axis)
         return Work(m * flops, m * weight_bytes, m * kv_bytes, m * act_bytes)
 
-    return Operator(name, "elementwise", axis, count, None, work, block=block)
+    return Operator(name, "elementwise", axis, count, None, work, block=block, routine=routine)
 
 
 def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
@@ -247,7 +252,7 @@ def page_scores(name: str, heads: Heads, *, count: int, dtype: str, kv: float, a
             act_bytes=4 * heads.q_heads * pages + heads.q_heads * heads.head_dim * act * shape.decode_seqs,
         )
 
-    return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads)
+    return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads, routine="scores")
 
 
 def page_select(name: str, heads: Heads, *, count: int) -> Operator:
@@ -259,7 +264,7 @@ def page_select(name: str, heads: Heads, *, count: int) -> Operator:
         pages = shape.decode_kv[heads.extent] / heads.page
         return Work(flops=heads.q_heads * pages, act_bytes=4 * heads.q_heads * pages)
 
-    return Operator(name, "elementwise", "decode", count, None, work, dims=heads)
+    return Operator(name, "elementwise", "decode", count, None, work, dims=heads, routine="select")
 
 
 def all_gather(name: str, width: int, gpus: int, *, count: int, act: float, axis: str) -> Operator:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hwspecs.gpu import Gpu, load_gpu
-from simulator.fitted import WIDEN, ErrorBand, Fitted, band
+from simulator.fitted import WIDEN, Fitted, band
 from simulator.kernels.base import TERMS
 from simulator.kernels.registry import MODELS
 from simulator.powerreading import power_reading
@@ -106,20 +106,14 @@ def _fill(
         seconds = np.maximum(seconds, host)
     out.seconds[pick], out.low[pick], out.high[pick] = seconds, seconds * low, seconds * high
     out.bound[pick], out.profile[pick] = names, choice.profile
-    out.status[pick] = np.where(inside, "transferred" if choice.transferred else "interpolated", "extrapolated")
-    if choice.transferred:
-        out.status[pick] = "transferred"
+    out.status[pick] = "transferred" if choice.transferred else np.where(inside, "interpolated", "extrapolated")
 
 
 def _interval(choice: Choice, bound: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Factors on the predicted time between which 80 % of measurements should lie."""
-    bands = [_widest(band(choice.group.errors, term), choice.carried) for term in range(len(TERMS))]
+    # A carried group's own scatter says nothing of another GPU: the errors of carrying it take its place.
+    bands = [choice.carried or band(choice.group.errors, term) for term in range(len(TERMS))]
     low = np.array([b.low for b in bands])[bound]
     high = np.array([b.high for b in bands])[bound]
     wide = np.where(inside, 1.0, WIDEN)
     return np.exp(low * wide), np.exp(high * wide)
-
-
-def _widest(own: ErrorBand, carried: ErrorBand | None) -> ErrorBand:
-    """A carried group's own scatter says nothing of another GPU: the errors of carrying it take its place."""
-    return own if carried is None else carried

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from simulator.operators import Heads, Operator
-from simulator.shape import PrefillShape, StepShape
+from simulator.shape import PrefillShape, StepShape, equal_chunks
 
 
 class PrefillTable:
@@ -85,13 +85,8 @@ class PrefillTable:
 
     def _coordinates(self, chunks: PrefillShape, log2: Callable[[Any], Any], larger: Callable[..., Any]) -> list[Any]:
         """Logarithms of chunks, tokens a chunk and stretch; the past is such that the (query, key) pairs agree."""
-        seqs = chunks.seqs
-        query = chunks.tokens / seqs
-        if self.cap is None:
-            past = larger(chunks.pairs[self.extent] / chunks.tokens - (query + 1) / 2, 0.0)
-        else:
-            past = larger(chunks.kv[self.extent] / seqs - query, 0.0)
-        return [log2(seqs), log2(query), log2(1 + past / query)]
+        query, past = equal_chunks(chunks, self.extent, self.cap, larger)
+        return [log2(chunks.seqs), log2(query), log2(1 + past / query)]
 
 
 def _bilinear(plane: list[list[float]], j: int, k: int, y: float, z: float) -> float:

@@ -22,7 +22,7 @@ from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
 from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
 from simulator.profile import profile_folder
-from simulator.profilefile import read_profile
+from simulator.profilefile import read_meta, read_profile
 
 TRANSFER = "transfer"
 POOLED = "pooled"
@@ -31,6 +31,10 @@ NAMED = "(the one asked for)"
 """Stands for a profile that was asked for among names: it may be called as a bundled one is, which it does not hide."""
 ENGINES = ("vllm", "sglang", "trtllm")
 """Software that runs models, in the order in which it is chosen where none is named."""
+OWN = "triton"
+"""The microbenchmarks' own kernels: a measuring stick that no engine runs, so everything else is chosen before them."""
+ACCESS, GATHER = "access", "gather"
+"""An attention's label may say that it gathers pages which each KV head chose: kernels whose names end so do."""
 
 # Formats that a kernel for another one stands in for where its own was not measured. Weight-only formats are read in
 # their own bytes and multiplied in bf16, so bf16's kernel of the same GPU is most like theirs.
@@ -85,6 +89,7 @@ class Library:
         else:
             self.names = sorted(profile.name for profile in profiles)
         self._read = {profile.name: profile for profile in profiles or ()}
+        self._kinds: dict[str, frozenset[str]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
@@ -93,6 +98,14 @@ class Library:
         if name not in self._read:
             self._read[name] = read_profile(profile_folder() / f"{name}.npz")
         return self._read[name]
+
+    def kinds(self, name: str) -> frozenset[str]:
+        """The kinds of kernels in a profile, without reading its trees."""
+        if name not in self._kinds:
+            read = self._read.get(name)
+            meta = {} if read else read_meta(profile_folder() / f"{name}.npz")
+            self._kinds[name] = frozenset(g.kind for g in read.groups) if read else frozenset(meta["models"])
+        return self._kinds[name]
 
     @property
     def gpus(self) -> list[str]:
@@ -220,7 +233,8 @@ class Selection:
     def _software_rank(self, software: str) -> tuple[bool, bool, int, tuple[int, ...]]:
         """Sorts software: the one asked for, its engine's others, other engines; newer versions first."""
         own = self.software or ""
-        order = ENGINES.index(engine(software)) if engine(software) in ENGINES else len(ENGINES)
+        name = engine(software)
+        order = ENGINES.index(name) if name in ENGINES else len(ENGINES) + (name == OWN)
         version = tuple(-int(part) for part in re.findall(r"\d+", software.split("-", 1)[-1]))
         return software != own, engine(software) != engine(own), order, version
 
@@ -235,6 +249,8 @@ class Selection:
     def _choose(self, kind: str, label: Mapping[str, str]) -> Choice | None:
         candidates: list[tuple[Fitted, Group]] = []
         for name in self.names():
+            if name != NAMED and kind not in self.library.kinds(name):
+                continue
             profile = self.profile(name)
             own = [(profile, group) for group in profile.groups if _may(group, kind, label)]
             candidates += own
@@ -243,7 +259,8 @@ class Selection:
                 break
         tier = self.tier
         nearest = min((self._form(group, label)[0] for _, group in candidates), default=FAR)
-        if nearest > 1 and self.anchor is not None and TRANSFER in self.library:
+        pooled_too = TRANSFER in self.library and kind in self.library.kinds(TRANSFER)
+        if nearest > 1 and self.anchor is not None and pooled_too:
             # Another GPU's kernels of this format, or of one more alike, tell more than this GPU's of a far one.
             pooled = self.library[TRANSFER]
             foreign = [(pooled, group) for group in pooled.groups if _may(group, kind, label)]
@@ -274,6 +291,8 @@ class Selection:
         minor = group.rows < 0.5 * largest and alike < 0.9
         # Inside a step kernels run in a CUDA graph, where no host launches them one by one.
         eager = group.label["kernel"].endswith("eager") and not (kernel or "").endswith("eager")
+        gathers = label.get(ACCESS) == GATHER or (kernel or "").endswith(GATHER)
+        other_access = group.label["kernel"].endswith(GATHER) != gathers
         # Under a host-side floor the kernel itself was hardly seen: another software's tells more.
         hidden = kernel is None and group.floor > 0
         asked_for = profile is not self.named
@@ -281,7 +300,7 @@ class Selection:
         if is_pooled(group):
             alike = float(group.label["kernel"] == f"{POOLED} {engine(self.software or ENGINES[0])}")
             minor = alike < 1 and group.label["kernel"] != POOLED  # another engine's
-        return (form, other, hidden, asked_for, *rank, alike < 1, minor, eager, -alike, -group.rows)
+        return (form, other, hidden, asked_for, *rank, other_access, alike < 1, minor, eager, -alike, -group.rows)
 
     def _form(self, group: Group, label: Mapping[str, str]) -> tuple[int, int]:
         """How far the number formats are from those asked for: of the operands, and how many others differ."""
@@ -299,9 +318,14 @@ class Selection:
             if tier == "version":  # nobody measured two versions: twice the kernel's own errors
                 found.append(_wider(group.errors["all"], WIDEN))
             elif tier in known:
-                factor = stretch(self.gpu, load_gpu(self.anchor)) if tier == "sibling" and self.anchor else 1.0
-                found.append(_wider(known[tier], factor))
+                found.append(_wider(known[tier], self._stretch(tier)))
+            elif tier != "exact" and not is_pooled(group):
+                # Nobody carried a kernel of this kind: as with two versions.
+                found.append(_wider(group.errors["all"], WIDEN * self._stretch(tier)))
         return max(found, key=lambda band: band.high - band.low, default=None)
+
+    def _stretch(self, tier: str) -> float:
+        return stretch(self.gpu, load_gpu(self.anchor)) if tier == "sibling" and self.anchor else 1.0
 
 
 def _wider(band: ErrorBand, factor: float) -> ErrorBand:

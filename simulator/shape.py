@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -25,6 +26,20 @@ class StepShape(NamedTuple):
     decode_seqs: Any
     decode_kv: tuple[Any, ...]
     prefill: PrefillShape | None = None
+
+
+def equal_chunks(
+    chunks: PrefillShape, extent: int, cap: int | None, larger: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
+    """Tokens and past of each of so many equal chunks with the same tokens in all and the same (query, key) pairs.
+
+    With a `cap` the keys agree, and not the pairs. `larger` is the maximum of two numbers, or of arrays. There must be
+    chunks and tokens.
+    """
+    query = chunks.tokens / chunks.seqs
+    if cap is None:
+        return query, larger(chunks.pairs[extent] / chunks.tokens - (query + 1) / 2, 0.0)
+    return query, larger(chunks.kv[extent] / chunks.seqs - query, 0.0)
 
 
 def causal_pairs(q: int, past: int, cap: int | None) -> int:

@@ -58,6 +58,11 @@ TRTLLM_GEN = GEN._replace(shared=1, groups=(0, SINGLE_GROUP))
 XQA = Traits(32, 64, 64, 1, False, groups=(2, SINGLE_GROUP))
 TRITON = Traits(16, 64, 32, 2, False, portable=True)
 UNIFIED = Traits(16, 16, 32, 2, True, portable=True)
+# Of this package's microbenchmarks: paged decode with a GQA group in a tile of at least 16 rows, which splits the KV
+# freely and merges in a launch of its own; and prefill in the manner of FlashAttention 2, which fills a tile with query
+# heads of a group where its queries do not. SGLang's kernel is called `triton` too, and cuts prefill smaller.
+PAGED = Traits(16, 128, 64, 2, False, portable=True)
+TILED = Traits(16, 128, 64, 1, True, portable=True)
 
 BY_KERNEL: dict[str, Traits] = {
     "flash_attention": FLASH2,
@@ -73,6 +78,10 @@ BY_KERNEL: dict[str, Traits] = {
     "torch_flow": XQA,
     "triton": TRITON,
     "vllm_triton_attn": UNIFIED,
+    "triton_paged": PAGED,
+    "triton_gather": PAGED,
+    "triton_warm": PAGED,
+    "triton_prefill": TILED,
 }
 
 

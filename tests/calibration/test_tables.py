@@ -10,7 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from calibration.kinds import COMMON, KINDS
+from calibration.kinds import COMMON, KINDS, OPS_OF
 from calibration.tables import encode, read_kernels
 from hwspecs.errors import InputError
 
@@ -22,8 +22,7 @@ def one_row(kind: str) -> dict[str, object]:
     """A good row of a kind."""
     k = KINDS[kind]
     row: dict[str, object] = {name: (TEXTS | NAMES).get(name) for name in (*COMMON, *k.labels)}
-    if kind == "mla_bmm":
-        row["op"] = "pre"
+    row |= {"op": OPS_OF[kind][0]} if kind in OPS_OF else {}
     if kind == "expert_all_to_all":
         row["phase"] = "dispatch"
     row |= dict.fromkeys(k.shape, 1)

@@ -28,6 +28,11 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
         "tp": (1, 8), "ep": (1, 1), "skew": (0, 0), "gated": (1, 1),
     },
     "collective": {"gpus": (2, 8), "bytes": (256, 2.0**30)},
+    "elementwise": {"rows": (1, 16384), "row_bytes": (64, 2.0**20)},
+    "page_topk": {
+        "batch": (1, 256), "context_len": (1, 65536), "q_heads": (1, 128), "kv_heads": (1, 64), "head_dim": (64, 256),
+        "page": (16, 16), "budget": (256, 2048),
+    },
 }  # fmt: skip
 LABELS: dict[str, dict[str, str]] = {
     "gemm": {"kernel": "vllm_default", "dtype": "bf16"},
@@ -35,6 +40,8 @@ LABELS: dict[str, dict[str, str]] = {
     "attention_prefill": {"kernel": "vllm_flash_attn_fa3", "dtype": "bf16", "kv_dtype": "bf16"},
     "moe": {"kernel": "vllm_moe", "dtype": "bf16"},
     "collective": {"kernel": "nccl", "op": "all_reduce", "dtype": "bf16"},
+    "elementwise": {"kernel": "triton", "op": "rms_norm", "dtype": "bf16"},
+    "page_topk": {"kernel": "triton", "op": "scores", "dtype": "bf16", "kv_dtype": "bf16"},
 }
 LATTICES: dict[str, dict[str, np.ndarray]] = {
     "gemm": {},
@@ -42,7 +49,14 @@ LATTICES: dict[str, dict[str, np.ndarray]] = {
     "attention_prefill": {"batch": 4.0 ** np.arange(4), "query_len": np.array([1.0, 16, 128, 1024, 4096, 16384])},
     "moe": {"tokens": np.array([1.0, 4, 16, 128, 1024, 16384])},
     "collective": {"bytes": 4.0 ** np.arange(4, 16)},
+    "elementwise": {"rows": 4.0 ** np.arange(8)},
+    "page_topk": {"batch": 4.0 ** np.arange(5), "context_len": 4.0 ** np.arange(9)},
 }
+OPS: dict[str, tuple[str, ...]] = {
+    "elementwise": ("embedding", "rms_norm", "rope_kv_write", "silu_mul", "sampling", "page_summary"),
+    "page_topk": ("scores", "select"),
+}
+"""What a step's operators of these kinds are called in tables."""
 BAND = ErrorBand(-0.05, 0.06, 0.03, 100)
 
 
@@ -102,6 +116,24 @@ def group(kind: str, trees: Trees | None = None, **changes: Any) -> Group:
         "errors": {"all": BAND},
     }
     return Group(**{**made, **changes})
+
+
+def microbenchmarks(seed: int | None = None, spread: float = 0.3) -> tuple[Group, ...]:
+    """Groups for every operator of a dense model's step, as this package's own kernels make them: gathering decode
+    attention and every row-wise operator among them. Random trees by `seed`, or none.
+    """
+    kinds = ("gemm", "attention_decode", "attention_decode", "attention_prefill")
+    kernels = ("triton", "triton", "triton_gather", "triton")
+    named = [(kind, {"kernel": kernel}) for kind, kernel in zip(kinds, kernels, strict=True)]
+    named += [(kind, {"op": op}) for kind, ops in OPS.items() for op in ops]
+
+    def trees(i: int, kind: str) -> Trees:
+        return no_trees() if seed is None else random_trees(kind, seed + i, spread=spread)
+
+    return tuple(
+        group(kind, trees(i, kind), label={**LABELS[kind], **texts}, rows=100 - 50 * ("gather" in str(texts)))
+        for i, (kind, texts) in enumerate(named)
+    )
 
 
 def profile(name: str, groups: tuple[Group, ...] = (), **changes: Any) -> Fitted:

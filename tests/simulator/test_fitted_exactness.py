@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from madeprofiles import group, profile, random_trees
+from madeprofiles import OPS, group, microbenchmarks, profile, random_trees
 from naive import simulate_naive
 from scenarios import Scenario, make_requests, scenarios
 from test_exactness import compare
@@ -27,18 +27,20 @@ from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost, line_at
-from workloads.attention import AttentionPolicy, Dense, SlidingWindow
+from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow
 from workloads.model import load_model
 
 KINDS = ("starved", "groups", "traces", "replicas", "priorities", "aborts", "stops")
-CASES = ("dense", "window", "alternate", "many experts")
+CASES = ("dense", "window", "alternate", "many experts", "pages")
 SEEDS = (1, 2)
 
 
 @cache
 def fitted_cost(case: str, seed: int) -> StepCost:
     """A profile with random trees that scatter by 40 %, so that more work is often quicker before it is mended."""
-    groups = tuple(group(kind, random_trees(kind, seed + i, spread=0.4)) for i, kind in enumerate(MODELS))
+    groups = tuple(group(k, random_trees(k, seed + i, spread=0.4)) for i, k in enumerate(MODELS) if k not in OPS)
+    if case == "pages":  # no operator by a rule of thumb
+        groups = microbenchmarks(seed, spread=0.4)
     gpu = load_gpu("h200-sxm")
     made = profile("h200-sxm@vllm-0.24.0", groups)
     calibrated = Calibrated(gpu, Selection(gpu, None, made, Library([])), load_profile(FALLBACK))
@@ -46,6 +48,8 @@ def fitted_cost(case: str, seed: int) -> StepCost:
     if case == "alternate":
         model = replace(model, layer_windows=tuple(None if i % 2 else 24 for i in range(model.layers)))
     policy: AttentionPolicy = SlidingWindow(kind="sliding_window", window=24) if case == "window" else Dense()
+    if case == "pages":
+        policy = BlockTopK(kind="block_top_k", blocks=4)
     graph = build_graph(model, policy, Precision())
     return StepCost(graph, gpu, calibrated, max_tokens=1024, max_seqs=16, max_context=512)
 
