@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import networkx as nx
@@ -87,7 +88,7 @@ def case_of(row: Mapping[str, Any]) -> LayerCase:
     dtype, page, budget = str(row["dtype"]), int(row["page"]), int(row["budget"])
     if sparse and (page < 1 or budget < page or budget % page):
         raise InputError("no number of whole pages", place="budget", found=budget, allowed="a multiple of the page")
-    model = load_model(str(row["model"]))
+    model = _model(str(row["model"]))
     case = LayerCase(
         model=model,
         reading=Reading(budget, page) if sparse else Reading(),
@@ -102,6 +103,12 @@ def case_of(row: Mapping[str, Any]) -> LayerCase:
         raise InputError("the new token is among those attended", place="context_len", found=0, allowed="1 or more")
     layer_graph(case)  # says so if the GPUs cannot share the model
     return case
+
+
+@lru_cache(maxsize=64)
+def _model(name: str) -> Model:
+    """Tables have many rows of few models."""
+    return load_model(name)
 
 
 def _one_of(row: Mapping[str, Any], column: str, allowed: tuple[str, ...]) -> str:

@@ -417,9 +417,12 @@ def load_model(
 
     def read(name: object, key: Place) -> tuple[dict[str, Any], str, str, Callable[[str], int | None], object]:
         """Configuration, name, origin, lines by key and file of a bundled name or a path."""
-        allowed = near_matches(str(name), list_models()) + ", or the path of a config.json"
+
+        def allowed() -> str:
+            return near_matches(str(name), list_models()) + ", or the path of a config.json"
+
         if not isinstance(name, str | Path) or not str(name).strip():
-            raise fail("not a model", key, name, allowed)
+            raise fail("not a model", key, name, allowed())
         try:
             full = find_model(str(name))
         except InputError as error:
@@ -435,7 +438,7 @@ def load_model(
                 title = path.resolve().parent.name if path.name == "config.json" else path.stem.replace("--", "/")
             if not os.path.exists(path):
                 is_path = str(name).endswith(".json") or str(name).startswith(("./", "../", "/", "~"))
-                raise fail("no such file" if is_path else "unknown model", key, str(name), allowed)
+                raise fail("no such file" if is_path else "unknown model", key, str(name), allowed())
             source = str(path)
         text = read_text(path)
         data = _parse(text, path)

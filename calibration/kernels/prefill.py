@@ -337,6 +337,7 @@ _CHECK_CONFIGS: Sequence[Config] = [
 PREFILL = Kernel(
     name="prefill",
     table="attention_prefill",
+    software_kernel="triton_prefill",
     stands_for=("attention_prefill",),
     matches=lambda row: True,
     build=build,

@@ -4,7 +4,7 @@ One program attends a run of tokens for one sequence and one KV head: the query 
 one tile (padded to 16), so that K and V are read once for the whole group. Each step of its loop reads BLOCK_N tokens
 of K and of V by 16-byte asynchronous copies, num_stages deep; the page numbers of the tile after are read ahead, so
 that no copy waits for them. Scores, the online softmax (exp2) and sums are float32. Where a sequence is split, every
-split writes its unnormalised sum and the logarithm of its weight, and a second launch merges them (Flash-Decoding;
+split writes its unnormalised sum, its maximum and its weight, and a second launch merges them (Flash-Decoding;
 the same equations as FlashAttention-2's, arXiv 2307.08691, section 3.1).
 
 What limits it: reading K and V from HBM, that is the copies in flight (two tiles or more a program, two programs or
@@ -67,7 +67,7 @@ def decode_kernel(
     lengths,
     out,
     partial,
-    logsum,
+    split_sums,
     q_stride,
     q_head_stride,
     out_stride,
@@ -162,14 +162,14 @@ def decode_kernel(
         q_heads = tl.num_programs(1) * group
         slot = (sequence.to(tl.int64) * q_heads + head) * splits + split
         tl.store(partial + slot[:, None] * HEAD_DIM + columns[None, :], acc, mask=present)
-        tl.store(logsum + slot * 2, maximum, mask=rows < group)
-        tl.store(logsum + slot * 2 + 1, total, mask=rows < group)
+        tl.store(split_sums + slot * 2, maximum, mask=rows < group)
+        tl.store(split_sums + slot * 2 + 1, total, mask=rows < group)
 
 
 @triton.jit(do_not_specialize=["q_heads", "splits"])
 def merge_kernel(
     partial,
-    logsum,
+    split_sums,
     out,
     out_stride,
     out_head_stride,
@@ -189,8 +189,8 @@ def merge_kernel(
     acc = tl.zeros((BLOCK_D,), tl.float32)
     for first in range(0, splits, BLOCK_S):
         parts = first + tl.arange(0, BLOCK_S)
-        peaks = tl.load(logsum + (slot + parts) * 2, mask=parts < splits, other=-1.0e30)
-        sums = tl.load(logsum + (slot + parts) * 2 + 1, mask=parts < splits, other=0.0)
+        peaks = tl.load(split_sums + (slot + parts) * 2, mask=parts < splits, other=-1.0e30)
+        sums = tl.load(split_sums + (slot + parts) * 2 + 1, mask=parts < splits, other=0.0)
         at = partial + (slot + parts)[:, None] * HEAD_DIM + columns[None, :]
         vectors = tl.load(at, mask=(parts < splits)[:, None], other=0.0)
         peak = tl.maximum(maximum, tl.max(peaks, 0))
@@ -268,7 +268,7 @@ def paged_decode(
     pairs = k_cache.dtype == torch.float8_e4m3fn
     if pairs:
         k_cache, v_cache = k_cache.view(torch.int16), v_cache.view(torch.int16)
-    partial, logsum = workspace.view(-1), workspace.view(-1)[sums:]
+    partial, split_sums = workspace.view(-1), workspace.view(-1)[sums:]
     options = {
         "BLOCK_M": max(16, next_power_of_two(group)),
         "BLOCK_N": config["BLOCK_N"],
@@ -280,7 +280,7 @@ def paged_decode(
         "num_stages": config["num_stages"],
     }
     arguments = (
-        *(q, k_cache, v_cache, table, lengths, out, partial, logsum),
+        *(q, k_cache, v_cache, table, lengths, out, partial, split_sums),
         *(q.stride(0), q.stride(1), out.stride(0), out.stride(1)),
         *(k_cache.stride(0), k_cache.stride(1), k_cache.stride(2)),
         *(table.stride(0), table.stride(1) if table.shape[1] > 1 else 0),
@@ -290,7 +290,7 @@ def paged_decode(
     if splits > 1:
         block_d = min(head_dim, 64)
         merge_options = {"BLOCK_S": 32, "BLOCK_D": block_d, "HEAD_DIM": head_dim, "num_warps": 4}
-        merged = (partial, logsum, out, out.stride(0), out.stride(1), q_heads, splits)
+        merged = (partial, split_sums, out, out.stride(0), out.stride(1), q_heads, splits)
         launches.append(Launch(merge_kernel, (batch * q_heads, head_dim // block_d), merged, merge_options))
     return launches
 
