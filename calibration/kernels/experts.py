@@ -138,7 +138,7 @@ class Experts:
 
     Parameters
     ----------
-    x : [tokens, hidden]. ids : int32 [tokens, top_k], weights : float32 [tokens, top_k]. out : [tokens, hidden].
+    x, out : [tokens, hidden], contiguous. ids : int32, weights : float32 [tokens, top_k], contiguous.
     up : [held, 2 * width, hidden], gate first, or [held, width, hidden]. down : [held, hidden, width]. The experts held
         are those from `first` on; tokens of others get nothing.
     scales : of the results of the two GEMMs.
