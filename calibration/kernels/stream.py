@@ -5,11 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
-from calibration.kernels.base import Config, Kernel, Launch, Problem, Room, Row, Sizes, cdiv, empty, random
+from calibration.kernels.base import (
+    Config,
+    Kernel,
+    Launch,
+    Problem,
+    Room,
+    Row,
+    Sizes,
+    cdiv,
+    empty,
+    random,
+    relative_error,
+)
 
 ROW_BYTES = 16_384
 OPS = ("read", "write", "copy")
@@ -67,15 +81,19 @@ def build(row: Row, room: Room) -> Problem:
         return [Launch(copy_kernel, grid, (source, target, n), options)]
 
     def outputs() -> list[torch.Tensor]:
-        return [sums[0].sum().reshape(1)] if op == "read" else [target]
+        return [sums[0] if op == "read" else target]
 
     def reference() -> list[torch.Tensor]:
         if op == "read":
             return [source.double().sum().float().reshape(1)]
         return [torch.full((n,), 1.5, device=room.device) if op == "write" else source]
 
+    def total(out: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> float:
+        """However the programs share the numbers, their sums make the whole one."""
+        return relative_error(out[0].double().sum(), whole[0])
+
     baselines = {"torch copy_": lambda copy: target.copy_(source)} if op == "copy" else {}
-    return Problem(launches, outputs, reference, baselines)
+    return Problem(launches, outputs, reference, baselines, total if op == "read" else None)
 
 
 def configs(row: Row, room: Room) -> list[Config]:
