@@ -75,7 +75,8 @@ def measure(
         )
     seconds = limit * 60 if limit is not None else None
     options: dict[str, Any] = {"force": force, "retry": retry, "seed": seed, "plan": kind, "log": folder / "worker.log"}
-    allowed = [task for task in tasks if not_the_other(task, held(folder, tasks))]
+    there = held(folder, tasks)
+    allowed = [task for task in tasks if not_the_other(task, there)]
     summary = session.measure(allowed, folder, gpu=figures.name, limit=seconds, **options)
     report = outcome.document(summary, folder, figures, kind, draft)
     if as_json:

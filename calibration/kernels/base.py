@@ -160,13 +160,14 @@ def empty(room: Room, *shape: int, dtype: torch.dtype) -> torch.Tensor:
 def random(room: Room, *shape: int, dtype: torch.dtype, scale: float = 1.0, salt: int = 0) -> torch.Tensor:
     """Normally distributed numbers, the same for the same seed and salt; random data draw the power that real data do.
 
-    Large tensors repeat a block of 16 Mi numbers (of a length prime to any tile), so that filling memory is quick.
+    Large tensors repeat a block of 16 Mi numbers, so that filling memory is quick. Its length is 16 times an odd
+    number: the rows of a tile differ, and the copies begin at multiples of 16 bytes, as fast copies have to.
     """
     made = torch.empty(*shape, dtype=dtype, device=room.device)
     if room.device == "meta" or made.numel() == 0:
         return made
     generator = torch.Generator(device=room.device).manual_seed(room.seed * 1_000_003 + salt)
-    flat, block = made.view(-1), min(made.numel(), 2**24 + 43)
+    flat, block = made.view(-1), min(made.numel(), 2**24 + 48)
     numbers = (torch.randn(block, generator=generator, device=room.device) * scale).to(dtype)
     for start in range(0, flat.numel(), block):
         part = flat[start : start + block]

@@ -34,6 +34,17 @@ class TargetDriver:
         return ty_to_cpp(name)
 
 
+def compile_launcher(compiled: Any) -> None:
+    """Compile the host's side of a launch into Triton's cache, where this version of Triton makes C code of it for
+    every signature (3.6 does: half a second each, which the measuring process would spend). Raises what stands in its
+    way: no C compiler, no libcuda.
+    """
+    from triton.backends.nvidia import driver as nvidia
+
+    if hasattr(nvidia, "make_launcher"):
+        nvidia.CudaLauncher(compiled.src, compiled.metadata)
+
+
 def compile_for(capability: int) -> None:
     """Let `Launch.compile` compile for an architecture (90, 100) from now on in this process."""
     driver.set_active(TargetDriver(capability))

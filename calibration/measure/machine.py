@@ -111,8 +111,12 @@ def _installed(name: str) -> str | None:
 
 
 def version() -> str:
-    """The version of kinesim: the package's, and the commit where it runs from a checkout (`+` if changed since)."""
+    """The version of kinesim: the package's, and the commit where it runs from a checkout (`+` if changed since), or
+    that which the environment's KINESIM_COMMIT says: of a copy without its repository.
+    """
     found = _installed("kinesim") or "unknown"
+    if given := os.environ.get("KINESIM_COMMIT"):
+        return f"{found} {given}"
     root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():
         try:

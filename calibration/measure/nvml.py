@@ -19,7 +19,8 @@ POWER_INSTANT = 186
 """Field of the power drawn now; nvmlDeviceGetPowerUsage is a mean over a second since Ampere."""
 HARMLESS = 0x1 | 0x2 | 0x100
 """Reasons for a clock below its maximum that say nothing of throttling: idle, application and display settings."""
-SAMPLE_SECONDS = 0.01
+SAMPLE_SECONDS, REST = 0.01, 4.0
+"""Between two readings; and at least so many times what one takes."""
 
 
 class _Process(ctypes.Structure):
@@ -208,7 +209,8 @@ class Sampler:
     """Means of what the driver says while something runs.
 
     `sample` is called again and again by the thread that waits for the GPU: it would only sleep otherwise, and a
-    thread of its own would contend with the launches. It reads at most every `SAMPLE_SECONDS`.
+    thread of its own would contend with the launches. It reads at most every `SAMPLE_SECONDS`, less often where the
+    driver is slow (in a virtual machine, say).
     """
 
     device: Device | None
@@ -220,7 +222,8 @@ class Sampler:
         self.readings, self.reasons, self._next = {}, 0, 0.0
 
     def sample(self) -> None:
-        if self.device is None or time.monotonic() < self._next:
+        begun = time.monotonic()
+        if self.device is None or begun < self._next:
             return
         read: dict[str, float | None] = {
             "sm_mhz": self.device.clock_mhz(SM),
@@ -232,7 +235,8 @@ class Sampler:
             if value is not None:
                 self.readings.setdefault(name, []).append(float(value))
         self.reasons |= (self.device.throttled() or 0) & ~HARMLESS
-        self._next = time.monotonic() + SAMPLE_SECONDS
+        ended = time.monotonic()
+        self._next = ended + max(SAMPLE_SECONDS, REST * (ended - begun))
 
     def means(self) -> dict[str, float | str]:
         """Columns `sm_mhz`, `mem_mhz`, `board_w`, `temp_c` (means) and `throttled` (hexadecimal); '' if unknown."""

@@ -84,7 +84,8 @@ def measure(
             session.run()
             report("", True)  # takes the last passing line away
         summary.seconds = time.monotonic() - begun
-        summary.left = sum(1 for task in wanted if task.key not in kept.done | kept.failed)
+        over = kept.done | kept.failed
+        summary.left = sum(1 for task in wanted if task.key not in over)
     return summary
 
 

@@ -28,7 +28,7 @@ GROUP = 3
 """Replays of which the warm-up takes a median."""
 LONG = 0.5
 """Seconds of replays that are enough: work of more than a seventh of it is repeated less often, thrice at least."""
-HOST_SECONDS = 50e-6
+HOST_SECONDS = 80e-6
 """No launch takes the host longer."""
 
 
@@ -60,7 +60,7 @@ class Timing:
 @dataclass(frozen=True)
 class Effort:
     """How much is measured: seconds of work in a replay, replays at least and at most, seconds of replays at least
-    (where `most` allows), and of warm-up at most.
+    (where `most` allows), and of warm-up at most; whether clocks and power are read meanwhile.
     """
 
     replay: float = 1e-3
@@ -68,11 +68,12 @@ class Effort:
     most: int = 100
     total: float = 15e-3
     warm_up: float = 0.3
+    watched: bool = True
 
 
 FULL = Effort()
-BASELINE = Effort(least=5, total=8e-3, warm_up=0.1)
-QUICK = Effort(replay=2e-4, least=3, total=0.0, warm_up=0.0)
+BASELINE = Effort(least=5, total=8e-3, warm_up=0.1, watched=False)
+QUICK = Effort(replay=2e-4, least=3, total=0.0, warm_up=0.0, watched=False)
 """For choosing between configurations."""
 
 
@@ -124,11 +125,16 @@ class Timer(Protocol):
 
 class _Common:
     """What the two timers share. `watch` is called again and again while replays that count are under way (it may
-    read the clocks), `start` before them.
+    read the clocks, which may take the driver milliseconds), `start` before them.
     """
 
     def __init__(self, watch: Watch = lambda: None, start: Watch = lambda: None) -> None:
-        self._watch, self._start = watch, start
+        self._reads, self._start = watch, start
+        self._watched = False
+
+    def _watch(self) -> None:
+        if self._watched:
+            self._reads()
 
     def replays(self, replay: Callable[[], None], count: int) -> list[float]:
         raise NotImplementedError
@@ -159,8 +165,13 @@ class _Common:
         typical = max(statistics.median(found), 1e-9)
         count = max(effort.least, min(effort.most, math.ceil(effort.total / typical)))
         count = max(3, min(count, math.floor(LONG / typical)))
-        self._start()
-        return summarise(self.replays(replay, count), rotations, work)
+        if effort.watched:
+            self._start()
+        self._watched = effort.watched
+        try:
+            return summarise(self.replays(replay, count), rotations, work)
+        finally:
+            self._watched = False
 
 
 class CudaTimer(_Common):
@@ -168,11 +179,11 @@ class CudaTimer(_Common):
 
     def graph(self, work: Work, effort: Effort = FULL, rotations: int | None = None) -> Timing:
         """Raises what the capture raises, where the work cannot be captured; the stream is usable afterwards."""
-        work.run()  # kernels are loaded, workspaces made: neither is allowed in a capture
-        torch.cuda.synchronize()
+        # It runs once at least before it is captured: kernels are loaded, workspaces made, and neither may be then.
+        once = self.once(work)
         held, known = rotations or 1, rotations is not None
         if not known:  # so long that the graph need not be tried to see that it is
-            known = self.once(work) > effort.replay + HOST_SECONDS * work.launches
+            known = once > effort.replay + HOST_SECONDS * work.launches
         graph = self.capture(work, held)
         try:
             if not known:

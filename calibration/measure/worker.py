@@ -35,7 +35,10 @@ LOST = 3
 KEPT = 0.25
 """Share of the memory that torch may keep between tasks; beyond that fragments would be in a large problem's way."""
 
-WAKE_SECONDS = 0.5
+WAKE_SECONDS, AWAKE = 0.5, 0.8
+"""How long a GPU is given to leave its idle clocks, and the share of its highest clock at which it has."""
+IDLE_SECONDS = 0.3
+"""After so long without a task the clocks may be idle again."""
 
 Answer = dict[str, Any]
 
@@ -64,11 +67,23 @@ def compiler(capability: int, sms: int) -> Callable[[Task, Mapping[str, str]], A
     """Compile all that a task may launch, into Triton's cache, where the measuring worker finds it."""
     from calibration.kernels.base import Room
     from calibration.kernels.catalogue import kernel_of
-    from calibration.kernels.target import compile_for
-    from calibration.measure.tuning import config_key, in_words
+    from calibration.kernels.target import compile_for, compile_launcher
+    from calibration.measure.tuning import config_key, in_words, tell
 
     compile_for(capability)
     room = Room("meta", sms, capability)
+    linked: set[str] | None = set()  # kernels whose launcher is compiled; None: it cannot be here
+
+    def prepare(compiled: Any) -> None:
+        nonlocal linked
+        if linked is None or compiled.hash in linked:
+            return
+        linked.add(compiled.hash)
+        try:
+            compile_launcher(compiled)
+        except Exception as problem:  # the measuring process will do it, or say what is wrong
+            linked = None
+            tell([f"launchers are not compiled ahead: {in_words(problem)}"])
 
     def compile_task(task: Task, skip: Mapping[str, str]) -> Answer:
         if task.table == "collective":
@@ -85,7 +100,7 @@ def compiler(capability: int, sms: int) -> Callable[[Task, Mapping[str, str]], A
             for config in configs:
                 try:
                     for launch in launches(0, config):
-                        launch.compile()
+                        prepare(launch.compile())
                 except Exception as problem:
                     failed[config_key(kernel, config)] = f"does not compile: {in_words(problem)}"
         return {"skip": failed}
@@ -102,12 +117,18 @@ def measurer(device: str, seed: int, trying: Callable[[str], None]) -> Callable[
 
     torch.set_grad_enabled(False)
     found = machine.facts(device)
-    sampler = nvml.Sampler(nvml.Library().device(found["pci"]) if device == "cuda" else None)
+    driver = nvml.Library().device(found["pci"]) if device == "cuda" else None
+    sampler = nvml.Sampler(driver)
+
+    def awake() -> bool:
+        clock, highest = driver.clock_mhz(nvml.SM) if driver else None, found.get("max_sm_mhz")
+        return bool(clock and highest and clock >= AWAKE * highest)
+
     timer: Timer
     if device == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream())
         timer = CudaTimer(sampler.sample, sampler.reset)
-        wake()
+        wake(awake)
     else:
         timer = HostTimer(sampler.sample, sampler.reset)
 
@@ -120,10 +141,20 @@ def measurer(device: str, seed: int, trying: Callable[[str], None]) -> Callable[
         timer, sampler, device, found["sms"], found["capability"], found["l2_bytes"], free, seed, trying
     )
     groups: dict[int, Any] = {}
+    ended = time.monotonic()
     gc.collect()
     gc.freeze()  # what is imported stays: collections between tasks are then quick
 
     def measure_task(task: Task, skip: Mapping[str, str]) -> Answer:
+        nonlocal ended
+        if device == "cuda" and time.monotonic() - ended > IDLE_SECONDS and not awake():
+            wake(awake)
+        try:
+            return measured(task, skip)
+        finally:
+            ended = time.monotonic()
+
+    def measured(task: Task, skip: Mapping[str, str]) -> Answer:
         if task.table == "collective":
             from calibration.measure.ranks import Group
 
@@ -144,16 +175,19 @@ def measurer(device: str, seed: int, trying: Callable[[str], None]) -> Callable[
     return measure_task
 
 
-def wake() -> None:
+def wake(awake: Callable[[], bool]) -> None:
     """Work until the GPU has left its idle clocks, or the first rows would be stable but slow."""
     import torch
 
-    numbers = torch.randn(4096, 4096, device="cuda").to(torch.bfloat16)
+    # not random: the generator of all may be unusable after a capture that failed
+    numbers = torch.full((4096, 4096), 0.5, dtype=torch.bfloat16, device="cuda")
     end = time.monotonic() + WAKE_SECONDS
     while time.monotonic() < end:
         for _ in range(20):
             torch.mm(numbers, numbers)
         torch.cuda.synchronize()
+        if awake():
+            return
 
 
 def serve(handle: Callable[[Task, Mapping[str, str]], Answer], answers: TextIO) -> int:
@@ -196,6 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["TRITON_INTERPRET"] = "1" if interpreted else "0"
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all versions up to 3.9 do
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # torch's attention by itself prefers cuDNN's on some GPUs, whose plan of each new shape takes 0.4 s to make
+    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
 
     def trying(what: str) -> None:
         print(json.dumps({"trying": what}), file=answers, flush=True)

@@ -163,6 +163,20 @@ def test_a_run_its_summary_and_going_on(
     assert sum(document["tables"].values()) >= rest["already_measured"]
 
 
+def test_the_folder_is_read_once_however_many_rows_are_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time for it comes before the limit is counted, and a full plan has thousands of rows."""
+    machine_with(H200, monkeypatch)
+    read, original = [], goals.rows_of
+    monkeypatch.setattr(goals, "counts", lambda folder: {})
+    monkeypatch.setattr(goals, "goals", lambda folder, figures: [])
+    monkeypatch.setattr(goals, "rows_of", lambda path: (read.append(path.name), original(path))[1])
+    measure(out=tmp_path)
+    capsys.readouterr()
+    assert read and len(read) == len(set(read))
+
+
 def test_a_row_of_a_check_is_never_measured_to_fit_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,30 @@ def test_means_and_throttling(tmp_path: Path) -> None:
     assert sampler.means()["throttled"] == ""
 
 
+def test_a_slow_driver_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        now, asked = 100.0, 0
+
+        def clock_mhz(self, which: int) -> int:
+            Slow.now, Slow.asked = Slow.now + 0.02, Slow.asked + (which == nvml.SM)
+            return 1500
+
+        power_w = temperature_c = throttled = lambda self: None
+
+    monkeypatch.setattr(nvml.time, "monotonic", lambda: Slow.now)
+    sampler = nvml.Sampler(Slow())  # type: ignore[arg-type]
+    for _ in range(1000):
+        sampler.sample()
+        Slow.now += 0.001
+    assert 1.04 < Slow.now - 100.0 < 1.3, "a fifth of the time at most"
+    assert sampler.means()["sm_mhz"] == 1500 and Slow.asked > 3
+
+
+def test_the_commit_of_a_copy_without_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINESIM_COMMIT", "0123456789ab")
+    assert machine.version().endswith(" 0123456789ab")
+
+
 @needs_compiler
 def test_a_busy_gpu(tmp_path: Path) -> None:
     pids = ",".join(["0", *(str(pid) for pid in range(400_000_000, 400_000_099)), str(os.getpid())])

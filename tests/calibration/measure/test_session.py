@@ -325,6 +325,35 @@ for row in (dict(row, rows=rows) for row, _ in STREAM.compile_rows for rows in (
 
 
 @needs_torch
+@pytest.mark.parametrize("works", [True, False])
+def test_launchers_are_compiled_ahead_where_they_can_be(works: bool) -> None:
+    """Triton 3.6 compiles C code for every signature when it first launches; other versions have nothing of it."""
+    code = f"""
+from triton.backends.nvidia import driver as nvidia
+from calibration.measure.task import Task
+from calibration.measure.worker import compiler
+made = []
+class Launcher:
+    def __init__(self, src, metadata):
+        made.append(metadata.name)
+        if not {works}:
+            raise RuntimeError("Failed to find C compiler")
+nvidia.make_launcher, nvidia.CudaLauncher = None, Launcher
+handle = compiler(90, 132)
+tasks = [Task("launch", {{"mode": mode, "launches": 1}}, l2="warm") for mode in ("graph", "stream")]
+shape = {{"dtype": "bf16", "rows": 8, "row_bytes": 16384, "q_heads": 0, "kv_heads": 0, "head_dim": 0}}
+tasks.append(Task("elementwise", {{"op": "write", **shape}}, l2="warm"))
+assert all(handle(task, {{}}) == {{"skip": {{}}}} for task in tasks)
+assert made[0] == "empty_kernel" and made.count("empty_kernel") == 1, made
+assert ("write_kernel" in made) is {works}, made
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(session.__file__).parents[2]), "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("launchers are not compiled ahead: RuntimeError: Failed to find C compiler") == (not works)
+
+
+@needs_torch
 def test_two_ranks_with_gloo(folder: Path) -> None:
     operations = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
     tasks = [Task("collective", {"op": op, "dtype": "fp16", "gpus": 2, "bytes": 4096}, l2="warm") for op in operations]

@@ -23,7 +23,18 @@ from calibration.measure import measuring, timing, tuning
 from calibration.measure.measuring import Measurer
 from calibration.measure.nvml import Sampler
 from calibration.measure.task import Task
-from calibration.measure.timing import FULL, QUICK, CudaTimer, HostTimer, Work, percentile, rotations_for, summarise
+from calibration.measure.timing import (
+    BASELINE,
+    FULL,
+    QUICK,
+    CudaTimer,
+    Effort,
+    HostTimer,
+    Work,
+    percentile,
+    rotations_for,
+    summarise,
+)
 from calibration.measure.tuning import DeviceLost, Failure, Tuner
 
 OVERHEAD = 2e-6
@@ -42,6 +53,7 @@ class Gpu:
     replays: int = 0
     refuses: bool = False
     lost: bool = False
+    waiting: str = "default"
 
     def kernel(self, seconds: float) -> None:
         if self.captured is not None:
@@ -108,6 +120,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(simulated, "waiting", mode))
     return simulated
 
 
@@ -142,6 +155,16 @@ def test_a_graph_measures_the_kernel_and_not_the_host(gpu: Gpu, seconds: float) 
     assert 3 <= found.reps <= 100 and found.outliers == 0
     assert seen.count("start") == 1 and seen[-1] == "watch"
     assert gpu.now < 20 * max(seconds, 1e-3) + 0.1  # and it has not taken for ever
+
+
+@pytest.mark.parametrize("effort", [QUICK, BASELINE])
+def test_clocks_are_read_where_they_are_recorded(gpu: Gpu, effort: Effort) -> None:
+    """The driver may take milliseconds for it: not while configurations are tried."""
+    seen: list[str] = []
+    timer = CudaTimer(lambda: seen.append("watch"), lambda: seen.append("start"))
+    timer.graph(Work(lambda: gpu.kernel(1e-5)), effort)
+    timer.once(Work(lambda: gpu.kernel(1e-5)))
+    assert seen == []
 
 
 def test_long_work_is_not_captured_twice(gpu: Gpu) -> None:
@@ -323,6 +346,43 @@ def test_a_baseline_that_cannot_be_captured(gpu: Gpu, monkeypatch: pytest.Monkey
     simulated = Simulated(gpu, names=("good",), baselines={"eager": eager})
     values = measurer(gpu, simulated, monkeypatch).measure(TASK)
     assert values["baseline"] == "eager" and values["baseline_us"] == pytest.approx(30.0, rel=1e-2)
+
+
+def test_a_baseline_that_waits_for_the_gpu_is_never_captured(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def waits(copy: int) -> None:
+        assert gpu.captured is None, "a capture that fails does harm"
+        if gpu.waiting == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        gpu.kernel(30e-6)
+
+    measured = measurer(gpu, Simulated(gpu, names=("good",), baselines={"waits": waits}), monkeypatch)
+    for _ in range(2):
+        values = measured.measure(TASK)
+        assert values["baseline"] == "waits" and values["baseline_us"] == pytest.approx(30.0, rel=1e-2)
+        assert gpu.waiting == "default"
+    assert capsys.readouterr().err.count("waits is not timed in a graph") == 1
+
+
+def test_a_baseline_has_its_share_of_the_time(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes long to prepare for every shape is timed for the first, and now and then."""
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(monotonic=lambda: gpu.now))
+    shape, planned = {"dtype": "bf16", "m": 0, "n": 1, "k": 1}, []
+
+    def plans(copy: int) -> None:
+        if shape["m"] not in planned:
+            planned.append(shape["m"])
+            gpu.now += 0.05
+        gpu.kernel(2e-6)
+
+    libraries = {"plans": plans, "ready": lambda copy: gpu.kernel(2.5e-6)}
+    measured = measurer(gpu, Simulated(gpu, names=("good",), baselines=libraries), monkeypatch)
+    found = []
+    for shape["m"] in range(60):
+        found.append(measured.measure(Task("gemm", dict(shape)))["baseline"])
+    assert found[0] == "plans" and set(found) == {"plans", "ready"}
+    assert 1 < len(planned) < 15 and found.count("plans") == len(planned)
 
 
 def test_a_choice_is_remembered(gpu: Gpu) -> None:
