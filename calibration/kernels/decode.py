@@ -59,13 +59,14 @@ def reference(
         low = max(0, length - window) if window else 0
         if length == 0:
             continue
-        for head in range(kv_heads):
-            pages = table[sequence, head if table.shape[1] > 1 else 0, low // page : cdiv(length, page)].long()
-            part = slice(low % page, length - low // page * page)
-            keys = k_cache[pages, head].reshape(-1, head_dim)[part].float()
-            values = v_cache[pages, head].reshape(-1, head_dim)[part].float()
-            scores = queries[sequence, head] @ keys.T / math.sqrt(head_dim)
-            out[sequence, head] = torch.softmax(scores, -1) @ values
+        pages = table[sequence, :, low // page : cdiv(length, page)].long()  # [1 or kv_heads, pages]
+        part = slice(low % page, length - low // page * page)
+        heads = torch.arange(kv_heads, device=q.device)[:, None]
+        keys, values = (
+            cache[pages, heads].reshape(kv_heads, -1, head_dim)[:, part].float() for cache in (k_cache, v_cache)
+        )
+        scores = queries[sequence] @ keys.transpose(1, 2) / math.sqrt(head_dim)
+        out[sequence] = torch.softmax(scores, -1) @ values
     return out.reshape(batch, q_heads, head_dim)
 
 
@@ -108,8 +109,15 @@ def build(row: Row, room: Room) -> Problem:
         lengths -= torch.arange(batch, dtype=torch.int32, device=room.device) * (row["context_len"] // (batch - 1))
     out = empty(room, batch, q_heads, head_dim, dtype=dtype)
 
+    spaces: dict[int, torch.Tensor] = {}
+
     def launches(copy: int, config: Config) -> list[Launch]:
-        return paged_decode(q, k_cache[copy], v_cache[copy], table, lengths, out, room, config, window)
+        # One workspace for all copies, as a step's layers share one: partial sums stay in L2.
+        needed = workspace_numbers(batch, q_heads, head_dim, config.get("SPLITS", MAX_SPLITS))
+        if needed not in spaces:
+            spaces[needed] = empty(room, needed, dtype=torch.float32)
+        space = spaces[needed]
+        return paged_decode(q, k_cache[copy], v_cache[copy], table, lengths, out, room, config, window, space)
 
     baselines: dict[str, Callable[[int], object]] = {}
     if not row.get("gather", 0) and row["kv_dtype"] != "fp8" and room.device == "cuda":

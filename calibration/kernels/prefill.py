@@ -198,15 +198,18 @@ def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, past: int, wind
     group = q_heads // k.shape[2]
     out = torch.empty(q.shape, dtype=torch.float32, device=q.device)
     at = torch.arange(k.shape[1], device=q.device)
+    at_a_time = max(64, 1024 // group)  # a bound on memory
     for sequence in range(batch):
-        for head in range(q_heads):
-            keys, values = (x[sequence, :, head // group].float() for x in (k, v))
-            for first in range(0, queries, 1024):  # a bound on memory
-                rows = q[sequence, first : first + 1024, head].float()
-                position = past + first + torch.arange(rows.shape[0], device=q.device)[:, None]
+        for kv_head in range(k.shape[2]):
+            heads = slice(kv_head * group, (kv_head + 1) * group)
+            keys, values = (x[sequence, :, kv_head].float() for x in (k, v))
+            for first in range(0, queries, at_a_time):
+                rows = q[sequence, first : first + at_a_time, heads].float().transpose(0, 1)
+                position = past + first + torch.arange(rows.shape[1], device=q.device)[:, None]
                 seen = (at <= position) & (at > position - (window or NO_WINDOW))
                 scores = (rows @ keys.T / math.sqrt(head_dim)).masked_fill(~seen, float("-inf"))
-                out[sequence, first : first + 1024, head] = torch.softmax(scores, -1) @ values
+                seen_values = (torch.softmax(scores, -1) @ values).transpose(0, 1)
+                out[sequence, first : first + at_a_time, heads] = seen_values
     return out
 
 

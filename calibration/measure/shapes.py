@@ -99,6 +99,10 @@ class Widths:
     moe: tuple[tuple[int, int, int, int, int], ...]
 
 
+WHOLE = 16
+"""Widths of operands are multiples of it: rows of fp8 are then whole 16 bytes, as the GPU's copy engines ask."""
+
+
 @functools.lru_cache(maxsize=8)
 def widths_of(memory: float) -> Widths:
     """The widths of models that fit `memory` bytes of each GPU."""
@@ -114,13 +118,13 @@ def widths_of(memory: float) -> Widths:
                 continue
             hidden.add(model.hidden)
             vocab.add(model.vocab)
-            if model.moe:
+            if model.moe and model.moe.intermediate // tensor % WHOLE == 0:
                 moe.add((model.hidden, model.moe.intermediate, model.moe.top_k, model.moe.experts, tensor))
-            else:
+            elif not model.moe:
                 gated.add(model.intermediate // tensor)
             dense: Any = Reading()
             for op in build_graph(model, dense, Precision(), tensor).operators:
-                if op.kind == "gemm" and isinstance(op.dims, Gemm):
+                if op.kind == "gemm" and isinstance(op.dims, Gemm) and op.dims.k % WHOLE == 0:
                     gemms.add((op.dims.n, op.dims.k, op.axis == "rows"))
                 if op.kind == "attention_decode" and isinstance(op.dims, Heads):
                     heads.add((op.dims.q_heads, op.dims.kv_heads, op.dims.head_dim))

@@ -257,3 +257,10 @@ def test_both_doors(tmp_path: Path) -> None:
     for answer in (run("--dry-run", "--gpu", "x"), run("calibrate", "measure", "--plan", "x", module="simulator")):
         assert answer.returncode == 2
         assert answer.stderr.count("\n") == 1 and answer.stderr.startswith("kinesim: ")
+
+
+def test_the_probe_without_a_gpu() -> None:
+    done = run(module="calibration.measure.probe")
+    if done.returncode == 0:
+        pytest.skip("there is a GPU here")
+    assert done.returncode == 2 and done.stderr.startswith("probe: ") and "Traceback" not in done.stderr
