@@ -76,6 +76,7 @@ def _kind(
 
 
 HEADS = (("kv_heads", "q_heads"),)
+PAGES = (*HEADS, ("page", "budget"))
 
 KINDS = {
     kind.name: kind
@@ -95,7 +96,7 @@ KINDS = {
         _kind("collective", "op dtype", "gpus bytes"),
         # Heads are a detail of those operations that have them; the time goes by rows and their bytes.
         _kind("elementwise", "op dtype", "rows row_bytes q_heads kv_heads head_dim", zero="q_heads kv_heads head_dim"),
-        _kind("page_topk", "op dtype kv_dtype", "batch context_len q_heads kv_heads head_dim page budget", HEADS),
+        _kind("page_topk", "op dtype kv_dtype", "batch context_len q_heads kv_heads head_dim page budget", PAGES),
         _kind("mla_prefill", "dtype kv_dtype", "batch query_len past_len q_heads"),
         _kind("mla_decode", "dtype kv_dtype", "batch context_len q_heads"),
         _kind("mla_bmm", "op dtype", "tokens q_heads"),

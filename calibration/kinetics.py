@@ -18,7 +18,7 @@ from calibration.measure.layersizes import PAPER_POINTS, kinetics_rows
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
 from simulator.calibrated import Calibrated
-from simulator.layers import BLOCK_TOPK, DENSE, case_of
+from simulator.layers import BLOCK_TOPK, DENSE, case_of, layer_graph
 from simulator.layertime import LayerTime, layer_time
 from simulator.profile import Profile
 
@@ -67,12 +67,17 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the experiment: its dense and its sparse row, the predictions, and the measurement if there is one."""
+    """A point of the experiment: its dense and its sparse row, the predictions, and the measurement if there is one.
+
+    `guessed` are the operators of both layers that a rule of thumb times because no measured kernel stands for them;
+    None where a roofline profile times everything.
+    """
 
     row: Mapping[str, Any]
     sparse_row: Mapping[str, Any]
     layers: tuple[LayerTime, LayerTime]
     measured: Times | None = None
+    guessed: frozenset[str] | None = None
 
     @property
     def model(self) -> str:
@@ -104,6 +109,17 @@ class Point:
     def bytes_ratio(self) -> float:
         """Bytes of K, V and summaries that dense attention moves over those of block top-k."""
         return self.layers[0].attention_bytes / self.layers[1].attention_bytes
+
+    @property
+    def guessed_share(self) -> tuple[float, float] | None:
+        """The part of the time of the dense and of the sparse layer that a rule of thumb makes up."""
+        if self.guessed is None:
+            return None
+        dense, sparse = (
+            sum(float(time.seconds) for name, time in layer.operators.items() if name in self.guessed) / layer.seconds
+            for layer in self.layers
+        )
+        return dense, sparse
 
     def errors(self) -> dict[str, float | None] | None:
         """simulated / measured - 1 of everything that is compared."""
@@ -167,8 +183,17 @@ def _simulated(
     profile: Profile | Calibrated,
     measured: Times | None = None,
 ) -> Point:
-    layers = (layer_time(case_of(dense), gpu, profile), layer_time(case_of(sparse), gpu, profile))
-    return Point(dense, sparse, layers, measured)
+    cases = case_of(dense), case_of(sparse)
+    layers = layer_time(cases[0], gpu, profile), layer_time(cases[1], gpu, profile)
+    guessed = None
+    if isinstance(profile, Calibrated):
+        guessed = frozenset(
+            op.name
+            for case, layer in zip(cases, layers, strict=True)
+            for op in layer_graph(case).operators
+            if op.name in layer.operators and profile.choice(op) is None
+        )
+    return Point(dense, sparse, layers, measured, guessed)
 
 
 # ---- the answer ------------------------------------------------------------------------------------------------------
@@ -196,6 +221,56 @@ def best(points: Sequence[Point], name: str, *, whole_models: bool) -> Point:
     return max(some, key=lambda point: float(getattr(point.simulated, name)))
 
 
+def best_measured(points: Sequence[Point], name: str, *, whole_models: bool) -> Point | None:
+    """The same of the measured speed-ups; None where none of those points was measured."""
+    some = [point for point in points if not (whole_models and point.of_paper)] or list(points)
+    seen = [(value, point) for point in some if (value := _measured(point, name)) is not None]
+    return max(seen, key=lambda pair: pair[0])[1] if seen else None
+
+
+def _measured(point: Point, name: str) -> float | None:
+    return None if point.measured is None else point.measured.figures()[name]
+
+
+def rule_of_thumb(points: Sequence[Point]) -> dict[str, Any] | None:
+    """What no measured kernel stands for: operators, and the least and the largest part that they have in a layer's
+    simulated time. None where a roofline profile times everything.
+    """
+    shares = [share for point in points if (share := point.guessed_share) is not None]
+    if not shares:
+        return None
+    names = {name: None for point in points for name in point.layers[1].operators if name in (point.guessed or ())}
+    papers = [
+        share[1] for point in points
+        if point.of_paper and point.model == PAPER["model"] and (share := point.guessed_share) is not None
+    ]  # fmt: skip
+    return {
+        "operators": list(names),
+        DENSE: [min(share[0] for share in shares), max(share[0] for share in shares)],
+        BLOCK_TOPK: [min(share[1] for share in shares), max(share[1] for share in shares)],
+        "paper_block_topk": [min(papers), max(papers)] if papers else None,
+    }
+
+
+def guess_words(points: Sequence[Point]) -> str | None:
+    """The same as a sentence; None where a measured kernel stands for every operator."""
+    found = rule_of_thumb(points)
+    if found is None or not found["operators"]:
+        return None
+    text = (
+        f"Timed by a rule of thumb, since no measured kernel stands for them: {', '.join(found['operators'])}; "
+        f"{_range(found[BLOCK_TOPK])} of the time of a block top-k layer"
+    )
+    if found["paper_block_topk"]:
+        text += f", {_range(found['paper_block_topk'])} at the paper's points of {PAPER['model'].rpartition('/')[2]}"  # type: ignore[attr-defined]
+    return text + "."
+
+
+def _range(ends: Sequence[float]) -> str:
+    least, most = (f"{100 * end:.0f} %" for end in ends)
+    return least if least == most else f"{least} to {most}"
+
+
 def point_document(point: Point) -> dict[str, Any]:
     """A point, for `--format json`."""
     names = ("model", "dtype", "kv_dtype", "tp", "batch", "context_len")
@@ -208,6 +283,9 @@ def point_document(point: Point) -> dict[str, Any]:
         "simulated": point.simulated.figures(),
         "measured": None if point.measured is None else point.measured.figures(),
         "error": point.errors(),
+        "rule_of_thumb_share": (
+            None if point.guessed_share is None else dict(zip((DENSE, BLOCK_TOPK), point.guessed_share, strict=True))
+        ),
         "operators_us": {
             attention: {name: float(time.seconds) * 1e6 for name, time in layer.operators.items()}
             for attention, layer in zip((DENSE, BLOCK_TOPK), point.layers, strict=True)
@@ -219,6 +297,8 @@ def document(
     points: Sequence[Point], gpu: Gpu, profile: Profile | Calibrated, *, table: str | None, unpaired: int = 0
 ) -> dict[str, Any]:
     """What `--format json` prints, and `kinetics.json` holds; documented in docs/kinetics-experiment.md."""
+    names = ("speedup", "attention_speedup")
+    seen = {name: best_measured(points, name, whole_models=True) for name in names}
     return {
         "schema": SCHEMA,
         "gpu": gpu.name,
@@ -227,9 +307,13 @@ def document(
         "measured": table,
         "unpaired_rows": unpaired,
         "paper": PAPER,
+        "rule_of_thumb": rule_of_thumb(points),
         "errors": error_summary(points),
-        "largest": {
-            name: point_document(best(points, name, whole_models=True)) for name in ("speedup", "attention_speedup")
-        },
+        "largest": {name: point_document(best(points, name, whole_models=True)) for name in names},
+        "largest_measured": (
+            {name: None if point is None else point_document(point) for name, point in seen.items()}
+            if any(seen.values())
+            else None
+        ),
         "points": [point_document(point) for point in points],
     }

@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from calibration import kineticsplot
-from calibration.errortables import console_of, percent
-from calibration.kinetics import PAPER, Point, best, document, measured_points, planned_points
+from calibration.errortables import console_of
+from calibration.kinetics import (
+    PAPER,
+    Point,
+    best,
+    best_measured,
+    document,
+    guess_words,
+    measured_points,
+    planned_points,
+)
+from calibration.kineticsparts import short
+from calibration.kineticstables import errors_table, grids, papers_table, worst_table
 from calibration.layertables import KINETICS, read_layers
 from calibration.layervalidation import cost_of
 from hwspecs.gpu import Gpu, load_gpu
@@ -85,13 +96,22 @@ def measure_here(gpu: Gpu, minutes: float | None = None) -> Path | None:
         return None
     missing = [name for name in measurecommand.NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        _tell(f"measuring needs {' and '.join(missing)} (pip install 'kinesim[gpu]'), so nothing is measured")
+        _tell(
+            f"measuring needs {' and '.join(missing)} (in a checkout: pip install -e '.[gpu]'), so nothing is measured"
+        )
         return None
     folder = Path(measurecommand.FOLDER) / gpu.name
     with contextlib.redirect_stdout(sys.stderr):
         measurecommand.measure(out=folder, kind="kinetics", gpu=gpu.name, minutes=minutes)
     table = folder / "kinetics.csv"
     return table if table.exists() else None
+
+
+def _measurable(gpu: Gpu) -> bool:
+    """Whether `measure_here` would measure this GPU, were it in the machine: a bundled one of NVIDIA."""
+    from calibration.measure.figures import list_names, load_figures
+
+    return gpu.name in list_names() and load_figures(gpu.name).vendor == "NVIDIA"
 
 
 def _tell(text: str) -> None:
@@ -122,28 +142,31 @@ def show(
             console.print(f"{answer['unpaired_rows']:,} rows have no partner and are left out", style="yellow")
     else:
         console.print(f"Nothing was measured: all is simulated, with {profile.name}.", style="yellow")
-        console.print(f"On a machine with this GPU the same command measures first, as {MEASURE} does.", style="yellow")
+        if _measurable(gpu):
+            console.print(f"On a machine with this GPU the command measures first, as {MEASURE} does.", style="yellow")
+    if (guessed := guess_words(points)) is not None:
+        console.print(guessed, style="yellow")
     for name, what in (("speedup", "a whole decode layer"), ("attention_speedup", "its attention alone")):
-        point = best(points, name, whole_models=True)
+        point, seen = (found(points, name, whole_models=True) for found in (best, best_measured))
+        assert point is not None
+        where = ", at the paper's points" if point.of_paper else ", where the whole model fits"
         console.print(
-            f"largest simulated speed-up of {what}: {getattr(point.simulated, name):.1f}x "
-            f"({_short(point.model)}, TP {point.tp}, batch {point.batch:,}, context {point.context:,})"
+            f"largest simulated speed-up of {what}{where}: {getattr(point.simulated, name):.1f}x ({_place(point)})"
         )
+        if seen is not None:
+            console.print(f"largest measured: {getattr(seen.measured, name):.1f}x ({_place(seen)})")
     if some:
         console.print()
-        console.print(_errors(answer["errors"]))
+        console.print(errors_table(answer["errors"]))
+    for grid in grids(console, points, some):
+        console.print()
+        console.print(grid)
     if some:
-        for name, what in (("speedup", "whole decode layer"), ("attention_speedup", "attention alone")):
-            console.print()
-            console.print(_grid(points, f"Speed-up, {what}: simulated / measured", _both(name)))
         console.print()
-        console.print(_worst(points))
-    else:
-        console.print()
-        console.print(_grid(points, "Simulated speed-up of a decode layer, and (of its attention alone)", _simulated))
+        console.print(worst_table(points))
     if any(point.of_paper for point in points):
         console.print()
-        console.print(_papers(points))
+        console.print(papers_table(points))
         console.print(
             f"{PAPER['source']}, reports {PAPER['speedup'][0]}x to {PAPER['speedup'][1]}x there for Qwen3-0.6B.",  # type: ignore[index]
             style="dim",
@@ -152,93 +175,5 @@ def show(
         console.print(f"written: {path}", style="dim")
 
 
-def _short(model: str) -> str:
-    return model.rpartition("/")[2]
-
-
-def _table(title: str) -> Any:
-    from rich.table import Table
-
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-
-
-def _simulated(point: Point) -> str:
-    return f"{point.simulated.speedup:.2f}x ({point.simulated.attention_speedup:.2f}x)"
-
-
-def _both(name: str) -> Callable[[Point], str]:
-    def cell(point: Point) -> str:
-        theirs = None if point.measured is None else point.measured.figures()[name]
-        return f"{getattr(point.simulated, name):.2f} / " + ("-" if theirs is None else f"{theirs:.2f}x")
-
-    return cell
-
-
-def _grid(points: Sequence[Point], title: str, cell: Callable[[Point], str]) -> Any:
-    """Models, shares and contexts down, batches across."""
-    shown = [point for point in points if not point.of_paper]
-    batches = sorted({point.batch for point in shown})
-    table = _table(title)
-    for name in ("model", "TP", "context", *(f"batch {batch:,}" for batch in batches)):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    rows: dict[tuple[str, int, int], dict[int, Point]] = {}
-    for point in shown:
-        rows.setdefault((point.model, point.tp, point.context), {})[point.batch] = point
-    before: tuple[str, int] | None = None
-    for (model, tp, context), line in rows.items():
-        fresh = (model, tp) != before
-        before = (model, tp)
-        cells = [cell(line[batch]) if batch in line else "-" for batch in batches]
-        table.add_row(_short(model) if fresh else "", str(tp) if fresh else "", f"{context:,}", *cells)
-    return table
-
-
-def _papers(points: Sequence[Point]) -> Any:
-    table = _table("The paper's points: one layer, TP 8's share of the heads")
-    for name in ("model", "batch", "context", "layer", "attention", "bytes of KV"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for point in (p for p in points if p.of_paper):
-        cells = (_both("speedup")(point), _both("attention_speedup")(point))
-        if point.measured is None:
-            cells = (f"{point.simulated.speedup:.1f}x", f"{point.simulated.attention_speedup:.1f}x")
-        table.add_row(
-            _short(point.model), f"{point.batch:,}", f"{point.context:,}", *cells, f"{point.bytes_ratio:.1f}x"
-        )
-    return table
-
-
-_NAMES = {
-    "speedup": "speed-up of the layer",
-    "attention_speedup": "speed-up of the attention",
-    "dense_us": "time of the dense layer",
-    "sparse_us": "time of the block top-k layer",
-}
-
-
-def _errors(errors: dict[str, Any]) -> Any:
-    table = _table(f"Simulated against measured, {errors['points']:,} points")
-    for name in ("", "mean error", "worst", "bias"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    for key, words in _NAMES.items():
-        if errors[key] is not None:
-            found = errors[key]
-            table.add_row(words, percent(found["mean"]), percent(found["worst"]), percent(found["bias"], True))
-    return table
-
-
-def _worst(points: Sequence[Point], count: int = 10) -> Any:
-    """Where the simulated speed-up of the layer is off the most."""
-    off = [(errors["speedup"], point) for point in points if (errors := point.errors()) is not None]
-    off.sort(key=lambda pair: -abs(pair[0] or 0.0))
-    table = _table("Speed-ups that are off the most")
-    for name in ("model", "TP", "batch", "context", "simulated", "measured", "off", "dense layer", "sparse layer"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for error, point in off[:count]:
-        errors = point.errors() or {}
-        assert point.measured is not None
-        table.add_row(
-            _short(point.model), str(point.tp), f"{point.batch:,}", f"{point.context:,}",
-            f"{point.simulated.speedup:.2f}x", f"{point.measured.speedup:.2f}x", percent(error, True),
-            percent(errors["dense_us"], True), percent(errors["sparse_us"], True),
-        )  # fmt: skip
-    return table
+def _place(point: Point) -> str:
+    return f"{short(point.model)}, TP {point.tp}, batch {point.batch:,}, context {point.context:,}"

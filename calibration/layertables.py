@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from calibration.kinds import COMMON, Kind
-from calibration.tables import _check_header, _read, _Reader
+from calibration.kinds import COMMON, KINDS, Kind
+from calibration.tables import Cells, check_header, read_table
 from hwspecs.errors import InputError
 from simulator.layers import BLOCK_TOPK, DECODE, DENSE, PREFILL, LayerCase, case_of
 
@@ -68,9 +68,17 @@ class LayerTable:
 def read_layers(path: str | Path, kind: Kind = LAYER) -> LayerTable:
     """The table in a .csv or .parquet file. Raises InputError for the first wrong thing, with its row and column."""
     path = Path(path)
-    raw, line_of = _read(path)
-    _check_header(path, raw)
+    raw, line_of = read_table(path)
+    check_header(path, raw)
     missing = [name for name in kind.columns if name not in raw.column_names]
+    others = [(name, "kernels") for name, other in KINDS.items() if set(other.columns) <= set(raw.column_names)]
+    others += [("kinetics", "the experiment")] if set(KINETICS.columns) <= set(raw.column_names) else []
+    if missing and others:
+        reads = "kinesim calibrate kinetics-h200" if others[-1][0] == "kinetics" else "kinesim validate kernels"
+        raise InputError(
+            f"is a table of {others[-1][1]} ({others[-1][0]})", file=path,
+            found=", ".join(raw.column_names), allowed=f"a table {kind.name}; {reads} reads this one",
+        )  # fmt: skip
     if missing:
         named = f"column {missing[0]} is" if len(missing) == 1 else f"columns {', '.join(missing)} are"
         raise InputError(
@@ -86,7 +94,7 @@ def read_layers(path: str | Path, kind: Kind = LAYER) -> LayerTable:
         )  # fmt: skip
     if raw.num_rows == 0:
         raise InputError("has no rows", file=path, allowed="a header and at least one row")
-    reader = _Reader(path, raw, kind, line_of)
+    reader = Cells(path, raw, kind, line_of)
     columns: dict[str, list[Any]] = {}
     for name in (*COMMON, *kind.labels):
         texts, codes = reader.texts(name)
@@ -100,6 +108,7 @@ def read_layers(path: str | Path, kind: Kind = LAYER) -> LayerTable:
         except InputError as error:
             column = error.place if error.place in columns else "model"
             raise reader.error(i, column, error.problem, error.found, error.allowed) from None
+    reader.l2()  # says so if a cell is none
     seconds = reader.measured("latency_us") * 1e-6
     attention = reader.measured("attention_us") * 1e-6
     return LayerTable(path, kind, rows, cases, seconds, attention, raw)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from calibration.errortables import console_of, percent
 from calibration.layertables import LayerTable, read_layers, text_codes
-from calibration.validation import Errors, _csv_bytes, _parquet_bytes, by, check_output, check_suffix, summary
+from calibration.validation import Errors, by, check_output, check_suffix, csv_bytes, parquet_bytes, summary
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, load_gpu
 from simulator.calibrated import FALLBACK, Calibrated, load_cost_profile
@@ -178,7 +178,7 @@ def write_layers(rows: LayerTable, times: Sequence[LayerTime], names: Sequence[s
     columns["bound"] = pa.array([time.bound for time in times], pa.string())
     columns["profile"] = pa.array(list(names), pa.string())
     out = pa.table(columns)
-    replace_file(path, _csv_bytes(out, path) if check_suffix(path) == ".csv" else _parquet_bytes(out))
+    replace_file(path, csv_bytes(out, path) if check_suffix(path) == ".csv" else parquet_bytes(out))
 
 
 def show(answer: dict[str, Any], out: Path | None) -> None:

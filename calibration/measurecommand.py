@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from calibration.measure import figures as gpus
-from calibration.measure import goals, outcome, planview, session
+from calibration.measure import outcome, planview, session
 from calibration.measure.figures import Driver, Figures
 from calibration.measure.plan import KINDS, MINUTES, TABLES, plan
 from calibration.measure.specdraft import MISSING, write_draft
+from calibration.measure.tablefiles import files_of, keys_of
 from calibration.measure.task import Task, key_of
 from hwspecs.errors import InputError, near_matches
+from simulator.files import check_writable
 
 NEEDED = ("torch", "triton")
 FOLDER = "measurements"
+LARGEST_SEED = 2**63 - 1
 
 
 def measure(
@@ -53,16 +57,18 @@ def measure(
     """
     if kind not in KINDS:
         raise InputError("unknown plan", file="--plan", found=kind, allowed=near_matches(kind, KINDS))
-    if minutes is not None and not 0 < minutes < 1e5:
-        raise InputError("not a time limit", file="--minutes", found=minutes, allowed="minutes above 0")
+    check_minutes(minutes)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError("not a seed", file="--seed", found=seed, allowed=f"a whole number from 0 to {LARGEST_SEED:,}")
     tables = _tables(only)
     if not dry_run:
         _check_software()
     driver, missing = find_driver()
     figures = _figures(gpu, driver, missing, dry_run)
+    folder = out if out is not None else Path(FOLDER) / figures.name
+    _check_folder(folder, dry_run)
     count = driver.count if driver is not None else 1
     tasks = plan(figures, kind=kind, only=tables, seed=seed, minutes=minutes, gpus=count)
-    folder = out if out is not None else Path(FOLDER) / figures.name
     limit = minutes if minutes is not None else MINUTES.get(kind)
     if dry_run:
         _dry_run(tasks, folder, figures, kind, limit, as_json)
@@ -75,9 +81,17 @@ def measure(
         )
     seconds = limit * 60 if limit is not None else None
     options: dict[str, Any] = {"force": force, "retry": retry, "seed": seed, "plan": kind, "log": folder / "worker.log"}
-    there = held(folder, tasks)
+    there = held(folder, tasks, figures.name)
     allowed = [task for task in tasks if not_the_other(task, there)]
-    summary = session.measure(allowed, folder, gpu=figures.name, limit=seconds, **options)
+    try:
+        summary = session.measure(allowed, folder, gpu=figures.name, limit=seconds, **options)
+    except OSError as problem:
+        if problem.filename is None or not Path(os.fsdecode(problem.filename)).is_relative_to(folder):
+            raise
+        raise InputError(
+            f"cannot be written ({problem.strerror}); what was measured before is there",
+            file=problem.filename, allowed="a writable folder with room; the same command goes on",
+        ) from None  # fmt: skip
     report = outcome.document(summary, folder, figures, kind, draft)
     if as_json:
         _print_json(report)
@@ -88,6 +102,25 @@ def measure(
     if summary.ended == "crashes":
         _tell(summary.message)
         sys.exit(1)
+
+
+def check_minutes(minutes: float | None) -> None:
+    """InputError for what cannot be a time limit."""
+    if minutes is not None and not 0 < minutes < 1e5:
+        raise InputError("not a time limit", file="--minutes", found=minutes, allowed="minutes above 0")
+
+
+def _check_folder(folder: Path, dry_run: bool) -> None:
+    """InputError for a folder that cannot be one, or that nothing could be written to if it is to be."""
+    try:
+        os.listdir(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as problem:
+        problem_text = f"cannot be the folder of the tables ({problem.strerror})"
+        raise InputError(problem_text, file=folder, place="--out", allowed="a folder, there already or not") from None
+    if not dry_run:
+        check_writable(folder, ())
 
 
 def _tables(only: Sequence[str]) -> list[str]:
@@ -103,7 +136,7 @@ def _check_software() -> None:
     if missing:
         raise InputError(
             f"measuring needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed",
-            allowed="pip install 'kinesim[gpu]'; or --dry-run, which needs neither",
+            allowed="in a checkout: pip install -e '.[gpu]'; or --dry-run, which needs neither",
         )
 
 
@@ -139,6 +172,10 @@ def _figures(gpu: str | None, driver: Driver | None, missing: str, dry_run: bool
     """The figures to plan with, or InputError where nobody says which GPU, or it is another one."""
     named = None
     if gpu is not None:
+        if gpus.is_path(gpu) and importlib.util.find_spec("pydantic") is not None:
+            from hwspecs.gpu import load_gpu  # says of every key what is wrong; a machine that measures may lack it
+
+            load_gpu(gpu, place="--gpu")
         named = gpus.load_figures(gpu)
         if named.vendor != "NVIDIA":
             raise InputError("is not a GPU of NVIDIA, and only those can be measured", file="--gpu", found=gpu)
@@ -166,14 +203,12 @@ def _figures(gpu: str | None, driver: Driver | None, missing: str, dry_run: bool
     return named
 
 
-def held(folder: Path, tasks: Sequence[Task]) -> set[str]:
-    """Keys of what the folder's tables hold, of the tables that the tasks are of."""
-    found = set()
-    for table in {task.table for task in tasks}:
-        for file in (table, f"{table}-check", f"{table}-warm"):
-            for row in goals.rows_of(folder / f"{file}.csv"):
-                found.add(key_of(file, row["kernel"], table, row))
-    return found
+def held(folder: Path, tasks: Sequence[Task], gpu: str) -> set[str]:
+    """Keys of what the folder's tables hold, of the tables that the tasks are of. Raises InputError for a table that is
+    none, or of another GPU.
+    """
+    files = [file for table in sorted({task.table for task in tasks}) for file in files_of(table)]
+    return set().union(*(keys_of(folder / f"{file}.csv", gpu) for file in files))
 
 
 def not_the_other(task: Task, there: set[str]) -> bool:
@@ -185,7 +220,7 @@ def not_the_other(task: Task, there: set[str]) -> bool:
 
 
 def _dry_run(tasks: list[Task], folder: Path, figures: Figures, kind: str, limit: float | None, as_json: bool) -> None:
-    there = held(folder, tasks)
+    there = held(folder, tasks, figures.name)
     done = sum(task.key in there for task in tasks)
     todo = [task for task in tasks if task.key not in there and not_the_other(task, there)]
     if as_json:

@@ -6,9 +6,9 @@ layers, the experiment of the Kinetics paper), and writes the profile, docs/meas
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,27 @@ from typing import Any
 import numpy as np
 
 from calibration import kineticsplot
-from calibration.fit import fit_profiles
+from calibration.arguments import Parser, answered, folder_name
+from calibration.fit import fit_profiles, profile_names
 from calibration.fitcommand import read_tables
 from calibration.kinetics import error_summary, measured_points
 from calibration.layertables import KINETICS, read_layers
 from calibration.layervalidation import errors_of as layer_errors
 from calibration.layervalidation import predict_layers
 from calibration.measure import figures as gpus
-from calibration.measure.goals import FIT_TABLES, counts, goals, rows_of
+from calibration.measure.goals import FIT_TABLES, counts, goals
+from calibration.measure.shapes import KERNELS
+from calibration.measure.tablefiles import keys_of, measured_rows, unusable, whole
 from calibration.measure.task import SHAPES
 from calibration.plots import draw_validation, file_names
 from calibration.tables import read_kernels
 from calibration.validate_page import markdown
-from calibration.validation import by, check_kind, errors_of, predict_table, summary
+from calibration.validation import by, errors_of, predict_table, summary
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import load_cost_profile
-from simulator.files import replace_file
+from simulator.files import check_writable, replace_file
+from simulator.fitted import Fitted
 from simulator.profilefile import to_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,36 +71,58 @@ at every point.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m calibration.measured_page", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m calibration.measured_page", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "folder", type=Path, help="what kinesim calibrate measure has written, such as measurements/h200-sxm"
+        "folder", type=folder_name, help="what kinesim calibrate measure has written, such as measurements/h200-sxm"
     )
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page and its figures go")
-    parser.add_argument("--profiles", type=Path, default=ROOT / "calibration/profiles", help="where the profile goes")
-    options = parser.parse_args(arguments)
-    try:
+    parser.add_argument("--docs", type=folder_name, default=ROOT / "docs", help="where the page and its figures go")
+    parser.add_argument(
+        "--profiles", type=folder_name, default=ROOT / "calibration/profiles", help="where the profile goes"
+    )
+
+    def work() -> None:
+        options = parser.parse_args(arguments)
         print(f"written: {write_page(options.folder, options.docs, options.profiles)}")
-    except InputError as error:
-        print(f"measured_page: {error.message()}", file=sys.stderr)
-        return 2
-    return 0
+
+    return answered(work)
 
 
 def write_page(folder: Path, docs: Path, profiles: Path) -> Path:
-    """Fit, check, write; the path of the page. Raises InputError."""
-    there = counts(folder)
+    """Fit, check, write; the path of the page. Raises InputError; nothing is written before all has been computed."""
+    there = counts(folder) if folder.is_dir() else {}
     paths = [folder / f"{name}.csv" for name in FIT_TABLES if there.get(name)]
     if not paths:
         raise InputError("has no measured tables to fit", file=folder, allowed="a folder of kinesim calibrate measure")
     machines = _machines(folder)
-    fitted = [p for p in fit_profiles(read_tables(paths), source=_source(machines)) if p.software == SOFTWARE]
-    if len(fitted) != 1:
-        raise InputError(f"holds {len(fitted)} GPUs", file=folder, allowed="the tables of one GPU")
-    profile = fitted[0]
-    target = profiles / f"{profile.name}.npz"
-    replace_file(target, to_bytes(profile))
+    tables = read_tables(paths)
+    names = [name for name in profile_names(tables) if name.endswith(f"@{SOFTWARE}")]
+    if len(names) != 1:
+        found = ", ".join(profile_names(tables))
+        raise InputError("not of one GPU", file=folder, found=found, allowed=f"tables of one GPU, software {SOFTWARE}")
+    gpu = load_gpu(names[0].split("@")[0])
+    for file in there:
+        keys_of(folder / f"{file}.csv", gpu.name)  # says so if one is of another GPU
+    page, target = docs / f"measured-{gpu.name}.md", profiles / f"{names[0]}.npz"
+    check_writable(docs, [page.name], "--docs")
+    check_writable(docs / page.stem, (), "--docs")
+    check_writable(profiles, [target.name], "--profiles")
+    profile = next(p for p in fit_profiles(tables, source=_source(machines)) if p.name == names[0])
+    with tempfile.TemporaryDirectory() as made:
+        fitted, figures = Path(made) / target.name, Path(made) / page.stem
+        replace_file(fitted, to_bytes(profile))
+        text = _page(folder, there, machines, profile, fitted, figures)
+        for picture in sorted(figures.glob("*")):
+            replace_file(docs / page.stem / picture.name, picture.read_bytes())
+        replace_file(target, fitted.read_bytes())
+    replace_file(page, text.encode())
+    return page
+
+
+def _page(
+    folder: Path, there: dict[str, int], machines: list[dict[str, Any]], profile: Fitted, path: Path, figures: Path
+) -> str:
+    """The page's text, for the profile that lies at `path`; its figures are drawn into the folder `figures`."""
     gpu = load_gpu(profile.gpu)
-    figures = docs / f"measured-{gpu.name}"
     rows = sum(there.values())
     lines = [
         HEAD.format(title=gpu.title, rows=rows, folder=_inside(folder), profile=profile.name),
@@ -107,12 +133,10 @@ def write_page(folder: Path, docs: Path, profiles: Path) -> Path:
     lines += _checks(folder, there, profile, figures)
     lines += _warm(folder, there)
     if there.get("layer"):
-        lines += _layers(folder / "layer.csv", str(target))
+        lines += _layers(folder / "layer.csv", str(path))
     if there.get("kinetics"):
-        lines += _kinetics(folder / "kinetics.csv", str(target), gpu.name, figures)
-    page = docs / f"measured-{gpu.name}.md"
-    replace_file(page, ("\n".join(lines).rstrip() + "\n").encode())
-    return page
+        lines += _kinetics(folder / "kinetics.csv", str(path), gpu.name, figures)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _inside(folder: Path) -> Path:
@@ -126,9 +150,25 @@ def _inside(folder: Path) -> Path:
 
 def _machines(folder: Path) -> list[dict[str, Any]]:
     path = folder / "machine.jsonl"
-    if not path.exists():
-        raise InputError("is missing: it says what was measured on", file=path, allowed="the file as it was written")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    allowed = "the file as it was written"
+    try:
+        lines = whole(path.read_bytes()).splitlines()
+    except FileNotFoundError:
+        raise InputError("is missing: it says what was measured on", file=path, allowed=allowed) from None
+    except OSError as problem:
+        raise unusable(problem, path) from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            machine = json.loads(line) if line.strip() else None
+        except ValueError:  # UnicodeDecodeError is one
+            machine = line
+        if machine is not None and not isinstance(machine, dict):
+            raise InputError("is no run as it is written", file=path, line=number, allowed="a JSON object a line")
+        found += [machine] if machine else []
+    if not found:
+        raise InputError("has no runs: it says what was measured on", file=path, allowed=allowed)
+    return found
 
 
 def _source(machines: Sequence[dict[str, Any]]) -> str:
@@ -171,7 +211,7 @@ def _libraries(folder: Path, there: dict[str, int]) -> list[str]:
     rows = []
     for table in there:
         ratios: dict[tuple[str, str], list[float]] = {}
-        for row in rows_of(folder / f"{table}.csv"):
+        for row in measured_rows(folder / f"{table}.csv"):
             if row.get("baseline_us") and "-" not in table:
                 ratio = float(row["baseline_us"]) / float(row["latency_us"])
                 ratios.setdefault((row.get("op") or row.get("dtype") or "", row["baseline"]), []).append(ratio)
@@ -190,8 +230,13 @@ def _warm(folder: Path, there: dict[str, int]) -> list[str]:
     for table in FIT_TABLES:
         if not there.get(f"{table}-warm"):
             continue
-        cold = {_shape(table, row): float(row["latency_us"]) for row in rows_of(folder / f"{table}.csv")}
-        pairs = [(row, cold.get(_shape(table, row))) for row in rows_of(folder / f"{table}-warm.csv")]
+        dense = KERNELS.get(table, "triton")
+        cold = {
+            _shape(table, row): float(row["latency_us"])
+            for row in measured_rows(folder / f"{table}.csv")
+            if row["kernel"] == dense
+        }
+        pairs = [(row, cold.get(_shape(table, row))) for row in measured_rows(folder / f"{table}-warm.csv")]
         ratios = [there_cold / float(row["latency_us"]) for row, there_cold in pairs if there_cold is not None]
         if ratios:
             low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
@@ -223,7 +268,6 @@ def _checks(folder: Path, there: dict[str, int], profile: Any, figures: Path) ->
         if not there.get(f"{table}-check"):
             continue
         rows = read_kernels(folder / f"{table}-check.csv")
-        check_kind(rows)
         errors = errors_of(rows, predict_table(rows, profile=profile))
         total.append({"kind": table} | summary(errors))
         names = [name for name in ("kernel", "op", "dtype") if name in errors.keys]
@@ -251,7 +295,11 @@ def _no_interval(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _kinetics(path: Path, profile: str, gpu: str, figures: Path) -> list[str]:
     target = load_gpu(gpu)
     timed_by = load_cost_profile(profile, target)
-    points, unpaired = measured_points(read_layers(path, KINETICS), target, timed_by)
+    table = read_layers(path, KINETICS)
+    try:
+        points, unpaired = measured_points(table, target, timed_by)
+    except InputError:  # a run that was stopped early
+        return [EXPERIMENT, "No point has been measured with both attentions.", ""]
     errors = error_summary(points) or {}
     written = kineticsplot.draw(points, figures, gpu=target.name, profile=timed_by.name)
     lines = [EXPERIMENT, "| of | mean | worst | bias |", "| --- | ---: | ---: | ---: |"]

@@ -95,12 +95,12 @@ class KernelTable:
 def read_kernels(path: str | Path) -> KernelTable:
     """The table in a .csv or .parquet file, checked cell by cell. Raises InputError for the first wrong thing."""
     path = Path(path)
-    raw, line_of = _read(path)
-    _check_header(path, raw)
+    raw, line_of = read_table(path)
+    check_header(path, raw)
     kind = _kind_of(path, raw)
     if raw.num_rows == 0:
         raise InputError("has no rows", file=path, allowed="a header and at least one row")
-    reader = _Reader(path, raw, kind, line_of)
+    reader = Cells(path, raw, kind, line_of)
     codes = {name: reader.texts(name) for name in (*COMMON, *kind.labels)}
     columns = {
         name: np.array(texts, dtype=object)[index] for name, (texts, index) in codes.items() if name != "routing"
@@ -167,8 +167,10 @@ def check_suffix(path: Path, place: str | None = None) -> str:
     return suffix
 
 
-def _read(path: Path) -> tuple[pa.Table, LineOf | None]:
-    """The file's columns; and for a CSV file, from a row (counted from 0) to its line."""
+def read_table(path: Path) -> tuple[pa.Table, LineOf | None]:
+    """The columns of a .csv or .parquet file, those of a CSV file as text; and for a CSV file a function from a row
+    (counted from 0) to its line. Raises InputError for what is no such file.
+    """
     suffix = check_suffix(path)
     try:
         if not path.exists():
@@ -251,7 +253,8 @@ def _first_line(error: Exception) -> str:
 # ---- which kind ------------------------------------------------------------------------------------------------------
 
 
-def _check_header(path: Path, raw: pa.Table) -> None:
+def check_header(path: Path, raw: pa.Table) -> None:
+    """InputError for a column that occurs twice."""
     for name in raw.column_names:
         if raw.column_names.count(name) > 1:
             raise InputError(f"column {name} occurs twice", file=path, allowed="one column of each name")
@@ -270,6 +273,14 @@ def _kind_of(path: Path, raw: pa.Table) -> Kind:
                     allowed="rows of one kind in a table",
                 )
         return whole[0]
+    from calibration.layertables import KINETICS, LAYER  # they are read with what stands here
+
+    for layers, reads in ((LAYER, "kinesim validate layers"), (KINETICS, "kinesim calibrate kinetics-h200")):
+        if there >= set(layers.columns):
+            raise InputError(
+                f"is a table of whole layers ({layers.name}), not of kernels", file=path,
+                allowed=f"a table of kernels; {reads} reads this one",
+            )  # fmt: skip
     # Nearest by the columns that tell kinds apart, so that a typo in `gpu` is not called a missing kind.
     own = {name: set(kind.columns) - {*COMMON, "dtype", "kv_dtype"} for name, kind in KINDS.items()}
     near = max(KINDS, key=lambda name: (len(own[name] & there) / len(own[name]), len(own[name])))
@@ -309,8 +320,14 @@ def _skew(routing: str) -> float:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Takes columns out of a table and reports the first cell that is wrong."""
+class Cells:
+    """Takes columns out of a table and reports the first cell that is wrong.
+
+    Attributes
+    ----------
+    path, raw, line_of : what `read_table` was asked for, and what it gave. kind : which columns there are, and what
+        they may hold.
+    """
 
     path: Path
     raw: pa.Table
@@ -318,6 +335,7 @@ class _Reader:
     line_of: LineOf | None
 
     def error(self, row: int, column: str, problem: str, found: Any, allowed: str | None = None) -> InputError:
+        """What is wrong with a cell, by its line or row and its column."""
         place = self._place(row, column)
         line = self.line_of(row) if self.line_of else None
         if isinstance(found, float) and found.is_integer() and abs(found) < 1e15:
@@ -328,6 +346,7 @@ class _Reader:
         return f"column {column}" if self.line_of else f"row {row} (counted from 0), column {column}"
 
     def refuse(self, bad: np.ndarray, column: str, problem: str, columns: Mapping[str, np.ndarray]) -> None:
+        """InputError for the first row where `bad`, bool [n], is set; `{name}` in `problem` is that row's value."""
         if bad.any():
             row = int(np.argmax(bad))
             values = {name: values[row] for name, values in columns.items()}

@@ -327,12 +327,12 @@ def write_predictions(table: KernelTable, predictions: Predictions, path: Path) 
     columns = {name: table.raw.column(name) for name in names}
     as_csv = check_suffix(path) == ".csv"
     if was_csv and not as_csv:
-        columns = {name: _typed(column) for name, column in columns.items()}
+        columns = {name: typed(column) for name, column in columns.items()}
     columns |= _predicted(predictions)
     out = pa.table(columns)
     if not was_csv:
         out = out.replace_schema_metadata(table.raw.schema.metadata)
-    replace_file(path, _csv_bytes(out, path) if as_csv else _parquet_bytes(out))
+    replace_file(path, csv_bytes(out, path) if as_csv else parquet_bytes(out))
 
 
 def _predicted(predictions: Predictions) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def _nullable(values: np.ndarray) -> pa.Array:
     return pa.array(np.asarray(values, dtype=np.float32), mask=np.isnan(values))
 
 
-def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of text from a CSV file in the narrowest type that all of it fits."""
     if pa.types.is_dictionary(column.type):
         return column
@@ -366,13 +366,17 @@ def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _parquet_bytes(out: pa.Table) -> bytes:
+def parquet_bytes(out: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(out, sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _csv_bytes(out: pa.Table, path: Path) -> bytes:
+def csv_bytes(out: pa.Table, path: Path) -> bytes:
+    """A table as a CSV file, quoted only where it has to be. InputError, for --out and the file `path`, where a column
+    has no form in CSV.
+    """
     for name in out.column_names:
         kind = out.schema.field(name).type
         if pa.types.is_dictionary(kind):

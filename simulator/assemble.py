@@ -44,7 +44,7 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         "prefix_hit_tokens": log.prefix_hit_tokens,
     }
     operators = operator_totals(cost, log.timeline)
-    dtype = config.precision.activations
+    dtype = cost.graph.main_dtype(gpu.peak)
     objective = config.objective.model_dump() if config.objective else None
     summary = metrics.summarise(
         columns,

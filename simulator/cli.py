@@ -219,7 +219,7 @@ def validate_kernels(
     output: Formatted = Format.table,
 ) -> None:
     """Predict every row of a table of kernels, and say how far from the measurements that is."""
-    from calibration.command import validate_kernels
+    from calibration.validatecommand import validate_kernels
 
     validate_kernels(table, out=out, plots=plots, profile=profile, as_json=output is Format.json)
 
@@ -240,6 +240,33 @@ def validate_layers(
     from calibration.layervalidation import validate_layers
 
     validate_layers(table, out=out, profile=profile, as_json=output is Format.json)
+
+
+@validate.command("serving")
+def validate_serving(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Deployments under load: a .csv or .parquet file.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=_folder, help="Draw throughput against interactivity, and predicted against measured."
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Use this profile for all rows (a name or a file) and not the nearest."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; as many as cores if not given.")
+    ] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """Replay every row of a table of deployments through the simulator, and say how far off TTFT and TPOT are."""
+    from calibration.servingcommand import validate_serving
+
+    validate_serving(table, out=out, plots=plots, profile=profile, jobs=jobs, as_json=output is Format.json)
 
 
 calibrate = typer.Typer(name="calibrate", no_args_is_help=True, rich_markup_mode=None)
@@ -343,7 +370,9 @@ def kinetics_h200(
     from functools import partial
 
     from calibration.kineticscommand import kinetics, measure_here
+    from calibration.measurecommand import check_minutes
 
+    check_minutes(minutes)
     kinetics(
         measured=measured,
         out=out,

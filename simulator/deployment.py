@@ -37,7 +37,9 @@ def deploy(scenario: LoadedScenario) -> Deployment:
 def _deploy(scenario: LoadedScenario) -> Deployment:
     config, gpu, model = scenario.config, scenario.gpu, scenario.model
     profile = load_cost_profile(config.profile, gpu, relative_to=scenario.base_dir)
-    precision = Precision(config.precision.weights, config.precision.activations, config.precision.kv)
+    precision = Precision(
+        config.precision.weights, config.precision.activations, config.precision.kv, **config.precision.by_part()
+    )
     tensor = config.parallelism.tensor
     graph = build_graph(model, config.attention, precision, tensor)
     engine = config.engine

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hwspecs.units import format_quantity
+from simulator.precision import precision_words
+from workloads.formats import BODY, PARTS
 
 if TYPE_CHECKING:
     from simulator.result import Result
@@ -123,7 +125,12 @@ def _profile(result: Result) -> str:
 
 
 def _formats(scenario: dict[str, Any]) -> str:
-    formats = {part: scenario["precision"][part] for part in ("weights", "activations", "kv")}
+    precision = scenario["precision"]
+    parts = dict.fromkeys(BODY, precision["linear"]) if "linear" in precision else {}
+    parts |= {part: precision[part] for part in PARTS if part in precision}
+    if parts:
+        return precision_words(precision["weights"], precision["activations"], precision["kv"], parts)
+    formats = {part: precision[part] for part in ("weights", "activations", "kv")}
     if len(set(formats.values())) == 1:
         return formats["kv"]
     return ", ".join(f"{dtype} {part.replace('kv', 'KV')}" for part, dtype in formats.items())

@@ -34,8 +34,9 @@ def replace_file(path: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
-def check_writable(folder: Path, names: Iterable[str]) -> None:
-    """InputError if files of these names could not be written to `folder`. To be asked before long work.
+def check_writable(folder: Path, names: Iterable[str], place: str = "--out") -> None:
+    """InputError if files of these names could not be written to `folder`, which the option `place` has named. To be
+    asked before long work.
 
     Creates nothing: a folder that does not exist yet is judged by the nearest one above it that does.
     """
@@ -58,4 +59,4 @@ def check_writable(folder: Path, names: Iterable[str]) -> None:
         except OSError as error:
             problem = problem or f"cannot be written to ({error.strerror})"
     if problem:
-        raise InputError(problem, file=folder, place="--out", allowed="a writable folder")
+        raise InputError(problem, file=folder, place=place, allowed="a writable folder")

@@ -7,6 +7,7 @@ the second needs the first's output. Operators of one stream run in the order of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,43 +15,19 @@ import networkx as nx
 
 from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
+from simulator import gqa
 from simulator import operators as ops
-from simulator.operators import Experts, Heads, Operator
+from simulator.operators import Experts, Operator
+from simulator.precision import Linear, Precision, gemm_format, passed_bytes
 
 if TYPE_CHECKING:
     from workloads.attention import AttentionPolicy
     from workloads.model import Model
 
-
-@dataclass(frozen=True)
-class Precision:
-    """Formats of weights, activations and KV cache, as quantised checkpoints are served.
-
-    Linear layers store their weights in `weights` and multiply in `activations`. What passes between operators stays in
-    at least 16 bits (linear layers quantise their inputs themselves), and so do the embedding, the language-model head
-    and the routers of an MoE. Attention multiplies in `activations` if the KV cache is as narrow, else in 16 bits.
-    """
-
-    weights: str = "bf16"
-    activations: str = "bf16"
-    kv: str = "bf16"
-
-
-def gemm_format(precision: Precision) -> str:
-    """The formats of weights and activations together, as tables of kernels call them."""
-    weights, activations = precision.weights, precision.activations
-    if BYTES[weights] > BYTES[activations]:  # the wider operand is what has to be moved, and to be multiplied
-        activations = weights
-    if weights == activations:
-        return {"fp4": "nvfp4", "int8": "sq", "int4": "int4_wo", "fp16": "bf16"}.get(weights, weights)
-    if BYTES[activations] >= 2:
-        return {"fp4": "w4a16_mxfp4", "int4": "int4_wo"}.get(weights, "int8_wo" if BYTES[weights] == 1 else activations)
-    return "w4a8_mxfp4_mxfp8" if weights in ("fp4", "int4") else activations
-
-
-def passed_bytes(precision: Precision) -> float:
-    """Bytes per element of what passes from one operator to the next."""
-    return max(2.0, BYTES[precision.activations])
+__all__ = [
+    "Builder", "Extents", "Precision", "StepGraph", "build_graph", "check_tensor_parallel", "divides", "gemm_format",
+    "passed_bytes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +45,11 @@ class StepGraph:
     def operators(self) -> list[Operator]:
         """All operators in an order in which they can be executed."""
         return [self.dag.nodes[name]["op"] for name in nx.topological_sort(self.dag)]
+
+    def main_dtype(self, peak: Mapping[str, float]) -> str:
+        """The fastest format in which linear layers multiply: that of the peak which a step's rate is compared with."""
+        used = [self.precision.linear(part).dtype for part in self.model.linear_parts]
+        return max(used, key=lambda dtype: peak[dtype])
 
 
 def check_tensor_parallel(model: Model, gpus: int) -> None:
@@ -102,7 +84,7 @@ def divides(model: Model, gpus: int) -> bool:
     return True
 
 
-class _Extents:
+class Extents:
     """Collects the distinct caps and hands out their indices."""
 
     def __init__(self) -> None:
@@ -122,21 +104,24 @@ def build_graph(model: Model, attention: AttentionPolicy, precision: Precision, 
     InputError : the parallel layout does not divide the model.
     """
     check_tensor_parallel(model, tensor)
-    builder = _Builder(model, attention, precision, tensor)
-    return builder.build()
+    return Builder(model, attention, precision, tensor).build()
 
 
-class _Builder:
+class Builder:
+    """Puts the graph together, operator by operator; attention kinds (`gqa`) add their own to it.
+
+    Attributes
+    ----------
+    a : bytes per element of what passes between operators.
+    decode, prefill : extents that attention reads.
+    last : names of the operators that the next one waits for.
+    """
+
     def __init__(self, model: Model, attention: AttentionPolicy, precision: Precision, tensor: int) -> None:
         self.model, self.attention, self.precision, self.tensor = model, attention, precision, tensor
-        self.w, self.kv = BYTES[precision.weights], BYTES[precision.kv]
         self.a = passed_bytes(precision)
-        self.table = max(2.0, self.w)  # embedding, head and routers
-        self.wide = precision.activations if BYTES[precision.activations] >= 2 else "bf16"
-        self.attention_dtype = precision.activations if self.kv <= BYTES[precision.activations] else self.wide
-        self.q_heads = model.q_heads // tensor
-        self.kv_heads = max(1, model.kv_heads // tensor)
-        self.decode, self.prefill = _Extents(), _Extents()
+        self.table, self.wide = precision.table, precision.wide  # embedding, head and routers
+        self.decode, self.prefill = Extents(), Extents()
         self.dag = nx.DiGraph()
         self.last: list[str] = []
 
@@ -163,8 +148,8 @@ class _Builder:
             parts += ["moe" if is_moe else "dense"] if len(set(moe_layers)) > 1 else []
             self.layer(f" [{', '.join(parts)}]" if len(groups) > 1 else "", window, is_moe, count)
         self.add(ops.elementwise("final_norm", count=1, act_bytes=2 * h * a, flops=4 * h, routine="rms_norm"))
-        vocab = -(-model.vocab // self.tensor)
-        self.add(ops.gemm("lm_head", vocab, h, count=1, dtype=self.wide, weight=self.table, act=a, axis="rows"))
+        vocab, head = -(-model.vocab // self.tensor), self.precision.linear("head")
+        self.add(self.projection("lm_head", vocab, h, 1, head, axis="rows"))
         if self.tensor > 1:
             self.add(ops.all_gather("logits_all_gather", model.vocab, self.tensor, count=1, act=a, axis="rows"))
         # Softmax and the draw: the logits are read twice in fp32.
@@ -182,22 +167,27 @@ class _Builder:
             self.dag, tuple(self.decode.caps), tuple(self.prefill.caps), model, self.precision, self.tensor
         )
 
-    def gemm(self, name: str, n: int, k: int, count: int) -> Operator:
+    def gemm(self, part: str, name: str, n: int, k: int, count: int) -> Operator:
+        """A linear layer of a part of the model (`workloads.formats.PARTS`)."""
+        return self.projection(name, n, k, count, self.precision.linear(part))
+
+    def projection(self, name: str, n: int, k: int, count: int, linear: Linear, axis: str = "tokens") -> Operator:
         return ops.gemm(
             name,
             n,
             k,
             count=count,
-            dtype=self.precision.activations,
-            weight=self.w,
+            dtype=linear.dtype,
+            weight=linear.weight,
             act=self.a,
-            format=gemm_format(self.precision),
+            axis=axis,
+            format=linear.format,
         )
 
     def grouped(self, name: str, n: int, k: int, count: int, block: Experts, share: float) -> Operator:
-        dtype = self.precision.activations
+        linear = self.precision.linear("experts")
         return ops.grouped_gemm(
-            name, n, k, count=count, dtype=dtype, weight=self.w, act=self.a, block=block, share=share
+            name, n, k, count=count, dtype=linear.dtype, weight=linear.weight, act=self.a, block=block, share=share
         )
 
     def norm(self, name: str, count: int) -> Operator:
@@ -210,83 +200,25 @@ class _Builder:
             self.add(ops.all_reduce(name, self.model.hidden, self.tensor, count=count, act=self.a))
 
     def layer(self, suffix: str, window: int | None, is_moe: bool, count: int) -> None:
-        model, h, d = self.model, self.model.hidden, self.model.head_dim
-        hq, hkv = self.q_heads, self.kv_heads
         self.add(self.norm(f"attn_norm{suffix}", count))
-        self.add(self.gemm(f"qkv_proj{suffix}", (hq + 2 * hkv) * d, h, count))
-        # RoPE (and QK-norm) over Q and K in place, K and V written to the cache.
-        rope = ops.elementwise(
-            f"rope_kv_write{suffix}",
-            count=count,
-            act_bytes=((hq + 2 * hkv) + hq) * d * self.a,
-            kv_bytes=2 * hkv * d * self.kv,
-            flops=(3 + 4 * model.qk_norm) * (hq + hkv) * d,
-            routine="rope_kv_write",
-        )
-        self.add(rope)
-        self.attend(suffix, window, count)
-        self.add(self.gemm(f"o_proj{suffix}", h, hq * d, count))
+        gqa.add_block(self, suffix, window, count)
         self.reduce(f"attn_all_reduce{suffix}", count)
         self.add(self.norm(f"mlp_norm{suffix}", count))
         if is_moe:
             self.experts(suffix, count)
         else:
-            width = model.intermediate // self.tensor
-            self.mlp(suffix, width, count)
+            self.mlp(suffix, self.model.intermediate // self.tensor, count)
         self.reduce(f"mlp_all_reduce{suffix}", count)
-
-    def attend(self, suffix: str, window: int | None, count: int) -> None:
-        """Prefill attention beside the decode parts that the policy asks for; both precede the output projection."""
-        dtype = self.attention_dtype
-        d = self.model.head_dim
-        before = list(self.last)
-        decode_cap, prefill_cap = self.attention.decode_cap(window), self.attention.prefill_cap(window)
-
-        def heads(extents: _Extents, cap: int | None, page: int = 1, budget: int | None = None) -> Heads:
-            return Heads(self.q_heads, self.kv_heads, d, extents.index(cap), cap, page, self.precision.kv, budget)
-
-        page = self.attention.page
-        budget = None if page is None else decode_cap
-        if page is not None:
-            # One summary vector a KV head and page: K is read again as it is written, and 1/page of it stored.
-            summary = self.kv_heads * d * (self.kv + self.kv / page)
-            self.add(ops.elementwise(f"page_summary{suffix}", count=count, kv_bytes=summary, routine="page_summary"))
-            past = heads(self.decode, window, page, budget)
-            self.add(ops.page_scores(f"page_scores{suffix}", past, count=count, dtype=dtype, kv=self.kv, act=self.a))
-            self.add(ops.page_select(f"page_select{suffix}", past, count=count))
-        self.add(
-            ops.attention_decode(
-                f"attention_decode{suffix}",
-                heads(self.decode, decode_cap, budget=budget),
-                count=count,
-                dtype=dtype,
-                kv=self.kv,
-                act=self.a,
-            )
-        )
-        decode_end = self.last
-        self.last = before
-        self.add(
-            ops.attention_prefill(
-                f"attention_prefill{suffix}",
-                heads(self.prefill, prefill_cap),
-                count=count,
-                dtype=dtype,
-                kv=self.kv,
-                act=self.a,
-            )
-        )
-        self.last = decode_end + self.last
 
     def mlp(self, suffix: str, width: int, count: int) -> None:
         h = self.model.hidden
-        self.add(self.gemm(f"gate_up_proj{suffix}", 2 * width, h, count))
+        self.add(self.gemm("mlp", f"gate_up_proj{suffix}", 2 * width, h, count))
         self.add(
             ops.elementwise(
                 f"silu_mul{suffix}", count=count, act_bytes=3 * width * self.a, flops=5 * width, routine="silu_mul"
             )
         )
-        self.add(self.gemm(f"down_proj{suffix}", h, width, count))
+        self.add(self.gemm("mlp", f"down_proj{suffix}", h, width, count))
 
     def experts(self, suffix: str, count: int) -> None:
         """An MoE block with uniform routing: router, permute, two grouped GEMMs, weighted sum; shared experts as a
@@ -295,9 +227,12 @@ class _Builder:
         moe, h, a = self.model.moe, self.model.hidden, self.a
         assert moe is not None
         width = moe.intermediate // self.tensor
-        block = Experts(h, moe.intermediate, moe.top_k, moe.experts, self.tensor, gemm_format(self.precision))
-        router = ops.gemm(f"router{suffix}", moe.experts, h, count=count, dtype=self.wide, weight=self.table, act=a)
-        self.add(router)
+        form = self.precision.linear("experts").format
+        block = Experts(h, moe.intermediate, moe.top_k, moe.experts, self.tensor, form)
+        router = Linear(self.table, self.wide, "bf16")
+        if moe.router_dtype is not None:
+            router = Linear(BYTES[moe.router_dtype], moe.router_dtype, "bf16")
+        self.add(self.projection(f"router{suffix}", moe.experts, h, count, router))
         permute = (1 + moe.top_k) * h * a + 4 * moe.experts
         self.add(ops.elementwise(f"permute{suffix}", count=count, act_bytes=permute, block=block))
         # Shares of the fused kernel's time: by weights, two matrices of three against one.

@@ -250,7 +250,7 @@ def step_totals(cost: StepCost, shape: StepShape, rows: Sequence[dict[str, Any]]
         for kind in dict.fromkeys(row["kind"] for row in rows)
     }
     totals["flops_per_s"] = totals["flops"] / seconds
-    totals["of_peak"] = totals["flops_per_s"] / cost.gpu.peak_flops(cost.graph.precision.activations)
+    totals["of_peak"] = totals["flops_per_s"] / cost.gpu.peak_flops(cost.graph.main_dtype(cost.gpu.peak))
     totals["hbm_bytes_per_s"] = totals["hbm_bytes"] / seconds
     totals["of_bandwidth"] = totals["hbm_bytes_per_s"] / cost.gpu.memory.bandwidth
     totals["operators"] = len(rows)
@@ -322,7 +322,12 @@ def context_document(cost: StepCost) -> dict[str, Any]:
             "link_bandwidth": gpu.link.bandwidth,
         },
         "profile": cost.profile.name,
-        "precision": {"weights": precision.weights, "activations": precision.activations, "kv": precision.kv},
+        "precision": {
+            "weights": precision.weights,
+            "activations": precision.activations,
+            "kv": precision.kv,
+            **precision.parts,
+        },
         "parallelism": {"tensor": graph.tensor},
     }
 
@@ -390,12 +395,8 @@ def percent_words(share: float) -> str:
 def context_words(cost: StepCost) -> str:
     """Model layout, precision and profile in one line."""
     graph = cost.graph
-    p = graph.precision
-    formats = (
-        p.weights if p.weights == p.activations == p.kv else f"{p.weights} weights, {p.activations} compute, {p.kv} KV"
-    )
     layout = f", tensor parallel over {graph.tensor} GPUs (figures of one)" if graph.tensor > 1 else ""
-    return f"{formats}{layout}, profile {cost.profile.name}"
+    return f"{graph.precision}{layout}, profile {cost.profile.name}"
 
 
 def model_title(cost: StepCost) -> str:

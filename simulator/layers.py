@@ -86,7 +86,9 @@ def case_of(row: Mapping[str, Any]) -> LayerCase:
     sparse = _one_of(row, "attention", (DENSE, BLOCK_TOPK)) == BLOCK_TOPK
     phase = _one_of(row, "phase", (DECODE, PREFILL)) if "phase" in row else DECODE
     dtype, page, budget = str(row["dtype"]), int(row["page"]), int(row["budget"])
-    if sparse and (page < 1 or budget < page or budget % page):
+    if sparse and page < 1:
+        raise InputError("block_topk chooses pages", place="page", found=page, allowed="1 token or more")
+    if sparse and (budget < page or budget % page):
         raise InputError("no number of whole pages", place="budget", found=budget, allowed="a multiple of the page")
     model = _model(str(row["model"]))
     case = LayerCase(
@@ -101,6 +103,9 @@ def case_of(row: Mapping[str, Any]) -> LayerCase:
     )
     if phase == DECODE and case.context < 1:
         raise InputError("the new token is among those attended", place="context_len", found=0, allowed="1 or more")
+    if phase == DECODE and int(row.get("query_len", 1)) != 1:
+        found = int(row["query_len"])
+        raise InputError("a sequence decodes one token a step", place="query_len", found=found, allowed="1 in decode")
     layer_graph(case)  # says so if the GPUs cannot share the model
     return case
 

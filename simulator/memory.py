@@ -14,7 +14,10 @@ from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
 from hwspecs.units import format_quantity
-from simulator.graph import Precision, divides, passed_bytes
+from simulator import gqa
+from simulator.graph import divides
+from simulator.precision import Precision, passed_bytes
+from workloads.formats import BODY
 from workloads.model import Model
 
 # Assumptions of the memory model, in the absence of a measurement of the engine at hand.
@@ -67,16 +70,26 @@ def weight_bytes_per_gpu(model: Model, precision: Precision, tensor: int) -> flo
     """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers replicated, KV heads too if
     there are too few.
 
-    Embedding, head, norms and routers stay in at least 16 bits (`graph.Precision`).
+    Each part of the model in its format, scales included. Embedding, norms, routers and the experts' biases stay in at
+    least 16 bits, and so does the head unless it has a format (`precision.Precision`); a quantised head is not the
+    embedding table any more, even where the two are tied.
     """
-    counts = model.parameter_counts()
-    replicated = counts["norms"] + counts["router"]
-    kv_copies = max(1, tensor // model.kv_heads)
-    extra = (kv_copies - 1) * 2 * model.kv_heads * model.head_dim * model.hidden * model.layers
-    tables = counts["embedding"] + counts["lm_head"]
-    split = sum(counts.values()) - replicated - tables + extra
-    narrow, wide = BYTES[precision.weights], max(2.0, BYTES[precision.weights])
-    return split / tensor * narrow + (tables / tensor + replicated) * wide
+    counts, wide = model.parameter_counts(), precision.table
+    counts["attention"] += gqa.copied_parameters(model, tensor)
+    counts["experts"] -= model.expert_biases
+    split: dict[float, int] = {}
+    for part in BODY:
+        size = precision.linear(part).weight
+        split[size] = split.get(size, 0) + counts[part]
+    tables, head = counts["embedding"] + model.expert_biases, precision.linear("head").weight
+    router = BYTES[model.moe.router_dtype] if model.moe and model.moe.router_dtype else wide
+    extra = counts["router"] * (router - wide)
+    if head == wide:
+        tables += counts["lm_head"]
+    else:
+        extra += model.vocab * model.hidden / tensor * head
+    matrices = sum(count / tensor * size for size, count in split.items())
+    return matrices + (tables / tensor + counts["norms"] + counts["router"]) * wide + extra
 
 
 def plan_memory(
@@ -103,9 +116,7 @@ def plan_memory(
         weights = weight_bytes_per_gpu(model, precision, gpus)
         activations = activations_peak(model, precision, gpus, max_tokens, max_seqs)
         kv = usable - weights - activations - GRAPHS_BYTES - CONTEXT_BYTES
-        per_token = 2 * model.layers * max(1, model.kv_heads // gpus) * model.head_dim * BYTES[precision.kv]
-        if page is not None:
-            per_token *= 1 + 1 / (2 * page)  # a summary vector per page beside its K and V
+        per_token = gqa.kv_bytes_per_token(model, precision.kv, gpus, page)
         return MemoryPlan(
             capacity=gpu.memory.capacity,
             usable=usable,
@@ -133,7 +144,7 @@ def plan_memory(
             f"{model.name} does not fit: weights and reserves take {format_quantity(need, 'B')} of the "
             f"{format_quantity(plan.usable, 'B')} usable on each {gpu.name} and leave no room for KV",
             place="model",
-            found=f"{tensor} GPU(s), {precision.weights} weights",
+            found=f"{tensor} GPU(s), {precision if precision.parts else precision.weights} weights",
             allowed=advice + ", or a smaller weight format",
         )
     return plan

@@ -117,7 +117,7 @@ def roofline_document(cost: StepCost, shapes: Mapping[str, StepShape]) -> dict[s
 
 def _formats(cost: StepCost) -> list[str]:
     """Formats that the operators compute in, the one of most matrices first."""
-    used = dict.fromkeys([cost.graph.precision.activations])
+    used = dict.fromkeys([cost.graph.main_dtype(cost.gpu.peak)])
     return list(used | dict.fromkeys(op.dtype for op in cost.operators if op.dtype is not None))
 
 
@@ -196,7 +196,8 @@ def _figure(cost: StepCost, shapes: Mapping[str, StepShape]) -> Any:
 
 def _window(cost: StepCost, points: list[_Point]) -> tuple[float, float, float, float, float]:
     """Limits of both axes, and where the strip at the right edge begins."""
-    ridge = cost.gpu.ridge_point(cost.graph.precision.activations)
+    main = cost.graph.main_dtype(cost.gpu.peak)
+    ridge = cost.gpu.ridge_point(main)
     xs = [p.x for p in points if p.x is not None] + [ridge]
     left = min(*xs, ridge / 100) / 2.5
     right = max(*xs, ridge * 10) * 2.2
@@ -204,7 +205,7 @@ def _window(cost: StepCost, points: list[_Point]) -> tuple[float, float, float, 
     if any(p.x is None for p in points):
         right *= (right / left) ** 0.12
     top = max(cost.gpu.peak.values()) * 2.2
-    bottom = min([p.y for p in points] + [cost.gpu.peak[cost.graph.precision.activations] / 1e3]) / 2.5
+    bottom = min([p.y for p in points] + [cost.gpu.peak[main] / 1e3]) / 2.5
     return left, right, bottom, top, strip
 
 

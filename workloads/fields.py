@@ -65,12 +65,12 @@ def _quantity(dimension: str, example: str, *, zero: bool) -> tuple[BeforeValida
 def short_form(kind: type, key: str, schema: dict[str, Any]) -> tuple[BeforeValidator, _Schema]:
     """Check and schema that let a bare value of type `kind` stand for `{kind: ..}` parts.
 
-    An integer `n` stands for `{kind: constant, value: n}`; a text `t`, with `key` `kind`, for `{kind: t}`.
+    An integer `n` stands for `{kind: constant, value: n}`; a text `t` for `{key: t}`.
     """
 
     def expand(value: object) -> object:
         if isinstance(value, kind) and not isinstance(value, bool):
-            return {"kind": value} if key == "kind" else {"kind": "constant", key: value}
+            return {key: value} if kind is str else {"kind": "constant", key: value}
         return value
 
     return BeforeValidator(expand), _Schema(lambda full: {"anyOf": [schema, full]})

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hwspecs.dtypes import BYTES, check_dtype
 from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu, list_gpus, load_gpu, to_spec
 from hwspecs.gpu import is_path as is_gpu_path
@@ -26,8 +25,10 @@ from hwspecs.yamlfile import parse_yaml, place_text, read_yaml
 from workloads.arrivals import AllAtOnce, Arrivals, FromTrace
 from workloads.attention import AttentionPolicy, Dense
 from workloads.fields import Count, Part, Seconds, SecondsOrZero, Tokens, finite, one_of, short_form
+from workloads.formats import LINEAR_FORMATS
 from workloads.lengths import Lengths, Table, check_weights
 from workloads.model import Model, find_model, load_model
+from workloads.precision import Precision, resolve
 from workloads.routers import ROUTERS
 from workloads.strategies import BestOfN, Strategy
 
@@ -44,32 +45,15 @@ Place = tuple[str | int, ...]
 # ---- the file's content ----------------------------------------------------------------------------------------------
 
 
-def _storage(value: object) -> str:
-    if value in ("auto", None):
-        return "auto"
-    try:
-        return check_dtype(value)
-    except InputError as error:
-        raise InputError(error.problem, found=error.found, allowed=f"auto, {error.allowed}") from None
-
-
 def _router(value: object) -> str:
     if not isinstance(value, str) or value not in ROUTERS:
         raise InputError("unknown router", found=value, allowed=near_matches(str(value), ROUTERS))
     return value
 
 
-Dtype = Annotated[str, BeforeValidator(_storage), one_of(["auto", *BYTES])]
 RouterName = Annotated[str, BeforeValidator(_router), one_of(ROUTERS)]
 _kind_only, _kind_only_schema = short_form(str, "kind", {"enum": ["dense"]})
-
-
-class Precision(Part):
-    """Number formats; matrices are multiplied in the activations' format. `auto` is what the model was published in."""
-
-    weights: Dtype = Field(default="auto", description="Format in which the weights are stored.")
-    activations: Dtype = Field(default="auto", description="Format of the activations and of the arithmetic.")
-    kv: Dtype = Field(default="auto", description="Format of the KV cache.")
+_linear_only, _linear_only_schema = short_form(str, "linear", {"enum": ["auto", *LINEAR_FORMATS]})
 
 
 class Parallelism(Part):
@@ -241,7 +225,9 @@ class Scenario(Part):
         description="A bundled model, the path of a Hugging Face config.json or its folder, or a mapping "
         "{base: .., and the configuration keys that differ}."
     )
-    precision: Precision = Field(default_factory=Precision, description="Number formats.")
+    precision: Annotated[Precision, _linear_only, _linear_only_schema] = Field(
+        default_factory=Precision, description="Number formats: one for all linear layers, or a mapping."
+    )
     parallelism: Parallelism = Field(default_factory=Parallelism, description="How one replica is spread over GPUs.")
     attention: Annotated[AttentionPolicy, _kind_only, _kind_only_schema] = Field(
         default_factory=Dense, description="How much of its past a token reads."
@@ -402,12 +388,7 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
     gpu = load_gpu(config.gpu, origin=file, place="gpu")
     model = load_model(config.model, origin=file, place="model")
 
-    auto = {"weights": model.weight_dtype, "activations": model.activation_dtype, "kv": model.dtype}
-    formats = {key: auto[key] if value == "auto" else value for key, value in config.precision}
-    if formats["activations"] not in gpu.peak:
-        found = formats["activations"] + ("" if config.precision.activations != "auto" else f" (of {model.name})")
-        problem = f"{gpu.name} does not compute in this number format"
-        raise fail(problem, "precision.activations", found, near_matches(formats["activations"], gpu.peak))
+    precision = resolve(config.precision, model, gpu, fail)
 
     engine, workload = config.engine, config.workload
     max_len = engine.max_model_len or model.max_context
@@ -444,7 +425,7 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
     arrivals = workload.arrivals or (AllAtOnce() if workload.trace is None else FromTrace(kind="trace"))
     config = config.model_copy(
         update={
-            "precision": config.precision.model_copy(update=formats),
+            "precision": precision,
             "engine": engine.model_copy(update={"max_model_len": max_len}),
             "workload": workload.model_copy(update={"arrivals": arrivals}),
         }
@@ -494,6 +475,7 @@ _NAMED: dict[Place, str] = {
     ("gpu",): "base",
     ("model",): "base",
     ("attention",): "kind",
+    ("precision",): "linear",
     ("workload", "strategy"): "kind",
     ("workload", "arrivals"): "kind",
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from calibration.kernels.base import Kernel, Row
 from calibration.kernels.decode import DECODE, GATHER
+from calibration.kernels.empty import EMPTY
 from calibration.kernels.gemm import GEMM
 from calibration.kernels.grouped import GROUPED
-from calibration.kernels.launch import EMPTY
 from calibration.kernels.pagesummary import PAGE_SUMMARY
 from calibration.kernels.prefill import PREFILL
 from calibration.kernels.rope import ROPE_KV_WRITE

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from calibration.measure import layersizes
 from calibration.measure.figures import Figures
+from calibration.measure.layersizes import COLD
 from hwspecs.dtypes import BYTES
 from simulator import operators as ops
 from simulator.layers import case_of, layer_graph, layer_operators, layer_shape
@@ -21,8 +22,8 @@ from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 
 OF_PEAK, OF_BANDWIDTH, LEAST = 0.6, 0.8, 5e-6
 """Shares of the peaks that a kernel is expected to reach, and the seconds that the smallest takes."""
-ROTATION, COPIES = 3.0, 512
-"""Cold operands fill this many times the L2 together, in at most so many copies."""
+COPIES = 512
+"""Copies of cold operands at most; all together fill `COLD` times the L2."""
 FIXED, MAKING = 0.1, 1e12
 """Seconds of a task besides (operands are allocated, a result is checked); bytes/s at which operands are filled."""
 LAYER_FIXED = 0.5
@@ -162,7 +163,7 @@ def run_seconds(load: Load, figures: Figures) -> float:
 
 def copies_of(cold: float, figures: Figures, most: int = COPIES) -> int:
     """How many of the cold operands there have to be so that none is left in L2 when its turn comes again."""
-    return max(1, min(most, math.ceil(ROTATION * figures.l2 / cold))) if cold > 0 else 1
+    return max(1, min(most, math.ceil(COLD * figures.l2 / cold))) if cold > 0 else 1
 
 
 def cost_of(table: str, row: Row, figures: Figures, *, warm: bool = False) -> Cost:

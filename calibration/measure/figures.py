@@ -6,6 +6,7 @@ left to `hwspecs.gpu`; a test holds the two against each other.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ CAPABILITY = {
 BF16_PER_CLOCK = {80: 2048, 89: 1024, 90: 4096, 100: 8192, 103: 8192, 120: 1024}
 """Dense bf16 FLOPs that one SM does in a clock, for the estimates of a GPU that no file describes."""
 
+MOST_SMS = 10_000
+NAME = re.compile(r"\w[\w.+-]{0,99}", re.ASCII)
+"""What a GPU that is measured may be called."""
 SAME_MEMORY = 0.1
 """How far the driver's memory may be from the file's, relatively: variants of a GPU differ by a fifth or more."""
 
@@ -69,7 +73,7 @@ class Figures:
 class Driver:
     """A GPU as its driver reports it. Bytes, bytes/s, Hz, watts; None where the driver does not say.
 
-    `count` is the number of GPUs of this name in the machine.
+    `count` is the number of GPUs that CUDA shows here, taken to be alike.
     """
 
     name: str
@@ -91,9 +95,9 @@ def load_figures(spec: str | Path) -> Figures:
     missing figure.
     """
     text = str(spec)
-    is_file = _is_path(text)
-    path = Path(text).expanduser() if is_file else GPU_FOLDER / f"{text}.yaml"
-    if not is_file and not path.exists():
+    is_file = is_path(text)
+    path = Path(os.path.expanduser(text)) if is_file else GPU_FOLDER / f"{text}.yaml"
+    if not is_file and text not in list_names():
         allowed = f"{near_matches(text, list_names())}, or the path of a YAML file"
         raise InputError("unknown GPU", file="--gpu", found=text, allowed=allowed)
     data = _read(path, ())
@@ -101,17 +105,20 @@ def load_figures(spec: str | Path) -> Figures:
     vendor, architecture = figures.text("vendor"), figures.text("architecture")
     own = read_yaml(path).data
     name = str(own.get("name") or (path.stem if is_file else text))
+    if not NAME.fullmatch(name):  # it becomes a folder's name, and a cell of the tables
+        allowed = "letters, digits and . _ + -; left out, the file's name without its ending"
+        raise InputError("no name for a GPU that is measured", file=path, place="name", found=name, allowed=allowed)
     return Figures(
         name=name,
         title=str(data.get("title") or name),
         vendor=vendor,
         sms=figures.whole("sms"),
         capability=CAPABILITY.get(architecture) if vendor == "NVIDIA" else None,
-        l2=figures.quantity("l2.size", "bytes"),
-        memory=figures.quantity("memory.capacity", "bytes"),
-        bandwidth=figures.quantity("memory.bandwidth", "bytes/s"),
-        peak={str(dtype): figures.quantity(f"peak.{dtype}", "FLOP/s") for dtype in figures.mapping("peak")},
-        clock=figures.quantity("boost_clock", "Hz"),
+        l2=figures.quantity("l2.size", "bytes", 1e5, 1e10),
+        memory=figures.quantity("memory.capacity", "bytes", 1e9, 1e14),
+        bandwidth=figures.quantity("memory.bandwidth", "bytes/s", 1e9, 1e15),
+        peak={str(dtype): figures.quantity(f"peak.{dtype}", "FLOP/s", 1e9, 1e19) for dtype in figures.mapping("peak")},
+        clock=figures.quantity("boost_clock", "Hz", 1e8, 1e11),
         origin=str(path),
     )
 
@@ -121,7 +128,8 @@ def list_names() -> list[str]:
     return sorted(path.stem for path in GPU_FOLDER.glob("*.yaml"))
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a GPU is given by a file and not by a bundled name."""
     return text.endswith((".yaml", ".yml")) or "/" in text
 
 
@@ -137,8 +145,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return given
     text = str(base)
-    below = path.parent / Path(text).expanduser() if _is_path(text) else GPU_FOLDER / f"{text}.yaml"
-    if not _is_path(text) and not below.exists():
+    below = path.parent / os.path.expanduser(text) if is_path(text) else GPU_FOLDER / f"{text}.yaml"
+    if not is_path(text) and text not in list_names():
         raise InputError("unknown GPU", file=path, place="base", found=text, allowed=near_matches(text, list_names()))
     inherited = {k: v for k, v in _read(below, (*above, path.resolve())).items() if k not in ("name", "title")}
     return _merge(inherited, given)
@@ -177,8 +185,9 @@ class _Reader:
 
     def whole(self, place: str) -> int:
         value = self._value(place)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError("not a whole number above 0", file=self.path, place=place, found=value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_SMS:
+            allowed = f"a whole number from 1 to {MOST_SMS:,}"
+            raise InputError("not such a number", file=self.path, place=place, found=value, allowed=allowed)
         return value
 
     def mapping(self, place: str) -> Mapping[str, Any]:
@@ -187,13 +196,18 @@ class _Reader:
             raise InputError("of the wrong type", file=self.path, place=place, found=value, allowed="a mapping")
         return value
 
-    def quantity(self, place: str, dimension: str) -> float:
+    def quantity(self, place: str, dimension: str, low: float, high: float) -> float:
+        """In SI units. The range is wide, and is there so that a slip of a prefix does not make an endless plan."""
         try:
             value = parse_quantity(self._value(place), dimension, bare_ok=False)
         except InputError as error:
             raise error.at(file=self.path, place=place) from None
         if value <= 0:
             raise InputError("must be greater than zero", file=self.path, place=place, found=self._value(place))
+        if not low <= value <= high:
+            allowed = f"{low:g} to {high:g} {dimension}"
+            problem = "implausible: wrong by orders of magnitude"
+            raise InputError(problem, file=self.path, place=place, found=self._value(place), allowed=allowed)
         return value
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from calibration.measure.costs import load_of
 from calibration.measure.figures import Figures
 from calibration.measure.plan import GQA
+from calibration.measure.tablefiles import files_of, measured_rows
+from calibration.measure.task import SHAPES
 
 FIT_TABLES = ("gemm", "attention_decode", "attention_prefill", "moe", "collective", "elementwise", "page_topk")
 """Tables that `kinesim calibrate fit` takes."""
+LEAST_ROWS = 8
+"""Rows that it needs of one."""
 
 
 class Goal(NamedTuple):
@@ -28,22 +32,11 @@ class Goal(NamedTuple):
         return self.found >= self.wanted
 
 
-def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """The measured rows of a table, as text; none if there is no such file."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if _number(row.get("latency_us")) is not None:
-                yield row
-
-
 def counts(folder: Path) -> dict[str, int]:
-    """Measured rows by table, of all tables of the folder."""
-    if not folder.is_dir():
-        return {}
-    found = {path.stem: sum(1 for _ in rows_of(path)) for path in sorted(folder.glob("*.csv"))}
-    return {name: rows for name, rows in found.items() if rows and name != "failures"}
+    """Measured rows by file, of all tables of the folder. Raises InputError for a table that is none."""
+    files = sorted(file for table in SHAPES for file in files_of(table))
+    found = {file: sum(1 for _ in measured_rows(folder / f"{file}.csv")) for file in files}
+    return {file: rows for file, rows in found.items() if rows}
 
 
 def goals(folder: Path, figures: Figures) -> list[Goal]:
@@ -53,13 +46,13 @@ def goals(folder: Path, figures: Figures) -> list[Goal]:
     found: list[Goal] = []
     if not figures.estimated:
         for op, wanted in (("read", 0.9), ("copy", 0.85)):
-            rates = [_bytes(r) / _seconds(r) for r in rows_of(folder / "elementwise.csv") if r["op"] == op]
-            far = [r for r in rows_of(folder / "elementwise.csv") if r["op"] == op and _bytes(r) >= 8 * figures.l2]
+            rows = [r for r in measured_rows(folder / "elementwise.csv") if r["op"] == op]
+            far = [r for r in rows if _bytes(r) >= 8 * figures.l2]
             if far:
                 best = max(_bytes(r) / _seconds(r) for r in far)
-                detail = f"{best / 1e12:.2f} TB/s of {figures.bandwidth / 1e12:.2f}, {len(rates)} sizes"
+                detail = f"{best / 1e12:.2f} TB/s of {figures.bandwidth / 1e12:.2f}, {len(rows)} sizes"
                 found.append(Goal(f"{op} from HBM", best / figures.bandwidth, wanted, detail))
-        for row in rows_of(folder / "attention_decode.csv"):
+        for row in measured_rows(folder / "attention_decode.csv"):
             if row["kernel"] == "triton" and _is(row, batch=64, context_len=32_768, kv_dtype="bf16", **_heads()):
                 moved = load_of("attention_decode", _typed(row)).moved
                 rate = moved / _seconds(row)
@@ -78,7 +71,7 @@ def goals(folder: Path, figures: Figures) -> list[Goal]:
         ("gemm", cubes, 0.8, "bf16 8192^3"),
         ("attention_prefill", prompt, 0.6, "8,192 tokens, 32 heads, GQA 4"),
     ):
-        for row in rows_of(folder / f"{table}.csv"):
+        for row in measured_rows(folder / f"{table}.csv"):
             library = _number(row.get("baseline_us"))
             if library is not None and _is(row, **shape):
                 share = library / (_seconds(row) * 1e6)
@@ -88,21 +81,21 @@ def goals(folder: Path, figures: Figures) -> list[Goal]:
 
 def next_commands(folder: Path, gpu: str) -> list[str]:
     """The commands that make a profile of the folder's tables and check it."""
-    measured = counts(folder)
-    tables = [str(folder / f"{name}.csv") for name in FIT_TABLES if measured.get(name, 0) >= 8]
+    measured, path = counts(folder), shlex.quote(str(folder))
+    tables = [f"{path}/{name}.csv" for name in FIT_TABLES if measured.get(name, 0) >= LEAST_ROWS]
     if not tables:
         return []
-    profile = f"{folder}/profiles/{gpu}@triton.npz"
-    lines = [f"kinesim calibrate fit {' '.join(tables)} --out {folder}/profiles"]
+    profile = f"{path}/profiles/{gpu}@triton.npz"
+    lines = [f"kinesim calibrate fit {' '.join(tables)} --out {path}/profiles --force"]
     lines += [
-        f"kinesim validate kernels {folder}/{name}-check.csv --profile {profile}"
+        f"kinesim validate kernels {path}/{name}-check.csv --profile {profile}"
         for name in FIT_TABLES
-        if f"{name}-check" in measured
+        if f"{name}-check" in measured and measured.get(name, 0) >= LEAST_ROWS
     ]
     if "layer" in measured:
-        lines.append(f"kinesim validate layers {folder}/layer.csv --profile {profile}")
+        lines.append(f"kinesim validate layers {path}/layer.csv --profile {profile}")
     if "kinetics" in measured:
-        lines.append(f"kinesim calibrate kinetics-h200 --measured {folder}/kinetics.csv --profile {profile}")
+        lines.append(f"kinesim calibrate kinetics-h200 --measured {path}/kinetics.csv --profile {profile}")
     return lines
 
 

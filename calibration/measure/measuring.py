@@ -1,7 +1,7 @@
 """One task measured: operands made, configurations tried, the result checked, the best one timed beside baselines.
 
-L2: operands that a step reads from HBM are there in so many copies that all together exceed three times L2, and are
-used in turn. Where they are so small that `MOST_COPIES` do not reach that, a rotation begins with a read of other
+L2: operands that a step reads from HBM are there in so many copies that all together fill `COLD` times the L2, and are
+used in turn. Where they are so small that `COPIES` do not reach that, a rotation begins with a read of other
 memory of that size, whose own time (measured alone) is taken off: with hundreds of executions to a rotation it is a
 few percent, and its error is lost. A flush before each execution would be of the order of what is measured.
 """
@@ -18,16 +18,15 @@ import torch
 
 from calibration.kernels.base import Config, Launch, Room, Row, Sizes, cdiv, error, poison
 from calibration.kernels.catalogue import kernel_of
-from calibration.kernels.launch import EMPTY
+from calibration.kernels.empty import EMPTY
 from calibration.kernels.stream import ROW_BYTES, STREAM
+from calibration.measure.costs import COPIES
+from calibration.measure.layersizes import COLD
 from calibration.measure.nvml import Sampler
 from calibration.measure.task import Task
 from calibration.measure.timing import BASELINE, FULL, QUICK, Timer, Timing, Work
 from calibration.measure.tuning import Built, Failure, Flush, Tuner, alive, failures, rotation, tell
 
-COLD = 3
-"""Times L2 that cold operands fill together, so that a copy has left L2 when its turn comes."""
-MOST_COPIES = 512
 MEMORY_SHARE = 0.92
 """Of the free memory that a problem may take; the rest is for its reference, fragments and the runtime."""
 CHECK_FLOPS, CHECK_BYTES = 1.2e12, 2e9
@@ -125,7 +124,7 @@ class Measurer:
         copies = 1
         if not warm and sizes.cold > 0:
             fit = int((free - sizes.warm) // sizes.cold)
-            copies = max(1, min(math.ceil(COLD * self.l2 / sizes.cold), MOST_COPIES, fit))
+            copies = max(1, min(math.ceil(COLD * self.l2 / sizes.cold), COPIES, fit))
         return Room(self.device, self.sms, self.capability, copies, self.seed)
 
     def flush_for(self, cold: float) -> Flush | None:
@@ -259,7 +258,7 @@ class Measurer:
         return values
 
     def values(self, timing: Timing, config: str, l2: str) -> dict[str, Any]:
-        """The columns of a timing. The sampler must have seen this measurement last."""
+        """The columns of a timing."""
         return {
             "latency_us": microseconds(timing.seconds),
             "low_us": microseconds(timing.low),
@@ -268,7 +267,7 @@ class Measurer:
             "outliers": timing.outliers,
             "config": config,
             "l2": l2,
-            **self.sampler.means(),
+            **timing.board,
         }
 
 

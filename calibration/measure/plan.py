@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from calibration.measure.costs import Row, copies_of, cost_of, load_of
+from calibration.measure.costs import Row, cost_of, load_of
 from calibration.measure.evenly import even_point, extremes
 from calibration.measure.figures import Figures
 from calibration.measure.layershapes import kinetics_region, layer_region
@@ -41,10 +41,14 @@ from calibration.measure.task import SHAPES, Task
 MINUTES = {"useful": 8.0, "full": 30.0}
 """How long the plans may take. The first minutes of `full` are `useful`."""
 KINDS = ("useful", "full", "layers", "kinetics")
+LONGEST = 240.0
+"""Minutes that a plan may fill, whatever the limit is: some 60,000 rows."""
 RESERVE = 0.9
 """Part of those minutes that is planned; estimates are no better than that."""
 START = 15.0
 """Seconds until the first measurement: processes start, and the first kernels are compiled."""
+MOST_IDLE = 300
+"""Rows in a row that are of no use: then a region is through."""
 CHECK_EVERY, WARM_EVERY = 6, 10
 """One row in six of a region is for the check; one in ten that fit into the L2 is measured warm besides."""
 TABLES = tuple(SHAPES)
@@ -81,9 +85,10 @@ def plan(
             warm = table in ("elementwise", "launch", "collective") or row.get("op") == "select"
             schedule.add(table, row, kernel, l2="warm" if warm else "cold")
         regions = [*kernel_regions(figures, gpus), layer_region(figures)]
-        schedule.fill(regions, _budget(MINUTES["useful"] if kind == "full" else max(MINUTES[kind], minutes or 0)))
+        most = min(max(MINUTES[kind], minutes or 0), LONGEST)
+        schedule.fill(regions, _budget(MINUTES["useful"] if kind == "full" else most))
         if kind == "full":
-            schedule.fill([*regions, kinetics_region(figures)], _budget(max(MINUTES[kind], minutes or 0)))
+            schedule.fill([*regions, kinetics_region(figures)], _budget(most))
     return [task for task in schedule.tasks if not only or task.table in only]
 
 
@@ -145,7 +150,9 @@ def _streams(touched: float) -> Iterator[tuple[str, Row]]:
 
 @dataclass
 class _Progress:
-    """How far a region has come: seconds that it has had, rows that were asked for, and those that fit into the L2."""
+    """How far a region has come: seconds that it has had, rows that were asked for, those that fit into the L2, and how
+    many in a row were of no use: planned already, or too large for the memory.
+    """
 
     region: Region
     rows: Iterator[tuple[Row, ...]]
@@ -153,6 +160,7 @@ class _Progress:
     spent: float = 0.0
     count: int = 0
     small: int = 0
+    idle: int = 0
     done: bool = False
 
 
@@ -195,7 +203,10 @@ class _Schedule:
             open_ = [p for p in self.regions.values() if not p.done]
             if not open_:
                 return
-            self.take(min(open_, key=lambda p: p.spent / p.region.share))
+            progress, before = min(open_, key=lambda p: p.spent / p.region.share), len(self.tasks)
+            self.take(progress)
+            progress.idle = progress.idle + 1 if len(self.tasks) == before else 0
+            progress.done = progress.done or progress.idle >= MOST_IDLE
 
     def exhaust(self, region: Region) -> None:
         """All points of a region that is a list."""
@@ -231,7 +242,7 @@ class _Schedule:
         """Whether the cold operands are few enough to stay in L2 when only one copy of them is used."""
         if region.draw is None or region.kernel == "triton_gather" or region.l2 == "warm":
             return False
-        return copies_of(load_of(region.table, row).cold, self.figures) > 6
+        return 0 < load_of(region.table, row).cold <= self.figures.l2 / 2
 
 
 def _rows(region: Region) -> Iterator[tuple[Row, ...]]:

@@ -1,7 +1,7 @@
 """What the harness assumes of a machine, measured in about 40 s: `python -m calibration.measure.probe`.
 
 Prints one JSON line a section; a section that fails is a line too. Worth a look before tables are trusted: whether
-copies of three times the L2 are cold (`cold_by_copies`: x3 agrees with x6), what starting a replay adds
+copies of four times the L2 are cold (`cold_by_copies`: x4 agrees with x8), what starting a replay adds
 (`gap_of_a_replay`: the fewer executions in one, the larger), how well a measurement repeats, how much slower a long
 load is than bursts of tens of milliseconds (`clocks_of_long_load`), what launches and nodes of a graph cost the host.
 """
@@ -44,7 +44,7 @@ class Probe:
         self.facts = machine.facts("cuda")
         self.driver = nvml.Library().device(self.facts["pci"])
         self.sampler = nvml.Sampler(self.driver)
-        self.timer = CudaTimer(self.sampler.sample, self.sampler.reset)
+        self.timer = CudaTimer(self.sampler.sample, self.sampler.reset, self.sampler.means)
 
     def run(self) -> None:
         """All sections, one line each."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from calibration.measure import machine, nvml
+from calibration.measure.folder import Folder
 from calibration.measure.summary import Report, Summary
 from calibration.measure.supervisor import Supervisor
-from calibration.measure.table import Folder
 from calibration.measure.task import Task
 from hwspecs.errors import InputError
 

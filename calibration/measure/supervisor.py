@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from calibration.measure.folder import Folder
 from calibration.measure.processes import Event, Worker
 from calibration.measure.summary import Report, Summary
-from calibration.measure.table import Folder
 from calibration.measure.task import Task
 from hwspecs.errors import InputError
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 COMMON = ("gpu", "software", "kernel")
+SUFFIXES = ("", "-check", "-warm")
+"""Of a table's files: rows to fit on, rows for checks, and those that were measured with operands in L2."""
 MEASURED = (
     *("l2", "low_us", "high_us", "reps", "outliers", "config", "baseline", "baseline_us"),
     *("sm_mhz", "mem_mhz", "board_w", "temp_c", "throttled", "run", "date"),
@@ -58,7 +60,7 @@ class Task:
     ----------
     table : the kind of table, a key of `SHAPES`.
     row : its labels and shape columns. It may hold more that only the kernel reads (`gather`); those are not written.
-    kernel : what the column `kernel` will say: `triton`, `triton_warm`, `triton_gather`.
+    kernel : what the column `kernel` will say: `triton`, `triton_prefill`, `triton_gather`, `triton_warm`.
     file : the file without `.csv`: the table, or `<table>-check` (shapes that no fit may see), or `<table>-warm`.
     l2 : `cold` where the operands that a step reads from HBM are not in L2, `warm` where they may be.
     seconds : estimate of the time that measuring it takes; bytes : memory of the GPU that it needs at the least.
@@ -79,7 +81,7 @@ class Task:
             raise ValueError(f"no table is called {self.table!r}; there are: {', '.join(SHAPES)}")
         if not self.file:
             object.__setattr__(self, "file", self.table)
-        if self.file != self.table and not self.file.startswith(f"{self.table}-"):
+        if self.file not in [self.table + suffix for suffix in SUFFIXES]:
             raise ValueError(f"the file {self.file!r} is not one of the table {self.table}")
         if self.l2 not in ("cold", "warm"):
             raise ValueError(f"l2 is cold or warm, not {self.l2!r}")

@@ -8,13 +8,14 @@ start of the graph are then lost in it. Outliers are counted and kept: a median 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -48,13 +49,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one execution: median, 10th and 90th percentile of `reps` replays, `outliers` of them."""
+    """Seconds of one execution: median, 10th and 90th percentile of `reps` replays, `outliers` of them. `board` : what
+    was read of the GPU meanwhile (columns of the tables).
+    """
 
     seconds: float
     low: float
     high: float
     reps: int
     outliers: int
+    board: Mapping[str, float | str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,16 @@ class Timer(Protocol):
 
 class _Common:
     """What the two timers share. `watch` is called again and again while replays that count are under way (it may
-    read the clocks, which may take the driver milliseconds), `start` before them.
+    read the clocks, which may take the driver milliseconds), `start` before them, `means` after them.
     """
 
-    def __init__(self, watch: Watch = lambda: None, start: Watch = lambda: None) -> None:
-        self._reads, self._start = watch, start
+    def __init__(
+        self,
+        watch: Watch = lambda: None,
+        start: Watch = lambda: None,
+        means: Callable[[], Mapping[str, float | str]] = dict,
+    ) -> None:
+        self._reads, self._start, self._means = watch, start, means
         self._watched = False
 
     def _watch(self) -> None:
@@ -169,7 +178,8 @@ class _Common:
             self._start()
         self._watched = effort.watched
         try:
-            return summarise(self.replays(replay, count), rotations, work)
+            timing = summarise(self.replays(replay, count), rotations, work)
+            return dataclasses.replace(timing, board=self._means()) if effort.watched else timing
         finally:
             self._watched = False
 

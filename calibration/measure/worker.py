@@ -127,10 +127,10 @@ def measurer(device: str, seed: int, trying: Callable[[str], None]) -> Callable[
     timer: Timer
     if device == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream())
-        timer = CudaTimer(sampler.sample, sampler.reset)
+        timer = CudaTimer(sampler.sample, sampler.reset, sampler.means)
         wake(awake)
     else:
-        timer = HostTimer(sampler.sample, sampler.reset)
+        timer = HostTimer(sampler.sample, sampler.reset, sampler.means)
 
     def free() -> float:
         if device != "cuda":

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "simulator"))
 from madeprofiles import microbenchmarks, profile
 
 from calibration.measure import figures
+from calibration.measure.folder import Folder
 from calibration.measure.layersizes import kinetics_rows
 from calibration.measure.plan import plan
 from calibration.measure.task import Task, header
@@ -109,6 +110,23 @@ def test_a_page_and_a_profile(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert float(layers[4].split()[0]) < 8, layers
     speedup = next(row for row in rows if row[0] == "speedup")
     assert float(speedup[2].rstrip("%")) < 15, speedup
+
+
+def test_a_run_that_was_stopped_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One kernel's rows, a torn last line of the machine's file, and one half of one point of the experiment."""
+    rows = [t for t in tasks() if t.file == "gemm"][:16]
+    dense = next(t for t in tasks() if t.table == "kinetics" and t.row["attention"] == "dense")
+    with Folder(tmp_path / "m", "h200-sxm") as kept:
+        kept.begin({"name": "made up"})
+        for task, (time, _) in zip(rows, seconds(rows, "gemm"), strict=True):
+            kept.add(task, {"latency_us": time * 1e6})
+        kept.add(dense, {"latency_us": 50.0})
+    with (tmp_path / "m/machine.jsonl").open("a") as file:
+        file.write('{"run": 2, "da')
+    assert main([str(tmp_path / "m"), "--docs", str(tmp_path), "--profiles", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert "No point has been measured with both attentions." in (tmp_path / "measured-h200-sxm.md").read_text()
+    assert (tmp_path / "h200-sxm@triton.npz").exists()
 
 
 def test_a_folder_without_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

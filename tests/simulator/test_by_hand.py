@@ -28,7 +28,10 @@ from workloads.scenario import load_scenario
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "by-hand.md"
 QWEN, LLAMA, MIXTRAL = "Qwen/Qwen3-8B", "meta-llama/Meta-Llama-3.1-70B", "mistralai/Mixtral-8x7B-v0.1"
+GPT_OSS, MINIMAX = "openai/gpt-oss-120b", "MiniMaxAI/MiniMax-M2.5"
 FP8 = Precision("fp8", "fp8", "fp8")
+MXFP4 = Precision(experts="w4a16_mxfp4")
+FP8_BLOCK = Precision("fp8", "fp8", "bf16", "fp8_block", "fp8_block", "fp8_block")
 FP8_KV_BF16 = Precision("fp8", "fp8", "bf16")
 BLOCKS = BlockTopK(kind="block_top_k", page=16, blocks=64)
 WINDOW = SlidingWindow(kind="sliding_window", window=4096)
@@ -229,6 +232,58 @@ def test_whole_step_of_tensor_parallelism() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "flops", "moved", "microseconds"),
+    [
+        ("qkv_proj [full attention]", 1_887_436_800, 29_491_200, 6.144),
+        ("attention_decode [full attention]", 8_589_934_592, 1_073_741_824, 223.696213),
+        ("attention_decode [window 128]", 134_217_728, 16_777_216, 3.49525333),
+        ("experts_gate_up [window 128]", 8_493_465_600, 980_170_578, 204.202204),
+        ("experts_down [full attention]", 4_246_732_800, 490_085_289, 102.101102),
+    ],
+)
+def test_formats_by_part(name: str, flops: int, moved: int, microseconds: float) -> None:
+    """Section 6.5."""
+    cost = compiled(GPT_OSS, precision=MXFP4)
+    op, shape = operator(cost, name), decode(cost, 64, 8192)
+    work = op.work(shape)
+    assert work.flops == flops and work.weight_bytes + work.kv_bytes == pytest.approx(moved, rel=1e-8)
+    assert cost.terms(op, shape).seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+    assert op.count == 18
+
+
+@pytest.mark.parametrize(("form", "compute"), [("w4a8_mxfp4_mxfp8", 1.8874368), ("w4a16_mxfp4", 3.7748736)])
+def test_arithmetic_of_experts_in_4_bits(form: str, compute: float) -> None:
+    """Section 6.5."""
+    cost = compiled(GPT_OSS, gpu="b200-sxm", precision=Precision(experts=form))
+    terms = cost.terms(operator(cost, "experts_gate_up [window 128]"), decode(cost, 64, 8192))
+    assert terms.compute == pytest.approx(compute * 1e-6, rel=TIME)
+
+
+@pytest.mark.parametrize(
+    ("name", "term", "moved", "microseconds"),
+    [
+        ("qkv_proj", "memory", 6_292_992, 1.31104),
+        ("experts_gate_up", "memory", 524_935_798, 109.361625),
+        ("router", "compute", 3_145_728, 1.50243725),
+        ("qk_norm_all_reduce", "link", 768, 0.00170666667),
+    ],
+)
+def test_fp8_by_blocks(name: str, term: str, moved: int, microseconds: float) -> None:
+    """Section 6.6."""
+    cost = compiled(MINIMAX, tensor=4, precision=FP8_BLOCK)
+    op, shape = operator(cost, name), decode(cost, 64, 8192)
+    work, terms = op.work(shape), cost.terms(op, shape)
+    assert work.weight_bytes + work.comm_bytes == pytest.approx(moved, rel=1e-8) and op.count == 62
+    assert getattr(terms, term) == pytest.approx(microseconds * 1e-6, rel=TIME) == terms.seconds
+
+
+def test_norms_over_all_heads() -> None:
+    """Section 6.6."""
+    cost = compiled(MINIMAX, tensor=4, precision=FP8_BLOCK)
+    assert operator(cost, "rope_kv_write").work(decode(cost, 64, 8192)).flops == 630_784
+
+
+@pytest.mark.parametrize(
     ("policy", "make_shape", "microseconds", "operators"),
     [
         pytest.param(Dense(), lambda cost: decode(cost, 64, 8192), 19_286.9603, SECTION_3, id="3.3"),
@@ -282,6 +337,9 @@ KV_ELEMENTS = {
     "meta-llama/Meta-Llama-3.1-70B": 163_840,
     "meta-llama/Meta-Llama-3.1-405B": 258_048,
     "mistralai/Mixtral-8x7B-v0.1": 65_536,
+    "openai/gpt-oss-120b": 36_864,
+    "openai/gpt-oss-20b": 24_576,
+    "MiniMaxAI/MiniMax-M2.5": 126_976,
 }
 
 
@@ -305,6 +363,8 @@ def test_every_bundled_model_has_its_kv_worked_out() -> None:
         (QWEN, 8_190_735_360, 8_190_735_360),
         ("Qwen/Qwen3-0.6B", 596_049_920, 596_049_920),
         (MIXTRAL, 46_702_792_704, 12_879_925_248),
+        (GPT_OSS, 116_829_156_672, 5_132_849_472),
+        (MINIMAX, 228_689_764_864, 10_415_956_480),
     ],
 )
 def test_parameters(name: str, parameters: int, active: int) -> None:
@@ -503,6 +563,8 @@ def test_energy_and_rent_of_one_prefill() -> None:
         (LLAMA, Precision(), 4, 35_278_831_616),
         (QWEN, FP8, 1, 9_435_703_296),
         (QWEN, Precision(), 1, 16_381_470_720),
+        (GPT_OSS, MXFP4, 1, 65_248_815_744),
+        (MINIMAX, FP8_BLOCK, 4, 57_677_974_272),
     ],
 )
 def test_weights_of_a_gpu(name: str, precision: Precision, tensor: int, weights: int) -> None:

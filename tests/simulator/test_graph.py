@@ -50,10 +50,13 @@ def test_every_weight_is_read_once_a_step(model: Model) -> None:
     matrices = sum(counts.values()) - counts["norms"] - counts["embedding"]
     if model.tie_embeddings:
         matrices += model.vocab * model.hidden - counts["lm_head"]  # the head is the embedding
-    biases = matrices - gemms.weight_bytes / 2
-    assert 0 <= biases <= 1e-3 * matrices
-    if not (model.attention_bias or model.output_bias or model.mlp_bias):
-        assert gemms.weight_bytes == pytest.approx(2 * matrices, rel=1e-9)
+    bytes_read = gemms.weight_bytes
+    if model.moe and model.moe.router_dtype == "fp32":
+        bytes_read -= 2 * model.layers * model.moe.experts * model.hidden
+    biases = matrices - bytes_read / 2
+    assert -1e-9 * matrices <= biases <= 1e-3 * matrices
+    if not (model.attention_bias or model.output_bias or model.mlp_bias or (model.moe and model.moe.router_bias)):
+        assert bytes_read == pytest.approx(2 * matrices, rel=1e-9)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
@@ -62,7 +65,8 @@ def test_flops_are_two_per_active_parameter_and_token(model: Model) -> None:
     flops = total(graph, decodes(graph, tokens, 1), "gemm", "grouped_gemm").flops
     counts = model.parameter_counts()
     head = model.vocab * model.hidden
-    active = model.active_parameters - counts["norms"] - counts["embedding"] - counts["lm_head"] + head
+    embedding = counts["embedding"] if model.embedding_is_active else 0
+    active = model.active_parameters - counts["norms"] - embedding - counts["lm_head"] + head
     assert flops == pytest.approx(2 * active * tokens, rel=1e-3)
 
 
@@ -144,9 +148,12 @@ def test_tensor_parallelism_divides_work_and_adds_two_all_reduces_a_layer(model:
             assert isinstance(op.dims, Gemm)
             ratio = op.total(shape).flops * tensor / matrices[op.name].total(shape).flops
             assert ratio == pytest.approx(tensor if op.name.startswith("router") else 1, rel=copies - 1 + 1e-3)
-    reduces = sum(op.count for op in many.operators if op.kind == "all_reduce")
+    norms = [op for op in many.operators if op.name.startswith("qk_norm_all_reduce")]
+    assert sum(op.count for op in norms) == model.layers * model.qk_norm_across_heads
+    reduces = sum(op.count for op in many.operators if op.kind == "all_reduce" and op not in norms)
     assert reduces == 2 * model.layers + 1
-    messages = reduces * 2 * (tensor - 1) / tensor * model.hidden * 2 * 64
+    width = reduces * model.hidden * 2 + sum(op.count for op in norms) * 2 * 4  # two fp32 a token
+    messages = 2 * (tensor - 1) / tensor * width * 64
     assert total(many, shape, "all_reduce").comm_bytes == pytest.approx(messages)
 
 
@@ -214,3 +221,41 @@ def test_formats_of_the_arithmetic(precision: Precision) -> None:
     assert ops["lm_head"].dtype == "bf16"
     assert ops["attention_decode"].dtype == ("fp8" if precision.kv == "fp8" else "bf16")
     assert ops["attn_norm"].dtype is None
+
+
+def test_a_block_of_gpt_oss() -> None:
+    """One layer of each kind in the checkpoint's formats: widths, formats, bytes, and what a window reads."""
+    graph = build(load_model("gpt-oss-20b"), precision=Precision(experts="w4a16_mxfp4"))
+    ops = {op.name: op for op in graph.operators}
+    assert set(graph.decode_caps) == {128, None}
+    shape = decodes(graph, 10_000, 1000)  # every expert is hit
+    for kind in ("window 128", "full attention"):
+        qkv, up, down = (ops[f"{name} [{kind}]"] for name in ("qkv_proj", "experts_gate_up", "experts_down"))
+        assert (qkv.dims.n, qkv.dims.k, qkv.dtype, qkv.count) == ((64 + 16) * 64, 2880, "bf16", 12)
+        assert qkv.work(shape).weight_bytes == 2 * 5120 * 2880
+        assert up.block == down.block and up.block.format == up.dims.format == "w4a16_mxfp4" and up.dtype == "bf16"
+        assert up.work(shape).weight_bytes == pytest.approx(32 * 2 * 2880 * 2880 * 17 / 32)
+        assert down.work(shape).weight_bytes == pytest.approx(32 * 2880 * 2880 * 17 / 32)
+        assert ops[f"router [{kind}]"].work(shape).weight_bytes == 2 * 32 * 2880
+        read = 128 if kind == "window 128" else 1000
+        assert ops[f"attention_decode [{kind}]"].work(shape).kv_bytes == 10_000 * read * 2 * 8 * 64 * 2
+
+
+def test_a_block_of_minimax() -> None:
+    """On one of four GPUs, in the checkpoint's fp8 by blocks: scales, the norms' all-reduce, the router in fp32."""
+    blocks = Precision("fp8", "fp8", "bf16", attention="fp8_block", mlp="fp8_block", experts="fp8_block")
+    graph = build(load_model("minimax-m2.5"), tensor=4, precision=blocks)
+    ops = {op.name: op for op in graph.operators}
+    shape, scaled = decodes(graph, 10_000, 1000), 1 + 4 / 128**2
+    assert ops["qkv_proj"].work(shape).weight_bytes == (12 + 4) * 128 * 3072 * scaled
+    assert ops["o_proj"].work(shape).weight_bytes == 3072 * 12 * 128 * scaled
+    assert ops["experts_gate_up"].work(shape).weight_bytes == pytest.approx(256 * 2 * 384 * 3072 * scaled)
+    assert ops["router"].work(shape).weight_bytes == 4 * 256 * 3072 and ops["router"].dtype == "fp32"
+    assert ops["lm_head"].work(shape).weight_bytes == 2 * 50_016 * 3072 and ops["lm_head"].dtype == "bf16"
+    assert {ops[name].dims.format for name in ("qkv_proj", "o_proj", "experts_down")} == {"fp8_block"}
+    assert ops["qk_norm_all_reduce"].work(shape).comm_bytes == 2 * 3 / 4 * 8 * 10_000
+    order = [op.name for op in graph.operators]
+    assert order.index("qkv_proj") < order.index("qk_norm_all_reduce") < order.index("rope_kv_write")
+    # A half of each of 12 and 2 heads is turned, 3 FLOPs an element, and all of it normalised, 4 an element.
+    assert ops["rope_kv_write"].work(shape).flops == 10_000 * (12 + 2) * (3 * 64 + 4 * 128)
+    assert "qk_norm_all_reduce" not in {op.name for op in build(load_model("minimax-m2.5")).operators}

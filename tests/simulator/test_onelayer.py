@@ -68,7 +68,7 @@ def test_a_layer_is_the_graph_without_what_a_step_does_once(given: dict[str, Any
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 def test_every_model_has_a_layer(name: str, phase: str) -> None:
     model = load_model(name)
-    case = case_of(row(model=name, phase=phase, query_len=64, context_len=64))
+    case = case_of(row(model=name, phase=phase, query_len=64 if phase == "prefill" else 1, context_len=64))
     graph = layer_graph(case)
     names = [op.name for op in layer_operators(graph, layer_shape(case, graph))]
     assert names[0] == "attn_norm" and names[-1] in ("down_proj", "combine")
@@ -108,8 +108,9 @@ def test_attention_of_block_topk_reads_the_budget_and_the_summaries() -> None:
         ({"phase": "mixed"}, "phase", "prefill"),
         ({"model": "Qwen/Qwen3-9B"}, "model", "unknown model"),
         ({"tp": 3}, "tp", "does not divide"),
-        ({"attention": "block_topk", "budget": 1000}, "budget", "whole pages"),
-        ({"attention": "block_topk", "page": 0, "budget": 0}, "budget", "whole pages"),
+        ({"attention": "block_topk", "page": 16, "budget": 1000}, "budget", "whole pages"),
+        ({"attention": "block_topk", "page": 0, "budget": 0}, "page", "chooses pages"),
+        ({"query_len": 2}, "query_len", "one token a step"),
         ({"context_len": 0}, "context_len", "among those attended"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwspecs.errors import InputError
+from workloads.formats import PartFormats
 from workloads.model import ARCHITECTURES, MODEL_FOLDER, find_model, list_models, load_model
 
 # Every tensor of the published checkpoints, as (how many of it, shape), from the shapes in the model's files. V is the
@@ -91,6 +92,31 @@ TENSORS = {
         (32 * 8 * 2, (14336, 4096)), (32 * 8, (4096, 14336)),
         (64, (4096,)), (1, (4096,)),
     ],
+    "openai/gpt-oss-120b": [
+        (2, (201_088, 2880)),
+        (36, (4096, 2880)), (72, (512, 2880)), (36, (2880, 4096)),  # 64 and 8 heads of 64
+        (36, (4096,)), (72, (512,)), (36, (2880,)), (36, (64,)),  # biases of q; k and v; o; a sink for each head
+        (36, (128, 2880)), (36, (128,)),  # router and its bias
+        (36 * 128, (5760, 2880)), (36 * 128, (2880, 2880)),  # experts: gate and up together, down
+        (36 * 128, (5760,)), (36 * 128, (2880,)),  # their biases
+        (72, (2880,)), (1, (2880,)),
+    ],
+    "openai/gpt-oss-20b": [
+        (2, (201_088, 2880)),
+        (24, (4096, 2880)), (48, (512, 2880)), (24, (2880, 4096)),
+        (24, (4096,)), (48, (512,)), (24, (2880,)), (24, (64,)),
+        (24, (32, 2880)), (24, (32,)),
+        (24 * 32, (5760, 2880)), (24 * 32, (2880, 2880)), (24 * 32, (5760,)), (24 * 32, (2880,)),
+        (48, (2880,)), (1, (2880,)),
+    ],
+    "MiniMaxAI/MiniMax-M2.5": [
+        (2, (200_064, 3072)),
+        (62, (6144, 3072)), (124, (1024, 3072)), (62, (3072, 6144)),  # 48 and 8 heads of 128
+        (62, (6144,)), (62, (1024,)),  # q and k norm, over all heads together
+        (62, (256, 3072)), (62, (256,)),  # router, and a bias to choose by
+        (62 * 256 * 2, (1536, 3072)), (62 * 256, (3072, 1536)),
+        (124, (3072,)), (1, (3072,)),
+    ],
 }  # fmt: skip
 TENSORS["Qwen/Qwen3-235B-A22B-FP8"] = TENSORS["Qwen/Qwen3-235B-A22B"]  # its block scales are no parameters
 
@@ -101,6 +127,24 @@ PUBLISHED = {  # exact totals of the published checkpoints
     "meta-llama/Meta-Llama-3.1-8B": 8_030_261_248,
     "meta-llama/Meta-Llama-3.1-70B": 70_553_706_496,
     "mistralai/Mixtral-8x7B-v0.1": 46_702_792_704,
+}
+
+# Billions, all and active, as published; to be met to 0.5 %, or to one in the last digit given (which some cut).
+CARDS = {
+    "openai/gpt-oss-120b": ("116.83", "5.13"),  # model card, arXiv 2508.10925, table 1: embeddings are not active
+    "openai/gpt-oss-20b": ("20.91", "3.61"),
+    "MiniMaxAI/MiniMax-M2.5": ("229", "10"),  # model card of MiniMax-M2.5; MiniMax-M2's says 230 and 10
+    "Qwen/Qwen3-235B-A22B": ("235", "22"),  # model cards; Qwen3 technical report, arXiv 2505.09388, table 2
+    "Qwen/Qwen3-235B-A22B-FP8": ("235", "22"),
+    "Qwen/Qwen3-30B-A3B": ("30.5", "3.3"),
+    "mistralai/Mixtral-8x7B-v0.1": ("46.7", "12.9"),  # Mistral AI's announcement, December 2023
+}
+
+# Bytes of published checkpoints, in the digits that are given.
+CHECKPOINTS = {
+    "openai/gpt-oss-120b": (60.8 * 2**30, 0.05 * 2**30),  # model card, table 1
+    "openai/gpt-oss-20b": (12.8 * 2**30, 0.05 * 2**30),
+    "MiniMaxAI/MiniMax-M2.5": (214.32 * 2**30, 0.005 * 2**30),  # sum of its tensors (the same as of MiniMax-M2.7)
 }
 
 NON_EMBEDDING = {  # billions, as on the model cards
@@ -129,6 +173,9 @@ KV_BYTES = {
     "meta-llama/Meta-Llama-3.1-70B": 327_680,  # 2 x 80 x 8 x 128 x 2
     "meta-llama/Meta-Llama-3.1-405B": 516_096,  # 2 x 126 x 8 x 128 x 2
     "mistralai/Mixtral-8x7B-v0.1": 131_072,  # 2 x 32 x 8 x 128 x 2
+    "openai/gpt-oss-120b": 73_728,  # 2 x 36 x 8 x 64 x 2, half of it in layers with a window of 128
+    "openai/gpt-oss-20b": 49_152,  # 2 x 24 x 8 x 64 x 2
+    "MiniMaxAI/MiniMax-M2.5": 253_952,  # 2 x 62 x 8 x 128 x 2
 }
 
 
@@ -138,6 +185,29 @@ def test_parameters_are_the_sum_of_the_tensors(name: str) -> None:
     model = load_model(name)
     assert model.parameters == by_hand == sum(model.parameter_counts().values())
     assert model.parameters == PUBLISHED.get(name, by_hand)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_parameters_are_those_of_the_model_card(name: str) -> None:
+    model = load_model(name)
+    for ours, text in zip((model.parameters, model.active_parameters), CARDS[name], strict=True):
+        digits = len(text.partition(".")[2])
+        assert ours / 1e9 == pytest.approx(float(text), rel=0.005, abs=10**-digits)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_bytes_are_those_of_the_checkpoint(name: str) -> None:
+    published, last_digit = CHECKPOINTS[name]
+    assert load_model(name).weight_bytes() == pytest.approx(published, abs=last_digit)
+
+
+def test_tensors_of_minimax_with_their_scales() -> None:
+    """What its page counts as parameters, 228,703,644,928, has the blocks' scales among them."""
+    attention = 62 * (2 * 48 * 24 + 2 * 8 * 24)
+    experts = 62 * 256 * 3 * 12 * 24
+    model = load_model("minimax-m2.5")
+    assert model.parameters + attention + experts == 228_703_644_928
+    assert model.weight_bytes_by_format()["fp8_block"] == 227_410_968_576 + 4 * (attention + experts)
 
 
 @pytest.mark.parametrize("name", NON_EMBEDDING)
@@ -183,7 +253,54 @@ def test_weight_bytes() -> None:
 def test_a_quantised_checkpoint() -> None:
     model = load_model("qwen3-235b-a22b-fp8")
     assert (model.dtype, model.weight_dtype, model.activation_dtype) == ("bf16", "fp8", "fp8")
-    assert model.weight_bytes() == 235_093_634_560
+    assert model.formats == PartFormats("fp8_block", "fp8_block", "fp8_block")
+    # Attention's projections and experts with a fp32 scale for 128 x 128; the rest in two bytes.
+    matrices = 94 * (2 * 8192 * 4096 + 2 * 512 * 4096) + 94 * 128 * 3 * 1536 * 4096
+    assert model.weight_bytes_by_format() == {
+        "fp8_block": matrices * (1 + 4 / 16384),
+        "bf16": 2 * (model.parameters - matrices),
+    }
+    assert model.weight_bytes("fp8") == 235_093_634_560
+
+
+def test_a_checkpoint_with_formats_by_part() -> None:
+    model = load_model("gpt-oss-120b")
+    assert (model.dtype, model.weight_dtype, model.activation_dtype) == ("bf16", "bf16", "bf16")
+    assert model.formats == PartFormats(experts="w4a16_mxfp4")
+    matrices = 36 * 128 * 3 * 2880 * 2880  # without their biases
+    sizes = model.weight_bytes_by_format()
+    assert sizes == {"bf16": 2 * (116_829_156_672 - matrices), "w4a16_mxfp4": matrices * 17 / 32}
+    assert matrices / model.parameters == pytest.approx(0.98145, abs=1e-5)
+    assert sizes["w4a16_mxfp4"] / sum(sizes.values()) == pytest.approx(0.93356, abs=1e-5)
+    assert load_model({"base": "gpt-oss-120b", "quantization_config": None}).weight_bytes() == 2 * model.parameters
+
+
+def test_parts_that_a_checkpoint_leaves_out() -> None:
+    def of(**quantised: object) -> PartFormats:
+        return load_model(config(quantization_config={"quant_method": "fp8"} | quantised)).formats
+
+    assert of() == PartFormats()
+    assert of(weight_block_size=[128, 128]) == PartFormats("fp8_block", "fp8_block", "fp8_block")
+    kept = ["lm_head", "model.layers.*.self_attn", "model.layers.0.mlp.gate"]
+    assert of(modules_to_not_convert=kept) == PartFormats("bf16", "fp8", "fp8")
+
+
+def test_what_is_particular_to_gpt_oss() -> None:
+    model = load_model("gpt-oss-20b")
+    assert model.layer_windows == (128, None) * 12 and model.head_dim == 64
+    assert model.attention_bias and model.output_bias and model.attention_sinks and not model.qk_norm
+    assert model.moe is not None and (model.moe.experts, model.moe.top_k) == (32, 4)
+    assert model.moe.bias and model.moe.router_bias and model.linear_parts == ("attention", "experts")
+
+
+def test_what_is_particular_to_minimax() -> None:
+    model = load_model("minimax-m2.5")
+    assert (model.rotary_dim, model.head_dim) == (64, 128)
+    assert model.qk_norm and model.qk_norm_across_heads and not model.attention_sinks
+    assert model.moe is not None and (model.moe.experts, model.moe.top_k, model.moe.intermediate) == (256, 8, 1536)
+    assert model.moe.router_bias and model.moe.router_dtype == "fp32" and model.layer_windows == (None,) * 62
+    bare = load_model({"base": "minimax-m2.5", "use_qk_norm": False, "use_routing_bias": False})
+    assert model.parameters - bare.parameters == 62 * (6144 + 1024 + 256)
 
 
 def test_every_bundled_model_is_covered_and_readable() -> None:
@@ -301,7 +418,7 @@ def test_layers_with_and_without_experts() -> None:
 
 
 BAD = [
-    (config(architectures=["GptOssForCausalLM"]), "architectures", "GptOssForCausalLM", "Qwen3ForCausalLM"),
+    (config(architectures=["MambaForCausalLM"]), "architectures", "MambaForCausalLM", "Qwen3ForCausalLM"),
     (config(architectures=None), "architectures", None, "LlamaForCausalLM"),
     (config(architectures=[]), "architectures", "[]", "LlamaForCausalLM"),
     (config(hidden_size=None), "hidden_size", None, "an integer from 1"),
@@ -320,6 +437,13 @@ BAD = [
     (config(torch_dtype="float7"), "torch_dtype", "float7", "bfloat16"),
     (config(tie_word_embeddings="yes"), "tie_word_embeddings", "yes", "true or false"),
     (config(quantization_config={"quant_method": "awq"}), "quantization_config", "awq", "fp8"),
+    (
+        config(quantization_config={"quant_method": "fp8", "weight_block_size": [64, 64]}),
+        "quantization_config", "[64, 64]", "[128, 128]",
+    ),
+    ({"base": "minimax-m2.5", "rotary_dim": 256}, "rotary_dim", "256", "at most head_dim = 128"),
+    ({"base": "minimax-m2.5", "qk_norm_type": "per_head"}, "qk_norm_type", "per_head", "per_layer"),
+    ({"base": "gpt-oss-20b", "num_experts_per_tok": 64}, "num_experts_per_tok", "64", "at most 32"),
     (config(layer_types=["full_attention"]), "layer_types", "full_attention", "one for each of 4 layers"),
     (config(layer_types=["linear_attention"] * 4), "layer_types", "linear_attention", "full_attention"),
     (moe(num_experts_per_tok=9), "num_experts_per_tok", "9", "at most 8"),

@@ -15,6 +15,7 @@ import yaml
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from workloads.model import load_model
+from workloads.precision import Precision
 from workloads.requests import generate
 from workloads.scenario import SCENARIO_FOLDER, list_scenarios, load_scenario, scenario_schema
 
@@ -72,7 +73,7 @@ def test_the_one_that_needs_a_trace_says_so(trace: Path) -> None:
 def test_what_is_left_out_is_filled_in() -> None:
     scenario = load_scenario(BASE)
     config = scenario.config
-    assert config.precision.model_dump() == {"weights": "bf16", "activations": "bf16", "kv": "bf16"}
+    assert formats(config.precision) == {"weights": "bf16", "activations": "bf16", "kv": "bf16"}
     assert config.engine.max_model_len == 40_960 and config.attention.kind == "dense"
     assert config.workload.arrivals is not None and config.workload.arrivals.kind == "all_at_once"
     assert (config.profile, config.router, config.seed) == ("auto", "round_robin", 0)
@@ -83,9 +84,66 @@ def test_what_is_left_out_is_filled_in() -> None:
     assert scenario.gpu == load_gpu("h200-sxm") and scenario.model == load_model("qwen3-8b")
 
 
-def test_formats_follow_a_quantised_model() -> None:
-    formats = load_scenario(BASE, ["model=qwen3-235b-a22b-fp8"]).config.precision
-    assert (formats.weights, formats.activations, formats.kv) == ("fp8", "fp8", "bf16")
+def formats(precision: Precision) -> dict[str, str]:
+    return precision.model_dump(exclude_none=True)
+
+
+BF16 = {"weights": "bf16", "activations": "bf16", "kv": "bf16"}
+FP8 = {"weights": "fp8", "activations": "fp8", "kv": "bf16"}
+FP4 = {"weights": "fp4", "activations": "fp4", "kv": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["model=qwen3-235b-a22b-fp8"], FP8 | {"linear": "fp8_block"}),
+        (["model=gpt-oss-120b"], BF16 | {"experts": "w4a16_mxfp4"}),
+        (["model=gpt-oss-120b", "precision.experts=w4a8_mxfp4_mxfp8"], BF16 | {"experts": "w4a8_mxfp4_mxfp8"}),
+        (["model=gpt-oss-120b", "precision=bf16"], BF16),
+        (["model=gpt-oss-120b", "precision={weights: bf16, activations: bf16}"], BF16),
+        (["model=minimax-m2.5"], FP8 | {"linear": "fp8_block"}),
+        (["model=minimax-m2.5", "precision={experts: nvfp4, attention: bf16}"], BF16 | {"experts": "nvfp4"}),
+        (["model=minimax-m2.5", "precision.experts=nvfp4"], FP8 | {"attention": "fp8_block", "experts": "nvfp4"}),
+        (["model=minimax-m2.5", "precision.activations=bf16"], FP8 | {"activations": "bf16"}),
+        (["precision=auto"], BF16),
+        (["precision=fp8"], FP8),  # scaled per tensor: what the two number formats say
+        (["precision=int8"], {"weights": "int8", "activations": "int8", "kv": "bf16"}),
+        (["precision=int4_wo"], {"weights": "int4", "activations": "bf16", "kv": "bf16", "linear": "int4_wo"}),
+        (["precision=nvfp4", "precision.kv=fp8"], FP4 | {"kv": "fp8", "linear": "nvfp4"}),
+        (["precision={linear: nvfp4, attention: fp8}"], FP8 | {"mlp": "nvfp4"}),
+        (["precision={attention: fp8, mlp: fp8}"], FP8),
+        (["precision.head=fp8"], BF16 | {"head": "fp8"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_formats_follow_the_checkpoint_and_what_is_said(sets: list[str], expected: dict[str, str]) -> None:
+    scenario = load_scenario(BASE | {"gpu": "b200-sxm"}, sets)
+    assert formats(scenario.config.precision) == expected
+    assert load_scenario(scenario.to_dict()).config.precision == scenario.config.precision
+
+
+@pytest.mark.parametrize(
+    ("sets", "place", "words"),
+    [
+        (["gpu=h200-sxm", "precision=nvfp4"], "precision.linear", "does not compute in fp4, which nvfp4 needs"),
+        (["gpu=a100-sxm", "model=minimax-m2.5"], "precision.linear", "fp8_block (of MiniMaxAI/MiniMax-M2.5)"),
+        (
+            ["gpu=a100-sxm", "model=gpt-oss-120b", "precision.experts=w4a8_mxfp4_mxfp8"],
+            "precision.experts", "does not compute in fp8 and fp4, which w4a8_mxfp4_mxfp8 needs",
+        ),
+        (["model=gpt-oss-120b", "precision.weights=fp8"], "precision.weights", "parts of openai/gpt-oss-120b have"),
+        (["model=gpt-oss-120b", "precision.mlp=fp8"], "precision.mlp", "has no dense MLP and no shared experts"),
+    ],
+)  # fmt: skip
+def test_formats_that_do_not_go(sets: list[str], place: str, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_scenario(BASE, sets)
+    assert error.value.place == place and words in str(error.value)
+
+
+def test_gpt_oss_runs_on_gpus_without_fp4() -> None:
+    for gpu in ("a100-sxm", "h200-sxm"):
+        assert load_scenario(BASE, ["model=gpt-oss-120b", f"gpu={gpu}"]).config.precision.experts == "w4a16_mxfp4"
 
 
 def test_arrivals_follow_the_trace(trace: Path) -> None:

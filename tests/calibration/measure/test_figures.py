@@ -53,10 +53,17 @@ def test_a_file_with_a_base(tmp_path: Path) -> None:
         ("base: h201-sxm\n", "h200-sxm"),
         ("sms: 3\n", "vendor: a required figure is missing"),
         ("base: h200-sxm\nmemory: {bandwidth: 8}\n", "memory.bandwidth: a unit is missing"),
-        ("base: h200-sxm\nsms: -3\n", "sms: not a whole number"),
+        ("base: h200-sxm\nsms: -3\n", "sms: not such a number"),
         ("base: h200-sxm\npeak: 3\n", "peak: of the wrong type"),
         ("base: ./x.yaml\n", "its own base"),
         ("- 1\n", "not a GPU"),
+        ("base: h200-sxm\nmemory: {bandwidth: 1e300 TB/s}\n", "memory.bandwidth: implausible"),
+        ("base: h200-sxm\nmemory: {capacity: 1 kB}\n", "memory.capacity: implausible"),
+        ("base: h200-sxm\nl2: {size: 1e30 B}\n", "l2.size: implausible"),
+        ("base: h200-sxm\nsms: 100000000000000000000\n", "sms: not such a number"),
+        ("base: h200-sxm\nname: ../../x\n", "name: no name for a GPU that is measured; found '../../x'"),
+        (f"base: {'a' * 300}\n", "base: unknown GPU"),
+        ("base: ~nobody-at-all/x.yaml\n", "no such file"),
     ],
 )
 def test_bad_files_are_said_to_be(tmp_path: Path, text: str, words: str) -> None:
@@ -64,7 +71,13 @@ def test_bad_files_are_said_to_be(tmp_path: Path, text: str, words: str) -> None
     path.write_text(text)
     with pytest.raises(InputError) as caught:
         gpus.load_figures(path)
-    assert words in caught.value.message() and str(path) in caught.value.message()
+    assert words in caught.value.message() and "x.yaml" in caught.value.message()
+
+
+@pytest.mark.parametrize("spec", ["", ".", "a" * 300, "~nobody-at-all/x.yaml", "./none.yaml"])
+def test_names_of_nothing(spec: str) -> None:
+    with pytest.raises(InputError, match=r"unknown GPU|no such file"):
+        gpus.load_figures(spec)
 
 
 def test_an_unknown_name_gets_near_ones() -> None:

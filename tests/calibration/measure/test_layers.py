@@ -118,12 +118,12 @@ def test_layers_are_as_many_as_make_operands_cold() -> None:
     l2 = 50 * 2**20
     small = row(model="Qwen/Qwen3-0.6B", batch=1, context_len=1024)
     count = layers_wanted(small, l2, H200)
-    assert (count - 1) * sizes(small).cold < 3 * l2 <= count * sizes(small).cold
+    assert (count - 1) * sizes(small).cold < 4 * l2 <= count * sizes(small).cold
     assert layers_wanted(row(), l2, H200) == 2, "at least two"
     assert layers_wanted(row(model="Qwen/Qwen3-0.6B", tp=8, batch=1, context_len=64), l2, H200) == 28, "the model's"
     long = row(model="Qwen/Qwen3-0.6B", tp=8, batch=1, context_len=65_536, **SPARSE)
     assert sizes(long).memory > 4 * sizes(long).cold
-    assert layers_wanted(long, l2, H200) * sizes(long).cold >= min(3 * l2, 28 * sizes(long).cold)
+    assert layers_wanted(long, l2, H200) * sizes(long).cold >= min(4 * l2, 28 * sizes(long).cold)
     large = row(model="Qwen/Qwen3-0.6B", tp=8, batch=4096, context_len=16_384)
     one = sizes(large).memory + sizes(large).warm
     assert [layers_wanted(large, l2, bytes_) for bytes_ in (0.5 * one, 1.1 * one, 3 * one)] == [0, 1, 2]

@@ -5,7 +5,10 @@ The session itself is replaced: it has tests of its own. The rows that the repla
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -17,10 +20,11 @@ import pytest
 
 from calibration import measurecommand
 from calibration.measure import goals, session
+from calibration.measure.__main__ import main
 from calibration.measure.figures import Driver, load_figures
+from calibration.measure.folder import Folder
 from calibration.measure.plan import plan
 from calibration.measure.session import Summary
-from calibration.measure.table import Folder
 from calibration.measure.task import MEASURED, SHAPES, Task
 from calibration.measurecommand import measure
 from hwspecs.errors import InputError
@@ -111,7 +115,7 @@ def test_without_torch_or_triton_the_plan_still_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measurecommand.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"measuring needs torch and triton.*kinesim\[gpu\]"):
+    with pytest.raises(InputError, match=r"measuring needs torch and triton.*\[gpu\]"):
         measure()
     measure(dry_run=True, gpu="h200-sxm", only=["launch"])
     assert "Plan useful" in capsys.readouterr().out
@@ -168,10 +172,8 @@ def test_the_folder_is_read_once_however_many_rows_are_left(
 ) -> None:
     """The time for it comes before the limit is counted, and a full plan has thousands of rows."""
     machine_with(H200, monkeypatch)
-    read, original = [], goals.rows_of
-    monkeypatch.setattr(goals, "counts", lambda folder: {})
-    monkeypatch.setattr(goals, "goals", lambda folder, figures: [])
-    monkeypatch.setattr(goals, "rows_of", lambda path: (read.append(path.name), original(path))[1])
+    read, original = [], measurecommand.keys_of
+    monkeypatch.setattr(measurecommand, "keys_of", lambda file, gpu: (read.append(file.name), original(file, gpu))[1])
     measure(out=tmp_path)
     capsys.readouterr()
     assert read and len(read) == len(set(read))
@@ -213,6 +215,48 @@ def test_a_run_that_was_stopped_says_so(
     monkeypatch.setattr(session, "measure", lambda *a, **k: Summary(Counter(), Counter(), ended=ended, message="why"))
     with pytest.raises(error):
         measure(out=tmp_path)
+
+
+def test_no_room_for_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One message, with the file; what else the system refuses is no fault of the user's."""
+    machine_with(H200, monkeypatch)
+
+    def full(*arguments: Any, **options: Any) -> Summary:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "gemm.csv"))
+
+    monkeypatch.setattr(session, "measure", full)
+    with pytest.raises(InputError, match=r"gemm.csv: cannot be written \(No space left on device\)"):
+        measure(out=tmp_path)
+    with pytest.raises(OSError, match="No space left") as problem:
+        measure(out=tmp_path / "elsewhere")
+    assert not isinstance(problem.value, InputError)
+
+
+def test_ctrl_c_while_planning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*arguments: Any, **options: Any) -> list[Task]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurecommand, "plan", stopped)
+    assert main(["--dry-run", "--gpu", "h200-sxm"]) == 130
+    assert capsys.readouterr().err == "kinesim: interrupted\n"
+
+
+def test_a_pipe_that_is_closed_early() -> None:
+    command = [sys.executable, "-m", "calibration.measure", "--dry-run", "--gpu", "h200-sxm", "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(10).startswith("{")
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait(60) == -signal.SIGPIPE
+
+
+def test_commands_for_a_folder_with_a_blank(tmp_path: Path) -> None:
+    folder = tmp_path / "my gpu"
+    with Folder(folder, "h200-sxm") as kept:
+        for task in [task for task in plan(load_figures("h200-sxm")) if task.table == "gemm"][:20]:
+            kept.add(task, {"latency_us": 5.0})
+    for command in goals.next_commands(folder, "h200-sxm"):
+        assert str(folder / "gemm") in " ".join(shlex.split(command)) and f"'{folder}'" in command
 
 
 def test_goals_are_read_from_the_tables(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from calibration.measure.table import Folder
+from calibration.measure.figures import load_figures
+from calibration.measure.folder import Folder
+from calibration.measure.plan import plan
+from calibration.measure.tablefiles import files_of, line_of, read_rows, repair, table_of
 from calibration.measure.task import SHAPES, Task, header
 from hwspecs.errors import InputError
 
@@ -148,7 +153,7 @@ def test_another_gpu_is_refused(tmp_path: Path) -> None:
 
 def test_only_one_session_has_a_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from calibration.measure.table import Folder\n"
+        "import sys; from calibration.measure.folder import Folder\n"
         f"with Folder({str(tmp_path)!r}, 'some-gpu'):\n    print('in', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -166,6 +171,119 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError):
         Folder(tmp_path / "file", "some-gpu")
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, float("nan"), float("inf"), None, "fast"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, latency: object) -> None:
+    with Folder(tmp_path, "some-gpu") as kept, pytest.raises(ValueError, match="is no time"):
+        kept.add(gemm(1), {"latency_us": latency})
+    assert not (tmp_path / "gemm.csv").exists()
+
+
+def test_what_a_library_cannot_have_taken_is_left_out(tmp_path: Path) -> None:
+    with Folder(tmp_path, "some-gpu") as kept:
+        kept.add(gemm(1), {"latency_us": 2.0, "baseline": "torch.matmul", "baseline_us": 0.0})
+    (row,) = lines(tmp_path / "gemm.csv")
+    assert (row["baseline"], row["baseline_us"]) == ("", "")
+    write(tmp_path, gemm(2))  # and the folder can be opened again
+
+
+def test_what_is_not_ours_keeps_its_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No line is cut off a file that was not written here; tables by other names are not looked at."""
+    write(tmp_path, gemm(1))
+    predicted = tmp_path / "gemm-check-predicted.csv"
+    predicted.write_text("gpu,m,predicted_us\nsome-gpu,1,2.5\nsome-gpu,2")
+    write(tmp_path, gemm(2))
+    assert predicted.read_text().endswith("some-gpu,2")
+    other = tmp_path / "gemm-check.csv"
+    for content in ("gpu,m,latency_us\n1,2", "notes", "a,b\n" + "1,2,3\n"):
+        other.write_text(content)
+        with pytest.raises(InputError, match="not the header of this table"):
+            Folder(tmp_path, "some-gpu")
+        assert other.read_text() == content and not (tmp_path / ".lock").exists()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", [lambda t: "\ufeff" + t, lambda t: t.replace("\n", "\r\n"), lambda t: t + "\n\n"])
+def test_what_an_editor_does_to_a_table(tmp_path: Path, change, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, gemm(1), gemm(2))
+    file = tmp_path / "gemm.csv"
+    file.write_bytes(change(file.read_text()).encode())
+    with Folder(tmp_path, "some-gpu") as kept:
+        assert kept.done == {gemm(1).key, gemm(2).key}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["gemm.csv", "failures.csv", "machine.jsonl", ".lock"])
+def test_a_folder_where_a_file_is_wanted(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="cannot be used") as problem:
+        Folder(tmp_path, "some-gpu")
+    assert Path(str(problem.value.file)) == tmp_path / name
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def test_a_table_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is measured."""
+    write(tmp_path, gemm(1))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).suffix != ".csv" and access(path, mode))
+    with pytest.raises(InputError, match="cannot be used .Permission denied."):
+        Folder(tmp_path, "some-gpu")
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_no_room_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before stays as it was, and half a row does not."""
+    write(tmp_path, gemm(1))
+    before, real = (tmp_path / "gemm.csv").read_bytes(), os.write
+
+    def full(handle: int, data: bytes) -> int:
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data[: len(data) // 2])
+
+    with Folder(tmp_path, "some-gpu") as kept:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left on device") as problem:
+            kept.add(gemm(2), {"latency_us": 1.0})
+        monkeypatch.undo()
+    assert problem.value.filename == str(tmp_path / "gemm.csv") and (tmp_path / "gemm.csv").read_bytes() == before
+    assert kept.done == {gemm(1).key}
+
+
+def test_all_of_a_plan_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a plan asks for passes the checks of the reader."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    figures = load_figures("h200-sxm")
+    tasks = plan(figures, kind="full", gpus=8) + plan(figures, kind="kinetics")
+    with Folder(tmp_path, figures.name) as kept:
+        for task in tasks:
+            kept.add(task, {"latency_us": 1.5})
+        written = set(kept.done)
+    with Folder(tmp_path, figures.name) as kept:
+        assert kept.done == written == {task.key for task in tasks}
+
+
+def test_files_of_a_table() -> None:
+    for table in SHAPES:
+        assert [table_of(file) for file in files_of(table)] == [table] * 3
+        assert files_of(table)[0] == table
+
+
+def test_reading_leaves_files_alone(tmp_path: Path) -> None:
+    """More columns may be there, and a torn last line is not read; the file stays as it is."""
+    file = tmp_path / "gemm.csv"
+    names = [*header("gemm"), "note"]
+    row = {**GEMM, "gpu": "g", "software": "s", "kernel": "k", "latency_us": 2.0}
+    text = line_of(names) + line_of([row.get(name, "") for name in names]) + "g,s,k,bf1"
+    file.write_text(text)
+    assert [(line, cells["latency_us"]) for line, cells in read_rows(file)] == [(2, "2.0")]
+    with pytest.raises(InputError, match="not the header"):
+        read_rows(file, exact=True)
+    repair(file, header("gemm"))
+    assert file.read_text() == text
+    assert read_rows(tmp_path / "moe.csv") == []
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_what_does_not_compile_is_not_tried(gpu: Gpu, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("cold", "copies", "flushed"), [(1000.0, 3, False), (100.0, 30, False), (1.0, 512, True), (5000.0, 1, False)]
+    ("cold", "copies", "flushed"), [(1000.0, 4, False), (100.0, 40, False), (1.0, 512, True), (5000.0, 1, False)]
 )
 def test_cold_operands(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, cold: float, copies: int, flushed: bool) -> None:
     simulated = Simulated(gpu, names=("good",), cold=cold)

@@ -6,18 +6,19 @@ incomplete is cut off when the folder is opened again, with a word on stderr. A 
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import errno
 import fcntl
-import io
 import json
+import math
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from calibration.measure.tablefiles import files_of, keys_of, line_of, lines_of, repair, unusable
 from calibration.measure.task import SHAPES, Task, header, key_of
 from hwspecs.errors import InputError
 
@@ -31,13 +32,6 @@ LOCK = ".lock"
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def line_of(values: Iterable[object]) -> str:
-    """One line of CSV; line ends inside a value become spaces."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(" ".join(str(value).split()) for value in values)
-    return text.getvalue()
 
 
 class Folder:
@@ -58,24 +52,38 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise InputError(f"cannot be made: {problem.strerror}", file=self.path) from None
-        self._lock = self._take()
+        try:
+            self._lock = self._take()
+        except OSError as problem:
+            raise unusable(problem, self.path / LOCK) from None
         try:
             self.done: set[str] = set()
             self.failed: set[str] = set()
             for table in SHAPES:
-                for file in sorted(self.path.glob(f"{table}.csv")) + sorted(self.path.glob(f"{table}-*.csv")):
-                    self._read(table, file)
+                for name in files_of(table):
+                    file = self.path / f"{name}.csv"
+                    _check_writable(file)
+                    repair(file, header(table))
+                    self.done |= keys_of(file, gpu, exact=True)
+            for name in ("failures.csv", MACHINES):
+                _check_writable(self.path / name)
             self._read_failures(self.path / "failures.csv")
             self.run = self._runs(self.path / MACHINES)
-        except BaseException:
-            os.close(self._lock)
+        except BaseException as problem:
+            self._release()
+            if isinstance(problem, OSError):
+                raise unusable(problem, self.path) from None
             raise
 
     def __enter__(self) -> Folder:
         return self
 
     def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        (self.path / LOCK).unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(OSError):  # where nothing can be written any more, that has been said already
+            (self.path / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
@@ -84,8 +92,18 @@ class Folder:
         _append(self.path / MACHINES, json.dumps({"run": self.run, "date": now(), "gpu": self.gpu, **facts}) + "\n")
 
     def add(self, task: Task, values: Mapping[str, Any]) -> None:
-        """Append a measured row: on the disk when this returns. Raises ValueError for a column it does not know."""
+        """Append a measured row: on the disk when this returns.
+
+        Raises ValueError for a column that the table does not have and for a time that is none; OSError, with the
+        file's name, where it cannot be written.
+        """
         columns = header(task.table)
+        if not _is_time(values.get("latency_us")):
+            raise ValueError(f"latency_us = {values.get('latency_us')!r} is no time")
+        if not _is_time(values.get("baseline_us")):  # what is taken off for a flush may leave nothing
+            values = {**values, "baseline": "", "baseline_us": ""}
+        if "attention_us" in values and not _is_time(values["attention_us"]):
+            values = {**values, "attention_us": ""}
         row: dict[str, Any] = {"gpu": self.gpu, "software": SOFTWARE, "kernel": task.kernel, "l2": task.l2}
         row |= {name: task.row[name] for name in SHAPES[task.table]}
         row |= {**values, "run": self.run, "date": now()}
@@ -112,12 +130,15 @@ class Folder:
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 holder = os.read(handle, 64).decode(errors="replace").strip() or "?"
                 os.close(handle)
                 raise InputError(
                     f"process {holder} is measuring into this folder", file=self.path, allowed="one at a time"
                 ) from None
+            except OSError:  # such as a network's file system without locks
+                os.close(handle)
+                raise
             if file.exists() and os.fstat(handle).st_ino == file.stat().st_ino:
                 break
             os.close(handle)  # the one who had it took the file away in between
@@ -125,24 +146,16 @@ class Folder:
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         return handle
 
-    def _read(self, table: str, file: Path) -> None:
-        columns = header(table)
-        for number, row in _rows(file, columns):
-            if row["gpu"] != self.gpu:
-                raise InputError(
-                    "the folder holds measurements of another GPU", file=file, line=number, found=row["gpu"],
-                    allowed=f"{self.gpu}, or another folder (--out)",
-                )  # fmt: skip
-            if row["latency_us"]:
-                self.done.add(key_of(file.stem, row["kernel"], table, row))
-
     def _read_failures(self, file: Path) -> None:
-        for number, row in _rows(file, FAILURES):
+        repair(file, FAILURES)
+        for number, row in lines_of(file, FAILURES, exact=True):
             try:
-                shape = json.loads(row["row"])
-                self.failed.add(key_of(row["file"], row["kernel"], row["table"], shape))
+                self.failed.add(key_of(row["file"], row["kernel"], row["table"], json.loads(row["row"])))
             except (ValueError, KeyError, TypeError):
-                raise InputError("not a failure as it is written", file=file, line=number, found=row) from None
+                raise InputError(
+                    "not a failure as it is written", file=file, line=number, found=row["row"],
+                    allowed="a table's row as JSON; or no such file: then what failed is tried again",
+                ) from None  # fmt: skip
 
     def _runs(self, file: Path) -> int:
         repair(file)
@@ -151,54 +164,33 @@ class Folder:
         return sum(1 for line in file.read_text(errors="replace").splitlines() if line.strip())
 
 
-def repair(file: Path, columns: int | None = None) -> None:
-    """Cut off a last line that is not complete: no newline at its end, or not as many cells as `columns`."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    kept = content[: content.rfind(b"\n") + 1]
-    if columns is not None and kept:
-        last = kept[kept.rfind(b"\n", 0, len(kept) - 1) + 1 :]
-        if b"\0" in last or len(next(csv.reader([last.decode(errors="replace")]), [])) != columns:
-            # the first line is the header: whether it is the right one is not decided here
-            kept = kept[: len(kept) - len(last)] if len(last) < len(kept) else kept
-    if len(kept) == len(content):
-        return
-    torn = content[len(kept) :].decode(errors="replace").strip()
-    print(f"{file}: the last line was incomplete and has been cut off: {torn[:120]!r}", file=sys.stderr)
-    with open(file, "r+b") as stream:
-        stream.truncate(len(kept))
-        os.fsync(stream.fileno())
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
-def _rows(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a table after its repair. Raises InputError for another header or a line that is off."""
-    repair(file, len(columns))
-    if not file.exists():
-        return []
-    found: list[tuple[int, dict[str, str]]] = []
-    with open(file, newline="", errors="replace") as stream:
-        for number, cells in enumerate(csv.reader(stream), start=1):
-            if number == 1:
-                if tuple(cells) != columns:
-                    raise InputError(
-                        "the header is not the one that is written here", file=file, line=1, found=",".join(cells),
-                        allowed=",".join(columns),
-                    )  # fmt: skip
-            elif len(cells) != len(columns):
-                raise InputError(f"{len(cells)} cells, the header has {len(columns)}", file=file, line=number)
-            else:
-                found.append((number, dict(zip(columns, cells, strict=True))))
-    return found
+def _check_writable(file: Path) -> None:
+    """OSError before anything is measured where it could not be appended to."""
+    if file.exists() and not os.access(file, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
 
 
 def _append(file: Path, text: str) -> None:
-    """One write at the end, on the disk when this returns."""
-    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """One write at the end, on the disk when this returns. Raises OSError with the file's name; then the file is as it
+    was.
+    """
     try:
-        data = text.encode()
-        while data:
-            data = data[os.write(handle, data) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(handle).st_size
+            try:
+                data = text.encode()
+                while data:
+                    data = data[os.write(handle, data) :]
+                os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, str(file)) from None

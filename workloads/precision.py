@@ -1,0 +1,135 @@
+"""Precision of a scenario: what it says of number formats, and what follows for a model on a GPU.
+
+A scenario may name one format for all linear layers, formats by part, or the two number formats of storage and
+arithmetic; what it leaves out is as the checkpoint was published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hwspecs.dtypes import BYTES, check_dtype
+from hwspecs.errors import InputError, near_matches
+from hwspecs.gpu import Gpu
+from workloads.fields import Part, one_of
+from workloads.formats import BODY, LINEAR_FORMATS, PARTS, check_linear_format
+from workloads.model import Model
+
+
+def _storage(value: object) -> str:
+    if value in ("auto", None):
+        return "auto"
+    try:
+        return check_dtype(value)
+    except InputError as error:
+        raise InputError(error.problem, found=error.found, allowed=f"auto, {error.allowed}") from None
+
+
+def _linear(value: object) -> str | None:
+    return None if value in ("auto", None) else check_linear_format(value)
+
+
+Fail = Callable[[str, str, object, str], InputError]
+Dtype = Annotated[str, BeforeValidator(_storage), one_of(["auto", *BYTES])]
+LinearName = Annotated[str | None, BeforeValidator(_linear), one_of(["auto", *LINEAR_FORMATS])]
+
+
+class Precision(Part):
+    """Number formats. What is left out, or `auto`, is as the model was published; a name alone stands for `linear`."""
+
+    weights: Dtype = Field(default="auto", description="Format in which the weights are stored, without scales.")
+    activations: Dtype = Field(default="auto", description="Format of the activations and of the arithmetic.")
+    kv: Dtype = Field(default="auto", description="Format of the KV cache.")
+    linear: LinearName = Field(
+        default=None,
+        description="Format of all linear layers but the LM head, scales included, in place of `weights` and "
+        "`activations`.",
+    )
+    attention: LinearName = Field(default=None, description="Format of the attention's projections.")
+    mlp: LinearName = Field(default=None, description="Format of dense MLPs and shared experts.")
+    experts: LinearName = Field(default=None, description="Format of routed experts.")
+    head: LinearName = Field(
+        default=None, description="Format of the LM head; left out: at least 16 bits, like the embedding and routers."
+    )
+
+    @model_validator(mode="after")
+    def _once(self) -> Precision:
+        for key in ("weights", "activations"):
+            value = getattr(self, key)
+            if self.linear is not None and value not in ("auto", getattr(LINEAR_FORMATS[self.linear], key)):
+                allowed = "either `linear` or `weights` and `activations`"
+                raise InputError(f"not what linear = {self.linear} says", place=key, found=value, allowed=allowed)
+        return self
+
+    def by_part(self) -> dict[str, str | None]:
+        """The formats of `formats.PARTS`, None where the number formats of the whole say all."""
+        whole = dict.fromkeys(BODY, self.linear)
+        return {part: getattr(self, part) or whole.get(part) for part in PARTS}
+
+
+def resolve(given: Precision, model: Model, gpu: Gpu, fail: Fail) -> Precision:
+    """`given` with nothing left to the model: number formats for the whole, and formats of parts that differ from them.
+
+    Parameters
+    ----------
+    fail : makes an error from problem, place in the scenario, found and allowed.
+
+    Raises
+    ------
+    InputError : the GPU lacks a format, or the model a part.
+    """
+    has = (*model.linear_parts, "head")
+    for part, what in (("mlp", "dense MLP and no shared experts"), ("experts", "experts")):
+        if part not in has and getattr(given, part) is not None:
+            raise fail(f"{model.name} has no {what}", f"precision.{part}", getattr(given, part), "nothing here")
+    pair = {"weights": model.weight_dtype, "activations": model.activation_dtype}
+    said = {key: getattr(given, key) for key in pair if getattr(given, key) != "auto"}
+    own = {part: name for part in has if (name := getattr(model.formats, part)) is not None}
+    alike = len({own.get(part) for part in model.linear_parts}) == 1
+    if len(said) == 1 and given.linear is None and not alike:
+        (key, found), allowed = next(iter(said.items())), "both `weights` and `activations`, or formats by part"
+        raise fail(f"the parts of {model.name} have different formats", f"precision.{key}", found, allowed)
+    # For each part its format, and for messages where that comes from.
+    parts: dict[str, tuple[str, str, str]] = {}
+    if not said:
+        for part, name in own.items():
+            parts[part] = name, "linear" if alike and part in BODY else part, f"{name} (of {model.name})"
+    if given.linear is not None:
+        parts |= dict.fromkeys(model.linear_parts, (given.linear, "linear", given.linear))
+    parts |= {part: (name, part, name) for part in has if (name := getattr(given, part)) is not None}
+    for name, place, found in parts.values():
+        _check(name, gpu, f"precision.{place}", found, fail)
+    names = {part: name for part, (name, _, _) in parts.items()}
+    if all(part in names for part in model.linear_parts):
+        whole = LINEAR_FORMATS[names["attention"]]
+        pair = {"weights": whole.weights, "activations": whole.activations}
+    elif (dtype := (pair | said)["activations"]) not in gpu.peak:
+        found = dtype + ("" if "activations" in said else f" (of {model.name})")
+        problem = f"{gpu.name} does not compute in this number format"
+        raise fail(problem, "precision.activations", found, near_matches(dtype, gpu.peak))
+    else:
+        pair |= said
+    left = {part: name for part, name in names.items() if not _is_plain(name, pair)}
+    kept: dict[str, str | None] = dict.fromkeys(("linear", *PARTS)) | left
+    body = {left.get(part) for part in model.linear_parts}
+    if len(body) == 1:
+        kept |= dict.fromkeys(BODY) | {"linear": body.pop()}
+    return given.model_copy(update=kept | pair | {"kv": model.dtype if given.kv == "auto" else given.kv})
+
+
+def _check(name: str, gpu: Gpu, place: str, found: str, fail: Fail) -> None:
+    """Whether the GPU computes in what a format needs."""
+    lacking = [dtype for dtype in LINEAR_FORMATS[name].needs if dtype not in gpu.peak]
+    if lacking:
+        able = [other for other, form in LINEAR_FORMATS.items() if all(dtype in gpu.peak for dtype in form.needs)]
+        problem = f"{gpu.name} does not compute in {' and '.join(lacking)}, which {name} needs"
+        raise fail(problem, place, found, ", ".join(able))
+
+
+def _is_plain(name: str, pair: dict[str, str]) -> bool:
+    """Whether a part's format is what the two number formats say anyway."""
+    form = LINEAR_FORMATS[name]
+    return not form.scales and pair == {"weights": form.weights, "activations": form.activations}
