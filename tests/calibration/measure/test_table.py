@@ -228,7 +228,7 @@ def test_a_table_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     write(tmp_path, gemm(1))
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).suffix != ".csv" and access(path, mode))
-    with pytest.raises(InputError, match="cannot be used .Permission denied."):
+    with pytest.raises(InputError, match=r"cannot be used .Permission denied."):
         Folder(tmp_path, "some-gpu")
     assert not (tmp_path / ".lock").exists()
 
