@@ -67,12 +67,13 @@ def _headline(what: str, errors: dict[str, Any], interval: bool) -> str:
     )
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without lines around it, its title on the left."""
     return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
 
 
 def _predictions(document: dict[str, Any]) -> Table:
-    table = _table(f"{document['table']}: {document['rows']:,} rows of {document['kind']}")
+    table = plain_table(f"{document['table']}: {document['rows']:,} rows of {document['kind']}")
     for name in ("gpu", "software", "profile", "status"):
         table.add_column(name, no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
@@ -102,7 +103,7 @@ def _cells(group: dict[str, Any], interval: bool) -> list[str]:
 
 def _groups(name: str, groups: list[dict[str, Any]], mean: float) -> Table:
     interval = groups[0]["covered"] is not None
-    table = _table(f"By {name}")
+    table = plain_table(f"By {name}")
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=70, min_width=24)
     _columns(table, interval)
     ordered = sorted(groups, key=lambda g: -g["mean"]) if name in BY_ERROR else groups
@@ -116,7 +117,7 @@ def _groups(name: str, groups: list[dict[str, Any]], mean: float) -> Table:
 
 def _worst(groups: list[dict[str, Any]]) -> Table:
     interval = groups[0]["covered"] is not None
-    table = _table("Weakest, of groups with at least 0.2 % of the rows")
+    table = plain_table("Weakest, of groups with at least 0.2 % of the rows")
     for name in ("gpu", "software", "kernel", "dtype", "regime"):
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=30)
     _columns(table, interval)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from calibration.validation import check_kind
 from hwspecs.errors import InputError
 from simulator.files import check_writable, replace_file
 from simulator.fitted import Fitted
+from simulator.printing import print_json
 from simulator.profilefile import to_bytes
 from simulator.progress import progress_bar
 from simulator.selection import TRANSFER
@@ -61,10 +60,7 @@ def fit(
         written.append(path)
     rows = summary(profiles)
     if as_json:
-        json.dump(
-            {"schema": "kinesim.fit/1", "files": [str(p) for p in written], "profiles": rows}, sys.stdout, indent=1
-        )
-        sys.stdout.write("\n")
+        print_json({"schema": "kinesim.fit/1", "files": [str(p) for p in written], "profiles": rows})
     else:
         _show(rows, written)
 

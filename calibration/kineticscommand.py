@@ -33,6 +33,7 @@ from calibration.layervalidation import cost_of
 from hwspecs.gpu import Gpu, load_gpu
 from simulator.calibrated import Calibrated
 from simulator.files import check_writable, replace_file
+from simulator.printing import print_json, tell
 from simulator.profile import Profile
 
 SOFTWARE = "triton"
@@ -74,8 +75,7 @@ def kinetics(
     replace_file(out / JSON_NAME, json.dumps(answer, indent=1, allow_nan=False).encode() + b"\n")
     written.append(out / JSON_NAME)
     if as_json:
-        json.dump(answer, sys.stdout, indent=1, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(answer)
     else:
         show(points, answer, target, timed_by, written)
 
@@ -92,11 +92,11 @@ def measure_here(gpu: Gpu, minutes: float | None = None) -> Path | None:
     if driver is None:
         return None
     if bundled_for(driver) != gpu.name:
-        _tell(f"this machine's GPU is {driver.name} and not {gpu.name}, so it is not measured")
+        tell(f"this machine's GPU is {driver.name} and not {gpu.name}, so it is not measured")
         return None
     missing = [name for name in measurecommand.NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        _tell(
+        tell(
             f"measuring needs {' and '.join(missing)} (in a checkout: pip install -e '.[gpu]'), so nothing is measured"
         )
         return None
@@ -112,10 +112,6 @@ def _measurable(gpu: Gpu) -> bool:
     from calibration.measure.figures import list_names, load_figures
 
     return gpu.name in list_names() and load_figures(gpu.name).vendor == "NVIDIA"
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"kinesim: {text}\n")
 
 
 # ---- terminal --------------------------------------------------------------------------------------------------------

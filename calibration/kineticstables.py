@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calibration.errortables import percent
+from calibration.errortables import percent, plain_table
 from calibration.kinetics import Point
 from calibration.kineticsparts import short
-
-
-def _table(title: str) -> Any:
-    from rich.table import Table
-
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
 
 
 def _column(table: Any, name: str) -> None:
@@ -74,7 +68,7 @@ def _digits(value: float) -> str:
 def _grid(shown: Sequence[Point], title: str, cell: Callable[[Point], str]) -> Any:
     """Models, shares and contexts down, batches across."""
     batches = sorted({point.batch for point in shown})
-    table = _table(title)
+    table = plain_table(title)
     for name in ("model", "TP", "context", *(f"batch {batch:,}" for batch in batches)):
         _column(table, name)
     rows: dict[tuple[str, int, int], dict[int, Point]] = {}
@@ -90,7 +84,7 @@ def _grid(shown: Sequence[Point], title: str, cell: Callable[[Point], str]) -> A
 
 
 def papers_table(points: Sequence[Point]) -> Any:
-    table = _table("The paper's points: one layer, TP 8's share of the heads")
+    table = plain_table("The paper's points: one layer, TP 8's share of the heads")
     for name in ("model", "batch", "context", "layer", "attention", "bytes of KV"):
         _column(table, name)
     for point in (p for p in points if p.of_paper):
@@ -110,7 +104,7 @@ _NAMES = {
 
 
 def errors_table(errors: dict[str, Any]) -> Any:
-    table = _table(f"Simulated against measured, {errors['points']:,} points")
+    table = plain_table(f"Simulated against measured, {errors['points']:,} points")
     for name in ("", "mean error", "worst", "bias"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for key, words in _NAMES.items():
@@ -124,7 +118,7 @@ def worst_table(points: Sequence[Point], count: int = 10) -> Any:
     """Where the simulated speed-up of the layer is off the most."""
     off = [(errors["speedup"], point) for point in points if (errors := point.errors()) is not None]
     off.sort(key=lambda pair: -abs(pair[0] or 0.0))
-    table = _table("Speed-ups that are off the most; dense, sparse: errors of the two layers' times")
+    table = plain_table("Speed-ups that are off the most; dense, sparse: errors of the two layers' times")
     for name in ("model", "TP", "batch", "context", "simulated", "measured", "off", "dense", "sparse"):
         _column(table, name)
     for error, point in off[:count]:

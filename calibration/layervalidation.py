@@ -6,8 +6,6 @@ other, with whatever overlap and gaps there are between launches. Errors are tho
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from calibration.errortables import console_of, percent
+from calibration.errortables import console_of, percent, plain_table
 from calibration.layertables import LayerTable, read_layers, text_codes
 from calibration.validation import Errors, by, check_output, check_suffix, csv_bytes, parquet_bytes, summary
 from hwspecs.errors import InputError
@@ -24,6 +22,7 @@ from hwspecs.gpu import Gpu, load_gpu
 from simulator.calibrated import FALLBACK, Calibrated, load_cost_profile
 from simulator.files import replace_file
 from simulator.layertime import LayerTime, layer_time
+from simulator.printing import print_json
 from simulator.profile import Profile, load_profile
 from simulator.selection import Selection
 
@@ -47,8 +46,7 @@ def validate_layers(table: Path, *, out: Path | None = None, profile: str | None
     if out is not None:
         write_layers(rows, times, names, out)
     if as_json:
-        json.dump(answer, sys.stdout, indent=1, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(answer)
     else:
         show(answer, out)
 
@@ -198,19 +196,13 @@ def show(answer: dict[str, Any], out: Path | None) -> None:
 
 
 def _shares(groups: list[dict[str, Any]]) -> Any:
-    table = _table("Where the predicted time goes: mean share of each operator")
+    table = plain_table("Where the predicted time goes: mean share of each operator")
     table.add_column("", no_wrap=True, min_width=16)
     for group in groups:
         table.add_column(f"{group['phase']}, {group['attention']}", justify="right", no_wrap=True)
     for name in dict.fromkeys(name for group in groups for name in group["operators"]):
         table.add_row(name, *(percent(group["operators"].get(name)) for group in groups))
     return table
-
-
-def _table(title: str) -> Any:
-    from rich.table import Table
-
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
 
 
 def _show_errors(console: Any, latency: dict[str, Any]) -> None:
@@ -226,7 +218,7 @@ def _show_errors(console: Any, latency: dict[str, Any]) -> None:
     for name, groups in latency["by"].items():
         if len(groups) < 2:
             continue
-        table = _table(f"By {name}")
+        table = plain_table(f"By {name}")
         table.add_column("", no_wrap=True, min_width=16)
         for column in ("rows", "mean", "median", "p90", "bias"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -235,7 +227,7 @@ def _show_errors(console: Any, latency: dict[str, Any]) -> None:
             table.add_row(group[name], f"{group['rows']:,}", *cells, percent(group["bias"], True))
         console.print()
         console.print(table)
-    table = _table("Rows that are off the most")
+    table = plain_table("Rows that are off the most")
     shown = ("model", "phase", "attention", "tp", "batch", "query_len", "context_len")
     for column in (*shown, "measured", "predicted", "off"):
         table.add_column(column, justify="left" if column in shown[:3] else "right", no_wrap=True)

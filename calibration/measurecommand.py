@@ -7,7 +7,6 @@ they nor rich may be imported here.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from calibration.measure.tablefiles import files_of, keys_of
 from calibration.measure.task import Task, key_of
 from hwspecs.errors import InputError, near_matches
 from simulator.files import check_writable
+from simulator.printing import print_json, tell
 
 NEEDED = ("torch", "triton")
 FOLDER = "measurements"
@@ -75,7 +75,7 @@ def measure(
         return
     draft = write_draft(driver, folder) if figures.estimated and driver is not None else None
     if draft is not None:
-        _tell(
+        tell(
             f"{figures.title} is not among the bundled GPUs. {draft} is a draft of its file, from what the driver"
             f" reports; missing are {', '.join(MISSING)}. Measuring goes on under the name {figures.name}."
         )
@@ -94,13 +94,13 @@ def measure(
         ) from None  # fmt: skip
     report = outcome.document(summary, folder, figures, kind, draft)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         sys.stdout.write(outcome.text(report))
     if summary.ended == "interrupted":
         raise KeyboardInterrupt
     if summary.ended == "crashes":
-        _tell(summary.message)
+        tell(summary.message)
         sys.exit(1)
 
 
@@ -224,16 +224,7 @@ def _dry_run(tasks: list[Task], folder: Path, figures: Figures, kind: str, limit
     done = sum(task.key in there for task in tasks)
     todo = [task for task in tasks if task.key not in there and not_the_other(task, there)]
     if as_json:
-        _print_json(planview.document(todo, figures, kind, limit, done))
+        print_json(planview.document(todo, figures, kind, limit, done))
         return
     sys.stdout.write(planview.text(todo, figures, kind, limit, done))
     sys.stdout.write(f"Tables go to {folder}/ (--out).\n")
-
-
-def _print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=1, allow_nan=False)
-    sys.stdout.write("\n")
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"kinesim: {text}\n")

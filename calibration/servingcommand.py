@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from calibration.errortables import WEAK, console_of, percent
+from calibration.errortables import WEAK, console_of, percent, plain_table
 from calibration.servingerrors import DEPLOYMENT, METRICS, document, write_serving
 from calibration.servingreplay import replay
 from calibration.servingtables import ServingTable, read_serving
@@ -16,6 +14,7 @@ from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import load_cost_profile
 from simulator.files import check_writable
+from simulator.printing import print_json
 from simulator.progress import progress_bar
 
 FEW = 20
@@ -54,8 +53,7 @@ def validate_serving(
         write_serving(rows, replays, out)
         written.append(out)
     if as_json:
-        json.dump(answer, sys.stdout, indent=1, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(answer)
     else:
         show(answer, written)
 
@@ -121,12 +119,6 @@ def show(answer: dict[str, Any], written: list[Path]) -> None:
         console.print(f"written: {path}", style="dim")
 
 
-def _table(title: str) -> Any:
-    from rich.table import Table
-
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-
-
 def _show_metric(console: Any, metric: str, found: dict[str, Any], incomplete: bool) -> None:
     every = found["all"]
     inside = "" if every["covered"] is None else f", {percent(every['covered'])} inside the kernels' 80 % interval"
@@ -141,7 +133,7 @@ def _show_metric(console: Any, metric: str, found: dict[str, Any], incomplete: b
     for name, groups in found["by"].items():
         if len(groups) < 2 or name == "profile":  # nearly the same as by gpu and engine
             continue
-        table = _table(f"{metric.upper()} by {name}")
+        table = plain_table(f"{metric.upper()} by {name}")
         table.add_column("", no_wrap=True, min_width=24)
         for column in ("rows", "mean", "median", "p90", "bias"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -155,7 +147,7 @@ def _show_metric(console: Any, metric: str, found: dict[str, Any], incomplete: b
 
 
 def _worst(groups: list[dict[str, Any]]) -> Any:
-    table = _table("Deployments that are off the most (mean errors; bias: median of predicted / measured - 1)")
+    table = plain_table("Deployments that are off the most (mean errors; bias: median of predicted / measured - 1)")
     for name in DEPLOYMENT:
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=36)
     for name in ("rows", "TPOT", "bias", "TTFT", "bias"):

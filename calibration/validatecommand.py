@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
 from calibration.errortables import show_validation
 from calibration.tables import KernelTable, read_kernels
@@ -21,6 +18,7 @@ from calibration.validation import (
 from hwspecs.errors import InputError, near_matches
 from simulator.files import check_writable
 from simulator.fitted import Fitted
+from simulator.printing import print_json, tell
 from simulator.profilefile import read_profile
 from simulator.progress import progress_bar
 from simulator.selection import bundled
@@ -52,7 +50,7 @@ def validate_kernels(
         warning = unit_warning(rows, errors_of(rows, predictions, power=power), power=power) if measured else None
         warnings += [warning] if warning else []
     for warning in warnings:
-        sys.stderr.write(f"kinesim: warning: {warning}\n")
+        tell(f"warning: {warning}")
     answer = document(rows, predictions, warnings, profile)
     written = []
     if plots is not None:
@@ -63,7 +61,7 @@ def validate_kernels(
         write_predictions(rows, predictions, out)
         written.append(out)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         show_validation(answer, written)
 
@@ -90,8 +88,3 @@ def _check_plots(rows: KernelTable, plots: Path) -> None:
     from calibration.plots import file_names
 
     check_writable(plots, file_names(rows.kind))
-
-
-def _print_json(answer: dict[str, Any]) -> None:
-    json.dump(answer, sys.stdout, indent=1, allow_nan=False)
-    sys.stdout.write("\n")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from hwspecs.errors import InputError
+from simulator.printing import print_json
 
 app = typer.Typer(
     name="kinesim",
@@ -102,7 +103,7 @@ def run(
     if out is not None:
         save_result(result, out)
     if output is Format.json:
-        _print_json(result.document())
+        print_json(result.document())
         return
     from simulator.display import show_result
 
@@ -153,7 +154,7 @@ def graph(
     elif out is not None:
         graphview.draw_graph(deployment.cost, shape, out)
     if output is Format.json:
-        _print_json(document)
+        print_json(document)
     else:
         show_operators(document, out)
 
@@ -184,7 +185,7 @@ def roofline(
     roofs.draw_roofline(cost, shapes, out)
     document = roofs.roofline_document(cost, shapes)
     if output is Format.json:
-        _print_json(document)
+        print_json(document)
     else:
         show_roofline(document, out)
 
@@ -392,7 +393,7 @@ def list_bundled(
 
     rows = getattr(listing, what.value)()
     if output is Format.json:
-        _print_json({"schema": f"kinesim-list-{what.value}/1", what.value: rows})
+        print_json({"schema": f"kinesim-list-{what.value}/1", what.value: rows})
     else:
         display.show_rows(rows, hide=("title", "domain", "fitted_on", "held_out", "carried_mape"))
 
@@ -404,12 +405,7 @@ def schema(
     """The JSON schema of a scenario, of a user's GPU file or of a profile, for editors and validators."""
     from simulator import listing
 
-    _print_json(listing.schema(what))
-
-
-def _print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=1, allow_nan=False)
-    sys.stdout.write("\n")
+    print_json(listing.schema(what))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,34 +19,39 @@ for needed in ("torch", "triton"):
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed: pip install 'kinesim[gpu]'", allow_module_level=True)
 
-NAMES = (
-    *("gemm", "grouped", "prefill", "decode", "gather", "page_summary", "page_scores", "page_select"),
-    *("embedding", "rms_norm", "rope_kv_write", "silu_mul", "sampling", "stream", "empty"),
+TOGETHER = (
+    *(("gemm",), ("grouped",), ("prefill",), ("decode",), ("gather",), ("page_summary", "page_scores", "page_select")),
+    ("embedding", "rms_norm", "rope_kv_write", "silu_mul", "sampling", "stream", "empty"),
 )
+"""Kernels that are checked in one process: to start one takes longer than to check a small kernel."""
+NAMES = tuple(name for names in TOGETHER for name in names)
 
 
-def check(*arguments: str) -> list[dict[str, Any]]:
-    """The lines of `python -m calibration.kernels.check`."""
+def check(names: Sequence[str], *arguments: str) -> list[dict[str, Any]]:
+    """The lines of `python -m calibration.kernels.check` for these kernels, some of each."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "calibration.kernels.check", *arguments]
+    command += [word for name in names for word in ("--kernel", name)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     failed = [line for line in lines if not line["ok"]]
     assert done.returncode == 0 and not failed, f"{failed}\n{done.stderr[-2000:]}"
+    assert {line["kernel"] for line in lines} == set(names)
     return lines
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_right_in_the_interpreter(name: str) -> None:
-    lines = check("--interpret", "--kernel", name)
-    assert lines
+@pytest.mark.parametrize("names", TOGETHER, ids="-".join)
+def test_right_in_the_interpreter(names: Sequence[str]) -> None:
+    lines = check(names, "--interpret")
     assert all(line["error"] <= line["tolerance"] for line in lines)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_compiles_with_tensor_cores(name: str) -> None:
-    lines = check("--compile", "90", "100", "--kernel", name)
-    assert {line["check"] for line in lines} == {"compile sm_90", "compile sm_100"}
+@pytest.mark.parametrize("names", TOGETHER, ids="-".join)
+def test_compiles_with_tensor_cores(names: Sequence[str]) -> None:
+    lines = check(names, "--compile", "90", "100")
+    for name in names:
+        own = {line["check"] for line in lines if line["kernel"] == name}
+        assert own == {"compile sm_90", "compile sm_100"}
     assert all(line["shared_bytes"] <= 227 * 1024 for line in lines)
 
 

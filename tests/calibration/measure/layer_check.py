@@ -1,9 +1,9 @@
 """Runs whole layers in Triton's interpreter and compares them with a decoder layer written down from its definition.
 
-    python layer_check.py CONFIG.json '{"attention": "block_topk", ...}'
+    python layer_check.py CONFIG.json '{"attention": "block_topk", ...}' ...
 
-Prints one JSON line: the errors against the layer's own reference and against the one here, the operators, and what a
-second run of the same launches differs by.
+Prints one JSON line a row: the errors against the layer's own reference and against the one here, the operators, and
+whether a second run of the same launches gives the same.
 """
 
 from __future__ import annotations
@@ -95,7 +95,13 @@ def decoder_layer(case: LayerCase, s: Any) -> list[torch.Tensor]:
     return [functional.silu(gate) * up @ gains["down_proj"][0].T, residual]
 
 
-def main(config: str, text: str) -> None:
+def main(config: str, *texts: str) -> None:
+    """A line for each row."""
+    for text in texts:
+        print(json.dumps(checked(config, text)))
+
+
+def checked(config: str, text: str) -> dict[str, Any]:
     row = {"model": config, "attention": "dense", "phase": "decode", "dtype": "fp16", "kv_dtype": "fp16", "tp": 1}
     row |= {"batch": 3, "query_len": 1, "context_len": 77, "page": 0, "budget": 0} | json.loads(text)
     layer = build_layer(row, Room("cpu", sms=3, capability=90, copies=2))
@@ -106,7 +112,7 @@ def main(config: str, text: str) -> None:
         run(layer, 0)
         found.append([tensor.clone() for tensor in layer.outputs()])
     ours = decoder_layer(case_of(row), layer.state)
-    answer = {
+    return {
         "layers": layer.layers,
         "error": error(layer),
         "error_of_definition": max(relative_error(a, b) for a, b in zip(found[0], ours, strict=True)),
@@ -115,7 +121,6 @@ def main(config: str, text: str) -> None:
         "attention": [operator.node for operator in layer.operators if operator.attention],
         "tables": sorted({operator.kernel.table for operator in layer.operators}),
     }
-    print(json.dumps(answer))
 
 
 if __name__ == "__main__":
