@@ -66,6 +66,14 @@ Sets = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value, such as gpu.memory.bandwidth='9.6 TB/s'."),
 ]
 Formatted = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+Predicted = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
+]
+TimedBy = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Use this profile for all rows (a name or a file) and not the nearest."),
+]
+Jobs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; as many as cores if not given.")]
 ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A bundled scenario's name or a YAML file.")]
 
 
@@ -194,17 +202,10 @@ validate = typer.Typer(name="validate", no_args_is_help=True, rich_markup_mode=N
 app.add_typer(validate, help="Predictions beside measurements: error tables and figures.")
 
 
-@validate.callback()
-def _validate() -> None:
-    """Keeps the name of the sub-command while there is only one."""
-
-
 @validate.command("kernels")
 def validate_kernels(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Kernels, measured or not: a .csv or .parquet file.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
-    ] = None,
+    out: Predicted = None,
     plots: Annotated[
         Path | None,
         typer.Option(
@@ -228,13 +229,8 @@ def validate_kernels(
 @validate.command("layers")
 def validate_layers(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Whole layers, measured: a .csv or .parquet file.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Use this profile for all rows (a name or a file) and not the nearest."),
-    ] = None,
+    out: Predicted = None,
+    profile: TimedBy = None,
     output: Formatted = Format.table,
 ) -> None:
     """Predict whole decode and prefill layers by the sum of their operators, and say how far off that is."""
@@ -246,22 +242,15 @@ def validate_layers(
 @validate.command("serving")
 def validate_serving(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Deployments under load: a .csv or .parquet file.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
-    ] = None,
+    out: Predicted = None,
     plots: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR", parser=_folder, help="Draw throughput against interactivity, and predicted against measured."
         ),
     ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Use this profile for all rows (a name or a file) and not the nearest."),
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes; as many as cores if not given.")
-    ] = None,
+    profile: TimedBy = None,
+    jobs: Jobs = None,
     output: Formatted = Format.table,
 ) -> None:
     """Replay every row of a table of deployments through the simulator, and say how far off TTFT and TPOT are."""
@@ -272,11 +261,6 @@ def validate_serving(
 
 calibrate = typer.Typer(name="calibrate", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(calibrate, help="Measurements of a GPU, and profiles from them.")
-
-
-@calibrate.callback()
-def _calibrate() -> None:
-    """Keeps the name of the sub-command while there is only one."""
 
 
 @calibrate.command("measure")
@@ -334,9 +318,7 @@ def fit(
         str, typer.Option(metavar="TEXT", help="Where the measurements come from; kept in the profiles.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Which rows and features every tree sees.")] = 0,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes; as many as cores if not given.")
-    ] = None,
+    jobs: Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace profiles that are there.")] = False,
     output: Formatted = Format.table,
 ) -> None:
