@@ -95,6 +95,8 @@ def show(answer: dict[str, Any], written: list[Path]) -> None:
         console.print(f"timed by {timed}")
     for reason, count in answer["unpredicted"].items():
         console.print(f"not predicted ({count:,}): {reason}", style="yellow")
+    for note, count in answer["versions"].items():
+        console.print(f"engine's version ({count:,}): {note}", style="dim")
     measured = [metric for metric in METRICS if answer[metric] is not None]
     if not measured:
         console.print("No row has both a measurement and a prediction: nothing to compare.")
@@ -121,7 +123,7 @@ def show(answer: dict[str, Any], written: list[Path]) -> None:
 
 def _show_metric(console: Any, metric: str, found: dict[str, Any], incomplete: bool) -> None:
     every = found["all"]
-    inside = "" if every["covered"] is None else f", {percent(every['covered'])} inside the kernels' 80 % interval"
+    inside = "" if every["covered"] is None else f", {percent(every['covered'])} inside the 80 % interval"
     rest = f"; {percent(found['with_unpredicted'])} if a row without prediction counts as 100 %" if incomplete else ""
     console.print()
     console.print(

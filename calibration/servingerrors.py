@@ -8,6 +8,7 @@ predicted; the rest is counted by its reason, and `with_unpredicted` has the mea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ ADDED = (
     "predicted_ttft_ms", "predicted_tpot_ms", "predicted_tpot_low_ms", "predicted_tpot_high_ms", "profile", "reason",
 )  # fmt: skip
 WORST = 12
+SPREAD, FALLING = 0.05, 1.25
+"""`odd_rows` says of what."""
 FAMILIES = ("Llama", "Qwen3.5", "Qwen3", "gpt-oss", "MiniMax", "Mixtral", "DeepSeek", "Kimi", "GLM")
 BANDS = ((4, "up to 4"), (16, "5 to 16"), (64, "17 to 64"), (256, "65 to 256"))
 MANY = "above 256"
@@ -158,6 +161,7 @@ def document(table: ServingTable, replays: Sequence[Replay], profile: str | None
         "profile": profile,
         "profiles": _counts(entry.profile for entry in predicted),
         "unpredicted": _counts(entry.reason for entry in replays if entry.reason),
+        "versions": _counts(entry.note for entry in predicted if entry.note),
         "tpot": None,
         "ttft": None,
         "worst_deployments": [],
@@ -204,6 +208,29 @@ def worst_deployments(errors: dict[str, Errors], count: int = WORST) -> list[dic
             entry |= {"rows": group["rows"], f"{metric}_error": group["mean"], f"{metric}_bias": group["bias"]}
     both = [entry for entry in found.values() if all(f"{metric}_error" in entry for metric in METRICS)]
     return sorted(both, key=lambda e: -(e["tpot_error"] + e["ttft_error"]))[:count]
+
+
+def odd_rows(table: ServingTable) -> list[tuple[int, str]]:
+    """Measured rows that contradict their own repeats or their neighbours, with what is odd about each.
+
+    A row is odd where its runs' TPOT was spread by more than SPREAD, or where its TTFT is more than FALLING times that
+    of the same deployment with the next larger number of users: more users never wait less.
+    """
+    found = []
+    if "tpot_spread" in table.raw.column_names:
+        for i, text in enumerate(table.raw.column("tpot_spread").to_pylist()):
+            if text not in (None, "") and float(text) > SPREAD:
+                found.append((i, f"runs differ by more than {100 * SPREAD:.0f} % in TPOT"))
+    loops: dict[tuple[Any, ...], list[int]] = {}
+    for i, row in enumerate(table.rows):
+        if not np.isnan(table.ttft[i]):
+            loops.setdefault(tuple(row[name] for name in row if name != "concurrency"), []).append(i)
+    for members in loops.values():
+        order = sorted(members, key=lambda i: int(table.rows[i]["concurrency"]))
+        for i, after in pairwise(order):
+            if table.ttft[i] > FALLING * table.ttft[after]:
+                found.append((i, f"TTFT more than {FALLING:g} times that with more users"))
+    return found
 
 
 def write_serving(table: ServingTable, replays: Sequence[Replay], path: Path) -> None:

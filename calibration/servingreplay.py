@@ -11,15 +11,16 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calibration.servingruns import deployment_spec, workload_spec
 from hwspecs.errors import InputError
-from simulator.accounting import operator_totals
-from simulator.deployment import Deployment, deploy
+from simulator.accounting import host_seconds, operator_totals
+from simulator.deployment import Deployment, deploy, rehost
 from simulator.engine import check_servable, simulate
 from simulator.interval import run_interval
+from workloads.engine import NO_ENGINE, engine_set
 from workloads.requests import generate
 from workloads.scenario import LoadedScenario, load_scenario
 
@@ -31,6 +32,8 @@ MOST_WORDS = 200
 
 Row = dict[str, Any]
 Report = Callable[[int, int], None]
+SpecOf = Callable[[Row, str | None], dict[str, Any]]
+"""A row's deployment, as plain data, timed by the profile asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Replay:
     interval : of the mean TPOT, 80 %, from the held-out errors of its kernels; nan without a fitted profile.
     batch : mean number of decoding sequences over the steps' time. preemptions : of all requests.
     profile : what timed the steps; empty without a prediction. reason : why there is none.
+    note : what has to be said of the engine's version; empty if it is known.
     """
 
     ttft: float = NAN
@@ -52,10 +56,16 @@ class Replay:
     preemptions: int = 0
     profile: str = ""
     reason: str = ""
+    note: str = ""
 
 
 def replay(
-    rows: Sequence[Row], *, profile: str | None = None, jobs: int | None = None, report: Report | None = None
+    rows: Sequence[Row],
+    *,
+    profile: str | None = None,
+    jobs: int | None = None,
+    report: Report | None = None,
+    spec_of: SpecOf = deployment_spec,
 ) -> list[Replay]:
     """Predictions of `rows`, in their order; they do not depend on each other, nor on `jobs`.
 
@@ -63,32 +73,57 @@ def replay(
     ----------
     profile : times all rows (a name or a file); left out, the nearest to each row's GPU and engine does.
     jobs : processes; as many as cores if not given. report : called as `report(done, total)`.
+    spec_of : gives a row's deployment, for the profile asked for.
 
     Raises
     ------
     InputError : the profile asked for cannot be used.
     """
-    out: list[Replay | None] = [None] * len(rows)
-    groups: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        try:
-            spec = deployment_spec(row, profile)
-        except InputError as error:
-            out[i] = Replay(reason=_words(error))
-            continue
-        groups.setdefault(json.dumps(spec, sort_keys=True), []).append(i)
+    return replay_variants(rows, [spec_of], profile=profile, jobs=jobs, report=report)[0]
+
+
+def replay_variants(
+    rows: Sequence[Row],
+    variants: Sequence[SpecOf],
+    *,
+    profile: str | None = None,
+    jobs: int | None = None,
+    report: Report | None = None,
+    intervals: bool = True,
+) -> list[list[Replay]]:
+    """`replay` of the rows under each of several deployments; those that differ in the host alone are compiled once.
+
+    `intervals` : whether they are wanted; they take a fifth of the time. Otherwise as `replay`.
+    """
+    out: list[list[Replay | None]] = [[None] * len(rows) for _ in variants]
+    groups: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for number, spec_of in enumerate(variants):
+        for i, row in enumerate(rows):
+            try:
+                spec = spec_of(row, profile)
+            except InputError as error:
+                out[number][i] = Replay(reason=_words(error))
+                continue
+            host = spec["engine"].pop("host", None)
+            of_hosts = groups.setdefault(json.dumps(spec, sort_keys=True), {})
+            of_hosts.setdefault(json.dumps(host, sort_keys=True), []).append((number, i))
     # The largest first, so that no core waits for the last one.
-    order = sorted(groups.items(), key=lambda item: -sum(_effort(rows[i]) for i in item[1]))
-    tasks = [(json.loads(key), [rows[i] for i in members]) for key, members in order]
-    done = sum(entry is not None for entry in out)
+    order = [(key, [(host, at) for host, members in hosts.items() for at in members]) for key, hosts in groups.items()]
+    order.sort(key=lambda item: -sum(_effort(rows[i]) for _, (_, i) in item[1]))
+    tasks = [
+        (json.loads(key), [(json.loads(host), rows[i]) for host, (_, i) in members], intervals)
+        for key, members in order
+    ]
+    total = len(rows) * len(variants)
+    done = total - sum(len(members) for _, members in order)
 
     def keep(task: int, answers: list[Replay]) -> None:
         nonlocal done
-        for i, answer in zip(order[task][1], answers, strict=True):
-            out[i] = answer
+        for (_, (number, i)), answer in zip(order[task][1], answers, strict=True):
+            out[number][i] = answer
         done += len(answers)
         if report is not None:
-            report(done, len(rows))
+            report(done, total)
 
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     if jobs < 2 or len(tasks) <= ALONE:
@@ -99,18 +134,29 @@ def replay(
             futures = {pool.submit(replay_group, *task): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
                 keep(futures[future], future.result())
-    return [entry for entry in out if entry is not None]
+    return [[entry for entry in found if entry is not None] for found in out]
 
 
-def replay_group(spec: dict[str, Any], rows: Sequence[Row]) -> list[Replay]:
-    """Predictions of rows that one deployment serves, which is compiled once."""
+def replay_group(
+    spec: dict[str, Any], loads: Sequence[tuple[dict[str, Any] | None, Row]], intervals: bool = True
+) -> list[Replay]:
+    """Predictions of rows that one deployment serves, which is compiled once, each with its host's constants (None for
+    the engine's own); those with the same host follow one another.
+    """
     deployment: Deployment | None = None
+    before: dict[str, Any] | None = None
     answers = []
-    for row in rows:
+    note = version_note(spec["engine"])
+    for host, row in loads:
+        engine = spec["engine"] if host is None else {**spec["engine"], "host": host}
         try:
-            scenario = load_scenario({**spec, "workload": workload_spec(row)})
-            deployment = deployment or deploy(scenario)
-            answers.append(replay_row(deployment, scenario))
+            scenario = load_scenario({**spec, "engine": engine, "workload": workload_spec(row)})
+            if deployment is None:
+                deployment = deploy(scenario)
+            elif host != before:
+                deployment = rehost(deployment, scenario)
+            before = host
+            answers.append(replace(replay_row(deployment, scenario, intervals), note=note))
         except InputError as error:
             if error.place == "profile":
                 raise
@@ -118,7 +164,7 @@ def replay_group(spec: dict[str, Any], rows: Sequence[Row]) -> list[Replay]:
     return answers
 
 
-def replay_row(deployment: Deployment, scenario: LoadedScenario) -> Replay:
+def replay_row(deployment: Deployment, scenario: LoadedScenario, intervals: bool = True) -> Replay:
     """One run of `scenario`'s load on `deployment`. Raises InputError where a request can never be served."""
     requests = generate(scenario.config.workload, scenario.config.seed)
     check_servable(requests, deployment.params)
@@ -128,9 +174,11 @@ def replay_row(deployment: Deployment, scenario: LoadedScenario) -> Replay:
     tpot = (log.finish_s - log.first_token_s)[more] / (log.generated[more] - 1)
     mean = float(tpot.mean()) if len(tpot) else NAN
     busy = log.timeline["duration_s"]
-    interval = run_interval(
-        deployment.cost, operator_totals(deployment.cost, log.timeline), makespan=None, busy=1.0, tpot=mean
-    )
+    cost, timeline = deployment.cost, log.timeline
+    interval = None
+    if intervals:
+        totals, host = operator_totals(cost, timeline), host_seconds(cost, timeline)
+        interval = run_interval(cost, totals, makespan=None, busy=1.0, tpot=mean, host=host)
     return Replay(
         ttft=float(ttft.mean()),
         tpot=mean,
@@ -139,6 +187,15 @@ def replay_row(deployment: Deployment, scenario: LoadedScenario) -> Replay:
         preemptions=int(log.preemptions.sum()),
         profile=deployment.profile.name,
     )
+
+
+def version_note(engine: dict[str, Any]) -> str:
+    """What has to be said of the version in a scenario's `engine`: that another, or none in particular, was taken."""
+    name, version = engine.get("name", NO_ENGINE), engine.get("version")
+    if name == NO_ENGINE:
+        return ""
+    known = engine_set(name, version)
+    return known.note if version else f"{known.title} of an unknown version is taken as {known.version}, the newest"
 
 
 def _effort(row: Row) -> float:

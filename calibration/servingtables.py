@@ -6,6 +6,7 @@ that is found when it is replayed (`calibration.servingreplay`), and stops no ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ class ServingTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, rows: Sequence[int]) -> ServingTable:
+        """The rows of these numbers, as a table."""
+        pick = list(rows)
+        own = [self.rows[i] for i in pick]
+        return ServingTable(self.path, self.kind, own, self.ttft[pick], self.tpot[pick], self.raw.take(pick))
 
 
 def columns_of(kind: Kind) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,7 +23,7 @@ from hwspecs.dtypes import BYTES, check_dtype
 from hwspecs.errors import InputError, near_matches
 from hwspecs.units import parse_quantity
 from hwspecs.validation import LineOf, Place, explain
-from hwspecs.yamlfile import place_text, read_yaml
+from hwspecs.yamlfile import YamlFile, place_text, read_yaml
 
 GPU_FOLDER = Path(__file__).parent / "gpus"
 
@@ -446,15 +447,22 @@ def _read(spec: str, user: _Layer, key: Place) -> _Layer:
             path = user.folder / path
         if not os.path.exists(path):
             raise user.error("no such file", key, spec, _known(spec))
+        content = read_yaml(path)
     elif spec in list_gpus():
         path = GPU_FOLDER / f"{spec}.yaml"
+        content = _bundled(path)
     else:
         raise user.error("unknown GPU", key, spec, _known(spec))
-    content = read_yaml(path)
     layer = _Layer(content.data, path, content.line, "", path.parent, path.stem)
     if not isinstance(content.data, Mapping):
         raise layer.error("not a mapping", (), content.data, "the keys base, " + ", ".join(_GpuSpec.model_fields))
     return layer
+
+
+@lru_cache(maxsize=64)
+def _bundled(path: Path) -> YamlFile:
+    """A file that comes with kinesim, read once: many scenarios of one run have the same GPU."""
+    return read_yaml(path)
 
 
 def _merge(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:

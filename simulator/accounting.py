@@ -15,8 +15,9 @@ from hwspecs.gpu import Gpu
 from simulator.cost import BOUNDS, OpTime, hbm_bytes
 from simulator.kernels.base import KernelWork
 from simulator.operators import Operator, Work
+from simulator.policy import SECONDS_PER_TICK
 from simulator.power import joules, kernel_power
-from simulator.shape import PrefillShape, StepShape
+from simulator.shape import PrefillShape, StepShape, ceil_div, dealt_tokens, mean_shape
 from simulator.stepcost import StepCost
 from simulator.timeline import Timeline
 
@@ -26,7 +27,7 @@ TILE = (128, 256)
 
 @dataclass(frozen=True)
 class OperatorTotals:
-    """What one operator did on one GPU of each replica, summed over replicas and steps.
+    """What one operator did on one GPU of each replica (the mean one), summed over replicas and steps.
 
     `seconds` is kernel time, `by_bound` divides it by the term that bounds the operator, `energy` is in joules above
     those of the board awake.
@@ -52,14 +53,48 @@ def operator_totals(cost: StepCost, timeline: Timeline) -> list[OperatorTotals]:
     return [_totals(cost, op, timeline) for op in cost.operators]
 
 
+def host_seconds(cost: StepCost, timeline: Timeline) -> float:
+    """Seconds of the steps, of all replicas, in which the GPUs wait for the host."""
+    host, layout = cost.host, cost.graph.layout
+    seqs, chunks = (ceil_div(timeline[name], layout.ranks) for name in ("decode_seqs", "prefill_seqs"))
+    stages, layers = layout.pipeline, cost.graph.model.layers / layout.pipeline
+    tokens = dealt_tokens(
+        timeline["tokens"], timeline["prefill_tokens"], timeline["prefill_seqs"], layout.ranks, layout.ranks
+    )
+    mixed = host.mixed_seconds(seqs, chunks, tokens, layers)
+    seconds = stages * np.where(chunks > 0, mixed, host.decode_seconds(seqs, layers))
+    return float((timeline["steps"] * seconds).sum()) + _launch_seconds(cost, timeline)
+
+
+def _launch_seconds(cost: StepCost, timeline: Timeline) -> float:
+    """Of steps with prefill, what kernels take longer than measured ones, or are launched more slowly than they run."""
+    if not cost.host.launch and not cost.host.prefill_share:
+        return 0.0
+    extents = range(len(cost.prefill_caps))
+    names = ["tokens", "rows", "prefill_tokens", "prefill_seqs"]
+    names += [f"prefill_{what}.{e}" for what in ("pairs", "kv") for e in extents]
+    prefills = timeline["prefill_seqs"] > 0
+    ticks = 0
+    for tokens, rows, new, seqs, *sums in zip(
+        *(timeline[name][prefills].astype(int).tolist() for name in names), strict=True
+    ):
+        half = len(sums) // 2
+        ticks += cost.launch_ticks(tokens, rows, PrefillShape(new, seqs, tuple(sums[:half]), tuple(sums[half:])))
+    return ticks * SECONDS_PER_TICK
+
+
 def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
     steps = timeline["steps"]
     if op.axis in ("tokens", "rows"):
-        values, inverse = np.unique(timeline[op.axis], return_inverse=True)
-        weight = np.bincount(inverse, weights=steps, minlength=len(values))
-        shape = StepShape(values, values, 0, tuple(0 for _ in cost.decode_caps))
-        terms = cost.terms(op, shape)
-        seconds = op.count * weight * np.broadcast_to(terms.seconds, values.shape)
+        most, mean = cost.kernel_rows(op, timeline)
+        if most is mean:
+            most, inverse = np.unique(most, return_inverse=True)
+            mean = most
+        else:
+            (most, mean), inverse = np.unique(np.stack([most, mean]), axis=1, return_inverse=True)
+        weight = np.bincount(inverse.ravel(), weights=steps, minlength=len(most))
+        terms, shape = cost.kernel_terms(op, _rows(cost, most)), _rows(cost, mean)
+        seconds = op.count * weight * np.broadcast_to(terms.seconds, most.shape)
     elif op.axis == "decode":
         rows = np.flatnonzero(timeline["decode_seqs"])
         weight = steps[rows]
@@ -69,7 +104,7 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
         )
         seqs = timeline["decode_seqs"][rows]
         shape = StepShape(seqs, seqs, seqs, middle)
-        terms = cost.terms(op, shape)
+        terms, shape = cost.terms(op, shape), mean_shape(shape, op.dealt)
         seconds = timeline[f"decode_s.{cost.decode_ops.index(op)}"][rows]
     else:
         rows = np.flatnonzero(timeline["prefill_seqs"])
@@ -82,9 +117,14 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
             tuple(timeline[f"prefill_kv.{e}"][rows] for e in extents),
         )
         shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)
-        terms = cost.terms(op, shape)
+        terms, shape = cost.terms(op, shape), mean_shape(shape, op.dealt)
         seconds = op.count * weight * np.broadcast_to(cost.prefill_many(op, chunks), weight.shape)
     return _sum(cost.gpu, op, op.work(shape), op.count * weight, terms, np.asarray(seconds, dtype=float))
+
+
+def _rows(cost: StepCost, rows: np.ndarray) -> StepShape:
+    """Steps of so many tokens, of which each gets a row."""
+    return StepShape(rows, rows, 0, tuple(0 for _ in cost.decode_caps))
 
 
 def _sum(

@@ -9,7 +9,7 @@ from typing import Any
 from hwspecs.dtypes import BYTES
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
 from simulator import law, metrics
-from simulator.accounting import operator_totals
+from simulator.accounting import host_seconds, operator_totals
 from simulator.calibrated import Calibrated
 from simulator.deployment import Deployment
 from simulator.engine import RunLog
@@ -17,6 +17,7 @@ from simulator.interval import run_interval
 from simulator.result import Result, plain
 from simulator.selection import same_figures
 from workloads.attention import SlidingWindow
+from workloads.engine import NO_ENGINE, engine_set
 from workloads.requests import Requests
 
 CLOSED = ("all_at_once", "closed_loop")
@@ -54,13 +55,17 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         gpu=gpu,
         dtype=dtype,
         replicas=config.replicas,
-        tensor=config.parallelism.tensor,
+        gpus_each=deployment.graph.layout.gpus,
         kv_blocks=memory.kv_blocks,
         block_size=memory.block_size,
         peak_blocks=log.peak_blocks,
         objective=objective,
         stop_on_accept=requests.stop_on_accept,
+        prefill_first=deployment.params.prefill == "first",
     )
+    host = host_seconds(cost, log.timeline)
+    if host:
+        summary["seconds_by_bound"]["host"] = host
     arrivals = config.workload.arrivals
     summary["interval"] = run_interval(
         cost,
@@ -68,6 +73,7 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         makespan=summary["makespan_s"] if arrivals is not None and arrivals.kind in CLOSED else None,
         busy=summary["utilisation"]["busy"],
         tpot=summary["latency"]["tpot_s"]["mean"],
+        host=host,
     )
     ratio = gpu.peak[dtype] / gpu.memory.bandwidth
     law_model = law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * model.layers)
@@ -145,7 +151,7 @@ def _profile_notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]
     kernels = summary["interval"]["kernels"] if summary["interval"] else []
     for status, text in (
         ("extrapolated", "used outside of the shapes that were measured"),
-        ("transferred", "of another software or format stands in"),
+        ("transferred", "of another software, version or format stands in"),
     ):
         found = [k for k in kernels if k["status"] == status and k["share"] > 0.02]
         if status == "transferred" and selection.tier != "exact":
@@ -167,12 +173,26 @@ def _fewer_sms(gpu: Gpu) -> bool:
     return base is not None and base.sms != gpu.sms and base.peak == gpu.peak
 
 
+def _routing_note(skew: float, groups: int) -> str:
+    """How the experts of an MoE are taken to be hit."""
+    words = "experts are assumed to be hit uniformly"
+    if skew:
+        words = f"experts are assumed to be hit in proportion to rank^-{skew:g} (parallelism.routing_skew)"
+    return words + ("; all GPUs wait for the one whose experts get the most" if groups > 1 else "")
+
+
 def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     """What has to be said beside the numbers."""
     gpu, model = deployment.scenario.gpu, deployment.scenario.model
-    attention, tensor = deployment.scenario.config.attention, deployment.scenario.config.parallelism.tensor
+    attention, layout = deployment.scenario.config.attention, deployment.graph.layout
     notes = []
     notes += _profile_notes(deployment, summary)
+    engine = deployment.scenario.config.engine
+    if engine.name != NO_ENGINE:
+        note = engine_set(engine.name, engine.version).note
+        notes += [note] if note else []
+    elif isinstance(deployment.profile, Calibrated):
+        notes.append("no engine is named: its host takes no time, and nothing is fused or padded (engine.name)")
     if gpu.status == "announced":
         notes.append(f"{gpu.name} is announced, not measured: its figures are the vendor's promises or estimates")
     if gpu.l2.bandwidth < 1.5 * gpu.memory.bandwidth:
@@ -185,10 +205,11 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     if gpu.base is not None and not (gpu.base in list_gpus() and same_figures(gpu, load_gpu(gpu.base))):
         notes.append(f"{gpu.name} is hypothetical: {gpu.base} with other figures, at its price if no other is given")
     if model.moe is not None:
-        notes.append("experts are assumed to be hit uniformly")
-    if gpu.link.kind == "infinity-fabric" and 1 < tensor < gpu.link.domain:
+        notes.append(_routing_note(deployment.graph.routing_skew, layout.expert))
+    if gpu.link.kind == "infinity-fabric" and 1 < layout.gpus < gpu.link.domain:
         notes.append("tensor parallelism below the whole domain uses only some of the links of a GPU: not modelled")
-    if isinstance(attention, SlidingWindow) or any(model.layer_windows):
+    kept = engine.memory is None or engine.memory.windows == 1
+    if isinstance(attention, SlidingWindow) or (kept and any(model.layer_windows)):
         notes.append("KV outside of a sliding window is kept, as in an engine without a KV allocator for windows")
     rejected = summary["requests"]["rejected"]
     if rejected:

@@ -14,10 +14,12 @@ from simulator.cost import OpTime, operator_time
 from simulator.operators import Operator
 from simulator.profile import Profile, list_profiles, load_profile
 from simulator.profilefile import read_profile
-from simulator.selection import TRANSFER, Choice, Selection, bind_label, bundled
+from simulator.selection import TRANSFER, Choice, Selection, bind_label, bundled, engine
 from simulator.shape import StepShape
 
 AUTO = "auto"
+FUSED_REDUCE = "trtllm"
+"""Whose all-reduces have the norm in them."""
 FALLBACK = "rule-of-thumb"
 """The profile of operators that no fitted profile at hand knows. What passes over rows once, page scores and their
 selection are only in those made of this package's own microbenchmarks.
@@ -31,11 +33,12 @@ class Calibrated:
     ----------
     name, description, fitted_on : of the profile that most operators use; carried to another GPU it is a `transfer of`
         it. gpu : that it is bound to.
-    selection : chooses kernels. fallback : the profile of operators that were not measured.
+    selection : chooses kernels. fallback : the profile of operators that were not measured. reduces : chooses
+        all-reduces, where they are another software's.
     """
 
-    def __init__(self, gpu: Gpu, selection: Selection, fallback: Profile) -> None:
-        self.gpu, self.selection, self.fallback = gpu, selection, fallback
+    def __init__(self, gpu: Gpu, selection: Selection, fallback: Profile, reduces: Selection | None = None) -> None:
+        self.gpu, self.selection, self.fallback, self.reduces = gpu, selection, fallback, reduces or selection
         main = selection.profile(selection.names()[0])
         carried = selection.tier in ("sibling", "foreign") and main.name != TRANSFER
         self.name = f"{TRANSFER} of {main.name}" if carried else main.name
@@ -44,7 +47,9 @@ class Calibrated:
     def choice(self, op: Operator) -> Choice | None:
         """The kernel that stands for an operator, or None if the rule of thumb does: nobody measured its kind."""
         found = call_label(op)
-        return None if found is None else self.selection.choose(*found)
+        if found is None:
+            return None
+        return (self.reduces if op.kind == "all_reduce" else self.selection).choose(*found, _width(op))
 
     def operator_time(self, op: Operator, shape: StepShape) -> OpTime:
         """Seconds of one execution and their parts (see `simulator.cost`); a host-side floor is never among them."""
@@ -60,11 +65,19 @@ class Calibrated:
         return OpTime(_plain(scale * estimate.seconds), compute, memory, l2, link, latency)
 
 
-def load_cost_profile(name: str, gpu: Gpu, *, relative_to: Path | None = None) -> Profile | Calibrated:
+def load_cost_profile(
+    name: str,
+    gpu: Gpu,
+    *,
+    relative_to: Path | None = None,
+    software: str | None = None,
+    fused_reduce: bool = False,
+) -> Profile | Calibrated:
     """What times the operators on `gpu`: a roofline profile, or a fitted one, bound to the GPU.
 
-    `auto` picks the fitted profile by the rule of `simulator.selection`; a name or a path asks for one, whatever the
-    GPU.
+    `auto` picks the fitted profile by the rule of `simulator.selection`, of `software` if any is given (an engine, with
+    or without a version); a name or a path asks for one, whatever the GPU. `fused_reduce` : with `auto`, all-reduces
+    run as one kernel with the norm after them: TensorRT-LLM's, which other engines call too (FlashInfer).
 
     Raises
     ------
@@ -76,7 +89,8 @@ def load_cost_profile(name: str, gpu: Gpu, *, relative_to: Path | None = None) -
         return Calibrated(gpu, Selection(gpu, profile=read_profile(path)), load_profile(FALLBACK))
     fitted = bundled().names
     if name == AUTO and fitted:
-        return Calibrated(gpu, Selection(gpu), load_profile(FALLBACK))
+        reduces = Selection(gpu, _newest(gpu, FUSED_REDUCE)) if fused_reduce else None
+        return Calibrated(gpu, Selection(gpu, _newest(gpu, software)), load_profile(FALLBACK), reduces)
     if name in fitted:
         return Calibrated(gpu, Selection(gpu, profile=name), load_profile(FALLBACK))
     if name == AUTO:
@@ -86,6 +100,23 @@ def load_cost_profile(name: str, gpu: Gpu, *, relative_to: Path | None = None) -
         allowed = near_matches(name, known) + "; or the path of a .yaml or .npz file"
         raise InputError("unknown profile", place="profile", found=name, allowed=allowed)
     return load_profile(name, relative_to=relative_to)
+
+
+def _width(op: Operator) -> dict[str, float]:
+    """Columns of an MoE block that no step changes: engines have several kernels for it, each for some of them."""
+    if op.block is None:
+        return {}
+    block = op.block
+    return {"hidden": block.hidden, "intermediate": block.intermediate, "experts": block.experts, "ep": block.groups}
+
+
+def _newest(gpu: Gpu, software: str | None) -> str | None:
+    """An engine without a version: the newest whose kernels were measured on what stands for the GPU."""
+    if software is None or "-" in software:
+        return software
+    names = Selection(gpu, software).names()
+    found = names[0].split("@")[-1] if names else software
+    return found if engine(found) == software else software
 
 
 def _plain(value: Any) -> Any:

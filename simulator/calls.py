@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.cost import maximum
-from simulator.operators import Gemm, Heads, Message, Operator, experts_hit
+from simulator.operators import Gemm, Heads, Message, Operator
 from simulator.selection import ACCESS, GATHER
 from simulator.shape import StepShape, equal_chunks
 
@@ -41,7 +41,8 @@ def call_label(op: Operator) -> tuple[str, Mapping[str, str]] | None:
         return "gemm", {"dtype": dims.format}
     if isinstance(dims, Message):
         # NCCL's collectives are measured in fp16, the engines' own all-reduce in bf16; both move two bytes.
-        return "collective", {"op": op.kind, "dtype": "bf16" if op.kind == "all_reduce" else "fp16"}
+        name = "all_gather" if op.kind == "send" else op.kind
+        return "collective", {"op": name, "dtype": "bf16" if name == "all_reduce" else "fp16"}
     if isinstance(dims, Heads):
         dtype = "fp8" if op.kind == "attention_prefill" and op.dtype == "fp8" else "bf16"
         label = {"dtype": dtype, "kv_dtype": _cache_format(dims)}
@@ -64,12 +65,10 @@ def kernel_call(op: Operator, shape: StepShape) -> Call | None:
     if kind == "moe":
         block = op.block
         assert block is not None
-        # Measured with tokens dealt round to the experts; at random they hit fewer, and fewer weights are read.
-        spread = np.minimum(block.experts, maximum(rows, 1) * block.top_k)
-        alike = rows * experts_hit(rows, block.experts, block.top_k) / spread
         columns = {
-            "tokens": maximum(alike, 1), "hidden": block.hidden, "intermediate": block.intermediate, "top_k":
-            block.top_k, "experts": block.experts, "tp": block.tensor, "ep": 1, "skew": 0.0, "gated": 1,
+            "tokens": maximum(rows, 1), "hidden": block.hidden, "intermediate": block.intermediate, "top_k":
+            block.top_k, "experts": block.experts, "tp": block.tensor, "ep": block.groups, "skew": 0.0, "gated": 1,
+            **block.busiest(maximum(rows, 1))._asdict(),
         }  # fmt: skip
         return Call(kind, label, columns, {}, op.share, rows > 0)
     dims = op.dims

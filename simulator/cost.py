@@ -15,9 +15,9 @@ import numpy as np
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
-from simulator.operators import Gemm, Heads, Operator, Work, experts_hit
+from simulator.operators import Gemm, Heads, Operator, Work
 from simulator.profile import Profile
-from simulator.shape import StepShape
+from simulator.shape import StepShape, ceil_div
 
 BOUNDS = ("compute", "memory", "l2", "link", "overhead")
 
@@ -57,23 +57,14 @@ def maximum(a: Any, b: Any) -> Any:
     return a if a > b else b
 
 
-def ceil_div(a: Any, b: Any) -> Any:
-    return -(-a // b)
-
-
-def check_operators(operators: list[Operator], gpu: Gpu, tensor: int) -> None:
-    """InputError if the GPU lacks a compute format or the link that the operators need."""
+def check_operators(operators: list[Operator], gpu: Gpu) -> None:
+    """InputError if the GPU lacks a compute format that the operators need."""
     for op in operators:
         if op.dtype is not None and op.dtype not in gpu.peak:
             raise InputError(
                 f"{gpu.name} does not compute in {op.dtype}",
                 place="precision.activations", found=op.dtype, allowed=", ".join(sorted(gpu.peak)),
             )  # fmt: skip
-    if tensor > gpu.link.domain:
-        raise InputError(
-            f"tensor parallelism reaches beyond the {gpu.link.domain} GPUs that {gpu.link.kind} of {gpu.name} connects",
-            place="parallelism.tensor", found=tensor, allowed=f"1 to {gpu.link.domain}",
-        )  # fmt: skip
 
 
 def hbm_bytes(work: Work, gpu: Gpu) -> Any:
@@ -87,7 +78,7 @@ def hbm_bytes(work: Work, gpu: Gpu) -> Any:
 
 def operator_time(op: Operator, shape: StepShape, gpu: Gpu, profile: Profile) -> OpTime:
     """Seconds of one execution of `op` (one layer) in a step of `shape`; one without work takes no time at all."""
-    work = op.work(shape)
+    work = (op.busiest or op.work)(shape)
     fix = profile.correction(op.kind)
     memory = hbm_bytes(work, gpu) / (gpu.memory.bandwidth * fix.memory_efficiency)
     l2 = work.act_bytes / (gpu.l2.bandwidth * fix.memory_efficiency)
@@ -119,9 +110,9 @@ def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
     rows = shape.rows if op.axis == "rows" else shape.tokens
     m: Any = rows
     groups: Any = 1
-    if dims.groups > 1:
-        groups = experts_hit(rows, dims.groups, dims.top_k)
-        m = rows * dims.top_k / maximum(groups, 1e-300)
+    if op.block is not None:
+        m, groups = op.block.busiest(rows)
+        m = m / maximum(groups, 1e-300)
     sm_rate = gpu.peak[op.dtype] / gpu.sms
     best: Any = None
     for tile_m, tile_n in GEMM_TILES:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwspecs.errors import InputError
 from simulator.calibrated import Calibrated, load_cost_profile
 from simulator.graph import Precision, StepGraph, build_graph
-from simulator.memory import MemoryPlan, plan_memory
-from simulator.policy import EngineParams
+from simulator.host import HostTime
+from simulator.layout import Layout
+from simulator.memory import IDEAL, MemoryPlan, Reserve, plan_memory
+from simulator.policy import EngineParams, to_ticks
 from simulator.profile import Profile
+from simulator.routing import usual_skew
 from simulator.stepcost import StepCost
+from workloads.engine import NO_ENGINE, Engine
 from workloads.scenario import LoadedScenario
 
 
@@ -34,46 +38,111 @@ def deploy(scenario: LoadedScenario) -> Deployment:
         raise error.at(file=scenario.origin) from None
 
 
+def _software(engine: Engine) -> str | None:
+    """The software whose kernels the engine runs, by the name that profiles give it; None for an idealised engine."""
+    if engine.name == NO_ENGINE:
+        return None
+    return engine.name if engine.version is None else f"{engine.name}-{engine.version}"
+
+
+FUSED = {"none": (), "all_reduce": ("rms_norm",), "all": ("rms_norm", "silu_mul", "rope_kv_write")}
+"""Settings of `engine.fused_rows` -> routines that run inside their neighbours' kernels."""
+
+
+def _fused(setting: str, tensor: int) -> tuple[str, ...]:
+    """The fused routines; there is no all-reduce to fuse norms into on a single GPU."""
+    return () if setting == "all_reduce" and tensor == 1 else FUSED[setting]
+
+
 def _deploy(scenario: LoadedScenario) -> Deployment:
     config, gpu, model = scenario.config, scenario.gpu, scenario.model
-    profile = load_cost_profile(config.profile, gpu, relative_to=scenario.base_dir)
+    profile = load_cost_profile(
+        config.profile,
+        gpu,
+        relative_to=scenario.base_dir,
+        software=_software(config.engine),
+        fused_reduce=config.engine.fused_rows != "none",
+    )
     precision = Precision(
         config.precision.weights, config.precision.activations, config.precision.kv, **config.precision.by_part()
     )
-    tensor = config.parallelism.tensor
-    graph = build_graph(model, config.attention, precision, tensor)
-    engine = config.engine
+    parallelism = config.parallelism
+    layout = Layout(**parallelism.model_dump(exclude={"routing_skew"}))
+    engine, skew = config.engine, parallelism.routing_skew
+    if skew is None:
+        skew = 0.0 if engine.name == NO_ENGINE else usual_skew(model)
+    graph = build_graph(model, config.attention, precision, layout, routing_skew=skew)
     max_model_len = engine.max_model_len or model.max_context
     memory = plan_memory(
         model,
         gpu,
         precision,
-        tensor,
+        layout,
         page=config.attention.page,
         utilisation=engine.memory_utilisation,
         block_size=engine.block_size,
         max_tokens=engine.max_num_batched_tokens,
         max_seqs=engine.max_num_seqs,
+        reserve=Reserve(**engine.memory.model_dump(exclude={"margin"})) if engine.memory else IDEAL,
     )
     cost = StepCost(
         graph,
         gpu,
         profile,
-        max_tokens=engine.max_num_batched_tokens,
-        max_seqs=engine.max_num_seqs,
+        max_tokens=engine.max_num_batched_tokens * layout.ranks,
+        max_seqs=engine.max_num_seqs * layout.ranks,
         max_context=max_model_len,
+        host=_host(scenario, layout),
+        fused=_fused(engine.fused_rows, layout.tensor),
     )
-    params = EngineParams(
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
+    return Deployment(scenario, graph, profile, memory, cost, _params(scenario, cost, memory))
+
+
+def rehost(deployment: Deployment, scenario: LoadedScenario) -> Deployment:
+    """What serves `scenario`, compiled for another one that differs in its load and in `engine.host` alone."""
+    cost = deployment.cost.with_host(_host(scenario, deployment.graph.layout))
+    params = _params(scenario, cost, deployment.memory)
+    return replace(deployment, scenario=scenario, cost=cost, params=params)
+
+
+def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
+    engine, moe = scenario.config.engine, scenario.model.moe
+    host, graphs = engine.host, engine.cuda_graphs
+    layers, moe_layers = scenario.model.layers, sum(moe.moe_layers) if moe else 0
+    return HostTime(
+        step=host.step,
+        sequence=host.sequence,
+        layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers,
+        eager=host.eager,
+        launch=host.launch + host.moe_launch * moe_layers / layers,
+        prefill_share=host.prefill_share + host.moe_prefill_share * moe_layers / layers,
+        chunk=host.chunk,
+        graph_sizes=graphs.all_sizes if graphs else None,
+        padding=graphs.padding if graphs else True,
+        mixed_tokens=graphs.mixed_tokens if graphs else 0,
+    )
+
+
+def _params(scenario: LoadedScenario, cost: StepCost, memory: MemoryPlan) -> EngineParams:
+    config, engine = scenario.config, scenario.config.engine
+    return EngineParams(
+        # Limits are those of a rank, and of a micro-batch of a pipeline.
+        max_num_seqs=cost.max_seqs,
+        max_num_batched_tokens=cost.max_tokens,
         block_size=engine.block_size,
         kv_blocks=memory.kv_blocks,
-        max_model_len=max_model_len,
+        max_model_len=cost.max_context,
         watermark_blocks=int(engine.watermark * memory.kv_blocks),
         chunked_prefill=engine.chunked_prefill,
         prefix_sharing=engine.prefix_sharing,
         scheduling=engine.scheduling,
         replicas=config.replicas,
         router=config.router,
+        prefill=engine.prefill,
+        reserve_output=engine.reserve_output,
+        batch_wait_steps=engine.batch_wait_steps,
+        batch_wait_tokens=engine.batch_wait_tokens,
+        request_ticks=to_ticks(engine.host.request),
+        request_token_ticks=to_ticks(engine.host.token),
+        ahead=engine.overlap_scheduling,
     )
-    return Deployment(scenario, graph, profile, memory, cost, params)

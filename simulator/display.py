@@ -10,19 +10,28 @@ from rich.table import Table
 from rich.text import Text
 
 from hwspecs.units import format_quantity
+from simulator.layout import Layout
 from simulator.precision import precision_words
 from workloads.formats import BODY, PARTS
 
 if TYPE_CHECKING:
     from simulator.result import Result
 
-BOUND_STYLE = {"memory": "cyan", "compute": "green", "l2": "blue", "link": "magenta", "overhead": "yellow"}
+BOUND_STYLE = {
+    "memory": "cyan",
+    "compute": "green",
+    "l2": "blue",
+    "link": "magenta",
+    "overhead": "yellow",
+    "host": "red",
+}
 BOUND_TEXT = {
     "memory": "HBM bandwidth",
     "compute": "tensor cores",
     "l2": "L2 bandwidth",
     "link": "GPU link",
     "overhead": "launch overhead",
+    "host": "the host and gaps",
 }
 
 
@@ -58,7 +67,8 @@ def _percent(value: float | None) -> str:
 def show_result(result: Result, out: Path | None) -> None:
     """What was simulated, the headline, latencies, where the time went."""
     console = _console()
-    for part in (_what(result), _headline(result), _latency(result), _operators(result), _bounds(result)):
+    parts = (_what, _memory, _headline, _latency, _operators, _bounds)
+    for part in (show(result) for show in parts):
         console.print(part)
         console.print()
     for note in result.notes:
@@ -84,7 +94,7 @@ def _grid(title: str) -> Table:
 
 def _what(result: Result) -> Table:
     scenario, deployment, summary = result.scenario, result.deployment, result.summary
-    gpu, model, memory, engine = deployment["gpu"], deployment["model"], deployment["memory"], scenario["engine"]
+    gpu, model, engine = deployment["gpu"], deployment["model"], scenario["engine"]
     table = _grid(f"What was simulated: {scenario['name']}")
     peak, bandwidth = format_quantity(gpu["peak_flops"], "FLOP/s"), format_quantity(gpu["memory_bandwidth"], "B/s")
     table.add_row(
@@ -96,20 +106,49 @@ def _what(result: Result) -> Table:
         "model",
         f"{model['name']}, {model['parameters'] / 1e9:.2f} B parameters, {_formats(scenario)}, {_attention(scenario)}",
     )
-    reserves = memory["activations"] + memory["graphs"] + memory["context"]
-    parts = ((memory["weights"], "weights"), (reserves, "reserves"), (memory["kv"], "KV cache"))
-    table.add_row(
-        "memory",
-        " + ".join(f"{format_quantity(size, 'B')} {name}" for size, name in parts)
-        + f" = {_count(memory['kv_blocks'] * memory['block_size'])} tokens per replica",
-    )
     limits = f"{engine['max_num_seqs']} sequences and {_count(engine['max_num_batched_tokens'])} tokens"
     replicas = (
         f"{scenario['replicas']} replicas, {scenario['router']} router" if scenario["replicas"] > 1 else "one replica"
     )
-    table.add_row("engine", f"{replicas}; at most {limits} per step, {engine['scheduling']}")
+    layout = Layout(**{name: size for name, size in scenario["parallelism"].items() if name != "routing_skew"})
+    if layout.gpus > 1:
+        replicas += f" ({layout})" if scenario["replicas"] == 1 else f" of {layout}"
+    step = "step" if layout.ranks == 1 else f"step of each of {layout.ranks} ranks or micro-batches"
+    table.add_row("engine", f"{replicas}; at most {limits} per {step}, {engine['scheduling']}")
     table.add_row("workload", _workload(result))
     table.add_row("profile", _profile(result))
+    return table
+
+
+MEMORY_TEXT = {
+    "weights": "weights",
+    "kv": "KV cache",
+    "window_kv": "KV of sliding windows",
+    "activations": "activations",
+    "graphs": "CUDA graphs",
+    "context": "CUDA context",
+    "communication": "NCCL",
+    "workspace": "workspace",
+    "driver": "driver",
+    "left": "left over",
+}
+
+
+def _memory(result: Result) -> Table:
+    """Where a GPU's memory goes, and how many tokens of KV that makes."""
+    memory = result.deployment["memory"]
+    tokens = f"{_count(memory['kv_blocks'] * memory['block_size'])} tokens per replica"
+    title = f"Memory of each GPU, {format_quantity(memory['capacity'], 'B')}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for key, name in MEMORY_TEXT.items():
+        size = memory.get(key, 0.0)
+        if size > 0:
+            share, words = size / memory["capacity"], f"  {tokens}" if key == "kv" else ""
+            table.add_row(name, format_quantity(size, "B"), _percent(share), "█" * round(24 * share) + words)
     return table
 
 
@@ -177,7 +216,8 @@ def _headline(result: Result) -> Table:
             name, values = "of the mean TPOT ", summary["interval"]["tpot_s"]
         if values is not None:
             low, high = map(duration, values)
-            table.add_row("", f"80 % interval {name}{low} to {high}, from the kernels' held-out errors alone")
+            host = " and the host's" if "host" in summary["seconds_by_bound"] else " alone"
+            table.add_row("", f"80 % interval {name}{low} to {high}, from the kernels' held-out errors{host}")
     table.add_row("price", Text(_price(result), style="bold"))
     table.add_row("energy", _energy(summary["cost"]))
     sequences = f"{summary['batch']['mean_decode_seqs'] or 0:.1f} sequences decode at a time"
@@ -267,14 +307,18 @@ def _latency(result: Result) -> Table:
 
 
 def _operators(result: Result, least: float = 0.005) -> Table:
-    total = sum(op["seconds"] for op in result.operators) or 1.0
+    operators = list(result.operators)
+    host = result.summary["seconds_by_bound"].get("host", 0.0)
+    if host:
+        operators.append({"name": "host and gaps", "seconds": host, "by_bound": {"host": host}})
+    total = sum(op["seconds"] for op in operators) or 1.0
     table = Table(title="Where the time went", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("operator", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
-    shown = sorted((op for op in result.operators if op["seconds"] >= least * total), key=lambda op: -op["seconds"])
+    shown = sorted((op for op in operators if op["seconds"] >= least * total), key=lambda op: -op["seconds"])
     for op in shown:
         bounds = sorted(op["by_bound"].items(), key=lambda item: -item[1])
         text = Text()

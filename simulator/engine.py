@@ -16,7 +16,7 @@ import numpy as np
 import simpy
 
 from hwspecs.errors import InputError
-from simulator.policy import SECONDS_PER_TICK, WAITING, EngineParams, Status, to_ticks
+from simulator.policy import COMING, DONE, SECONDS_PER_TICK, WAITING, EngineParams, Status, to_ticks
 from simulator.replica import Replica, Run
 from simulator.sequence import Chain, Sequence
 from simulator.stepcost import StepCost
@@ -99,13 +99,20 @@ def check_servable(requests: Requests, params: EngineParams) -> None:
             found=f"{params.kv_blocks * params.block_size} tokens",
             allowed="more memory or tensor parallelism, a narrower KV format, or a smaller max_model_len",
         )
-    if not params.chunked_prefill and longest - 1 > params.max_num_batched_tokens:
-        raise InputError(
-            f"without chunked prefill a prompt of up to {longest - 1} tokens does not fit into one step",
-            place="engine.max_num_batched_tokens",
-            found=params.max_num_batched_tokens,
-            allowed=f"at least {longest - 1}",
+    if not params.chunked_prefill:
+        # After a preemption what was generated is computed with the prompt.
+        whole = (
+            longest - 1
+            if params.reserve_output < 1
+            else int(requests.prompt_tokens[total <= params.max_model_len].max())
         )
+        if whole > params.max_num_batched_tokens:
+            raise InputError(
+                f"without chunked prefill a prompt of up to {whole} tokens does not fit into one step",
+                place="engine.max_num_batched_tokens",
+                found=params.max_num_batched_tokens,
+                allowed=f"at least {whole}",
+            )
 
 
 class _Engine:
@@ -155,6 +162,7 @@ class _Engine:
         self.at_wake = 2 + params.replicas
         self.position = -1  # the replica whose step end is being processed; -1 before all of them, `replicas` after
         self.waking = [False] * params.replicas
+        self.way = bool(params.request_ticks or params.request_token_ticks)
         self.now = 0  # ticks; SimPy's clock as of the event being processed
 
     def run(self) -> RunLog:
@@ -233,6 +241,14 @@ class _Engine:
         for job in event._value:
             self._submit_closed(job)
 
+    def _on_queue(self, event: simpy.Event) -> None:
+        """Requests of one job reach the queues of their replicas."""
+        self._begin()
+        self.position = -1
+        for seq in event._value:
+            if seq.state == COMING:  # else it was aborted on its way
+                self._enqueue(seq)
+
     def _on_timeout(self, event: simpy.Event) -> None:
         self._begin()
         seq = self.live.get(event._value)
@@ -258,6 +274,7 @@ class _Engine:
         """Submit a job; True if it is final at once (all its requests are rejected)."""
         now = self.now
         params = self.params
+        coming: dict[int, list[Sequence]] | None = {} if self.way else None  # by tick
         for index in range(self.job_ptr[job], self.job_ptr[job + 1]):
             self.submitted[index] = now * SECONDS_PER_TICK
             if self.prompt[index] + self.output[index] > params.max_model_len:
@@ -277,11 +294,23 @@ class _Engine:
             self.live[index] = seq
             if self.timeout_ticks is not None:
                 self._alarm(now + self.timeout_ticks, self.at_timeout, self._on_timeout, index)
-            replica.enqueue(seq, now, number < self.position)
-            if replica.run is None and number != self.position and not self.waking[number]:
-                self.waking[number] = True
-                self._alarm(now, self.at_wake + number, self._on_wake, replica)
+            if coming is not None:
+                due = now + params.request_ticks + params.request_token_ticks * seq.prompt
+                coming.setdefault(due, []).append(seq)
+            else:
+                self._enqueue(seq)
+        if coming:
+            for due, seqs in coming.items():
+                self._alarm(due, 0, self._on_queue, seqs)
         return self.job_left[job] == 0
+
+    def _enqueue(self, seq: Sequence) -> None:
+        replica: Replica = seq.replica
+        number = replica.number
+        replica.enqueue(seq, self.now, number < self.position)
+        if replica.run is None and number != self.position and not self.waking[number]:
+            self.waking[number] = True
+            self._alarm(self.now, self.at_wake + number, self._on_wake, replica)
 
     def _submit_closed(self, job: int) -> None:
         """Submit a job of the closed loop, and those that follow it at once."""
@@ -324,13 +353,17 @@ class _Engine:
         self._close_jobs(aborted)
 
     def _abort(self, seq: Sequence, aborted: list[Sequence]) -> None:
-        """A waiting request leaves now and joins `aborted`; a running one is marked."""
+        """A request that waits or is yet to do so leaves now and joins `aborted`; a running one is marked."""
         if seq.marked:
             return
         replica = seq.replica
         strict = replica.number < self.position
         if seq.state == WAITING:
             replica.abort_waiting(seq, self.now, strict)
+            aborted.append(seq)
+            self.live.pop(seq.index)
+        elif seq.state == COMING:
+            seq.state = DONE
             aborted.append(seq)
             self.live.pop(seq.index)
         else:

@@ -7,6 +7,7 @@ tables are the business of `cli`.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from hwspecs.units import format_quantity
 from simulator.cost import BOUNDS, hbm_bytes, operator_time
 from simulator.files import replace_file
 from simulator.graph import StepGraph
+from simulator.layout import Layout
 from simulator.operators import Heads, Operator, Work
 from simulator.policy import SECONDS_PER_TICK
 from simulator.profile import Profile
-from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.shape import PrefillShape, StepShape, busiest_shape, causal_pairs, keys_read, mean_shape
 from simulator.stepcost import StepCost
 
 GRAPH_SCHEMA = "kinesim-graph/1"
@@ -169,7 +171,8 @@ def _many(count: int, noun: str) -> str:
 def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
     """One row per operator that has work in a step of `shape`, in order of execution.
 
-    The figures are those of all its layers, on one GPU.
+    The figures are those of all its layers, on one GPU: the mean one, and the time that of the one with the most to do.
+    With a pipeline, a step takes all its micro-batches once through all stages.
 
     Keys: `name`, `kind`, `stream`, `count` (executions), `dtype`; `flops`; `weight_bytes`, `kv_bytes`, `act_bytes`,
     `comm_bytes`, and `hbm_bytes`, which counts of the activations what does not fit into the L2; `intensity`, FLOPs per
@@ -185,13 +188,14 @@ def operator_rows(cost: StepCost, shape: StepShape) -> list[dict[str, Any]]:
     ideal = Profile(name="ideal", description="the pure roofline", fitted_on="nothing")
     rows = []
     for op in cost.operators:
-        once = op.work(shape)
+        once = op.work(mean_shape(shape, op.dealt))
         if not _has_work(once):
             continue
         work = Work(*(_number(part) for part in once.times(op.count)))
         hbm = _number(op.count * hbm_bytes(once, cost.gpu))
         seconds = float(cost.operator_seconds(op, shape))
-        least = float(op.count * operator_time(op, shape, cost.gpu, ideal).seconds)
+        part = busiest_shape(shape, cost.ranks, op.dealt)
+        least = float(op.count * operator_time(op, part, cost.gpu, ideal).seconds)
         rate = work.flops / seconds if seconds else 0.0
         rows.append(
             {
@@ -328,7 +332,7 @@ def context_document(cost: StepCost) -> dict[str, Any]:
             "kv": precision.kv,
             **precision.parts,
         },
-        "parallelism": {"tensor": graph.tensor},
+        "parallelism": dataclasses.asdict(graph.layout),
     }
 
 
@@ -395,8 +399,17 @@ def percent_words(share: float) -> str:
 def context_words(cost: StepCost) -> str:
     """Model layout, precision and profile in one line."""
     graph = cost.graph
-    layout = f", tensor parallel over {graph.tensor} GPUs (figures of one)" if graph.tensor > 1 else ""
+    layout = f", {_layout_words(graph.layout)} (figures of one GPU)" if graph.layout.gpus > 1 else ""
     return f"{graph.precision}{layout}, profile {cost.profile.name}"
+
+
+def _layout_words(layout: Layout) -> str:
+    """The layout without sizes of 1: `tensor parallel over 4 GPUs`, `2-way tensor, 4-way expert parallel`."""
+    if layout == Layout(tensor=layout.tensor):
+        return f"tensor parallel over {layout.tensor} GPUs"
+    names = {"tensor": "tensor", "attention_data": "attention-data", "expert": "expert", "pipeline": "pipeline"}
+    sizes = [f"{getattr(layout, key)}-way {name}" for key, name in names.items() if getattr(layout, key) > 1]
+    return ", ".join(sizes) + " parallel" + (" with sequence parallelism" if layout.sequence else "")
 
 
 def model_title(cost: StepCost) -> str:

@@ -3,8 +3,7 @@
 Of every kernel the profile knows between which factors 80 % of held-out measurements lay. Two correlations are assumed:
 errors of one kernel (in one format, whatever the layer, batch or context) all go the same way, and errors of different
 kernels are independent. So widths add up within a kernel and as squares between kernels. The first is cautious: over
-many shapes part of a kernel's errors cancels. What is not in a kernel, such as the host's work between two steps, is
-not in the interval.
+many shapes part of a kernel's errors cancels. The host's time, if the engine has any, is one more such kernel.
 """
 
 from __future__ import annotations
@@ -25,11 +24,20 @@ from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost
 
 ASSUMED = ErrorBand(-math.log(1.5), math.log(1.5), 0.5, 0)
-"""Operators that no table holds are timed by a rule of thumb: assumed right to a factor 1.5."""
+"""Operators that no table holds are timed by a rule of thumb, and hosts differ: assumed right to a factor 1.5."""
+HOST_ENTRY: dict[str, Any] = {
+    "kind": "host", "kernel": "", "format": "", "profile": "engine", "status": "host", "mape": None,
+}  # fmt: skip
 
 
 def run_interval(
-    cost: StepCost, totals: list[OperatorTotals], *, makespan: float | None, busy: float, tpot: float | None
+    cost: StepCost,
+    totals: list[OperatorTotals],
+    *,
+    makespan: float | None,
+    busy: float,
+    tpot: float | None,
+    host: float = 0.0,
 ) -> dict[str, Any] | None:
     """The 80 % interval of the makespan and of the mean TPOT, and which kernels it comes from; None without a fitted
     profile.
@@ -37,7 +45,8 @@ def run_interval(
     Parameters
     ----------
     totals : of the operators of `cost`, in its order. makespan : seconds; None where arrivals decide it, and not the
-        kernels. busy : the part of it that GPUs compute. tpot : mean, seconds.
+        kernels. busy : the part of it that steps take. tpot : mean, seconds. host : seconds of the steps that are the
+        host's.
     """
     profile = cost.profile
     if not isinstance(profile, Calibrated):
@@ -62,6 +71,12 @@ def run_interval(
     everything = sum(entry["seconds"] for entry in used)
     if not everything:
         return None
+    if host > 0:
+        entry = HOST_ENTRY | {"seconds": host}
+        entry["low"], entry["high"] = host * -math.expm1(ASSUMED.low), host * math.expm1(ASSUMED.high)
+        widths["host",] = entry["low"], entry["high"]
+        used.append(entry)
+        everything += host
     low = min(math.hypot(*(below for below, _ in widths.values())) / everything, 1.0)
     high = math.hypot(*(above for _, above in widths.values())) / everything
     return {

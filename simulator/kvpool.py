@@ -62,19 +62,19 @@ class KVPool:
                     del queue[key]
             blocks -= taken
 
-    def admit(self, chain: Sequence[tuple[object, int]], own: object, blocks: int, watermark: int) -> int:
-        """Reserve `blocks` blocks for a request, using what is cached of them.
+    def admit(self, chain: Sequence[tuple[object, int]], own: object, blocks: int, spare: int) -> int:
+        """Take `blocks` blocks for a request, using what is cached of them.
 
         Returns the number of blocks found in the cache, or -1, with nothing changed, if the rest does not fit with
-        `watermark` blocks to spare.
+        `spare` blocks to spare.
         """
         if not chain and own not in self._units:  # nothing shared: the common case
-            if blocks + watermark > self.free:
+            if blocks + spare > self.free:
                 return -1
             self.take(blocks)
             return 0
         held, own_unit, found, evictable = self._look_up(chain, own)
-        if blocks - found + evictable + watermark > self.free:
+        if blocks - found + evictable + spare > self.free:
             return -1
         for unit in held:
             if unit.refs == 0:
@@ -164,3 +164,16 @@ class KVPool:
         unit.resident = resident
         self.free += resident
         self._queue[unit.key] = unit
+
+
+def growth(phases: list[int], first: int, steps: int) -> int:
+    """Blocks that the decode steps of the counters `first` .. `first + steps - 1` take.
+
+    `phases[p]` sequences need a block when the counter modulo the block size, which is `len(phases)`, is `p`.
+    """
+    size = len(phases)
+    at, rest = first % size, steps % size
+    total = sum(phases[at : at + rest])
+    if at + rest > size:
+        total += sum(phases[: at + rest - size])
+    return total if steps < size else total + steps // size * sum(phases)

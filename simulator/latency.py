@@ -1,9 +1,11 @@
 """Inter-token latencies from the timeline: of all tokens together, and of each request.
 
-Every decoding sequence of a replica gets a token at every step end, so a request's inter-token latencies (ITL) are the
-durations of its replica's steps between its first and last token, with the steps that it missed while it was preempted
-replaced by one long gap. Within a macro-step the durations grow linearly; it is represented by as many of them as it
-takes for neighbours to differ by no more than RESOLUTION (at most MAX_POINTS), so quantiles are right to about that.
+Every decoding sequence of a replica gets a token from every step with decode, so a request's inter-token latencies
+(ITL) are the durations of its replica's steps between its first and last token, with the steps that it missed while it
+was preempted replaced by one long gap. An engine that prefills first lets those that decode stand still meanwhile: for
+them the next step with decode is longer by this *stall*. Within a macro-step the durations grow linearly; it is
+represented by as many of them as it takes for neighbours to differ by no more than RESOLUTION (at most MAX_POINTS), so
+quantiles are right to about that.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from simulator.timeline import Timeline
 
 RESOLUTION = 0.005
 MAX_POINTS = 64
+
+Stalls = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of the timeline in which sequences go on decoding, seconds that they stood still before, their number."""
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, quantiles: tuple[float, ...]) -> list[float]:
@@ -42,11 +47,54 @@ def spread_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return first[run] + (last[run] - first[run]) * middle, steps[run] / points[run], begin
 
 
-def all_itl(timeline: Timeline, gaps: np.ndarray, quantiles: tuple[float, ...]) -> tuple[float, list[float]]:
+def find_stalls(
+    timeline: Timeline, gaps: np.ndarray, replica: np.ndarray, first_token_s: np.ndarray, finish_s: np.ndarray
+) -> Stalls:
+    """Who stood still while others were prefilled, and for how long; only with `prefill: first` anybody does.
+
+    `replica`, `first_token_s` and `finish_s` have one entry a request, `gaps` is that of `RunLog`.
+    O(log macro-steps) a request and preemption.
+    """
+    of_gap = gaps[:, 0].astype(np.int64)
+    resumed = set(zip(of_gap.tolist(), gaps[:, 1].tolist(), strict=True))  # was preempted right after this token
+    request = np.concatenate([np.arange(len(replica)), of_gap])
+    token_s = np.concatenate([first_token_s, gaps[:, 2]])  # of a prefill; decode goes on from here
+    parts: list[Stalls] = []
+    for number in np.unique(timeline["replica"]):
+        rows = np.flatnonzero((timeline["replica"] == number) & (timeline["decode_seqs"] > 0))
+        if not len(rows):
+            continue
+        start = timeline["start_s"][rows]
+        before = np.maximum(start[1:] - (start + timeline["duration_s"][rows])[:-1], 0.0)
+        here = np.flatnonzero((replica[request] == number) & np.isfinite(token_s))
+        run = np.searchsorted(start, token_s[here])
+        here, run = here[run < len(rows)], run[run < len(rows)]
+        lives = finish_s[request[here]] > start[run]
+        pairs = zip(request[here].tolist(), token_s[here].tolist(), strict=True)
+        lives &= np.array([pair not in resumed for pair in pairs], dtype=bool)
+        here, run = here[lives], run[lives]
+        old = timeline["decode_seqs"][rows] - np.bincount(run, minlength=len(rows))
+        parts.append((rows[1:], before, old[1:]))
+        parts.append((rows[run], start[run] - token_s[here], np.ones(len(run), dtype=np.int64)))
+    if not parts:
+        return np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64)
+    row, seconds, count = (np.concatenate(part) for part in zip(*parts, strict=True))
+    some = (seconds > 0) & (count > 0)
+    return row[some], seconds[some], count[some]
+
+
+def all_itl(
+    timeline: Timeline, gaps: np.ndarray, quantiles: tuple[float, ...], stalls: Stalls | None = None
+) -> tuple[float, list[float]]:
     """Mean and quantiles (seconds) of the ITL of all tokens but the first of each request."""
     values, weights, begin = spread_steps(timeline)
     seqs = np.repeat(timeline["decode_seqs"], np.diff(begin))
     weights = weights * seqs
+    if stalls is not None:
+        row, seconds, count = stalls
+        np.subtract.at(weights, begin[row], count)  # a first entry stands for one step or more
+        values = np.concatenate([values, timeline["first_step_s"][row] + seconds])
+        weights = np.concatenate([weights, count])
     gaps = gaps[np.isfinite(gaps[:, 2])]
     if len(gaps):
         values = np.concatenate([values, gaps[:, 2] - gaps[:, 1]])
@@ -75,9 +123,13 @@ def request_itl(
         gaps_of.setdefault(int(index), []).append((start, end))
     wanted = np.flatnonzero((generated > 1) & np.isfinite(first_token_s))
     for number in np.unique(replica[wanted]):
-        runs = timeline.select(np.flatnonzero(timeline["replica"] == number))  # in order of time, as they ended
+        mine = (timeline["replica"] == number) & (timeline["decode_seqs"] > 0)
+        runs = timeline.select(np.flatnonzero(mine))  # in order of time, as they ended
         start = runs["start_s"]
         values, weights, begin = spread_steps(runs)
+        # Seconds without decode before a run, if they are more than rounding.
+        before = start - np.concatenate([[-np.inf], (start + runs["duration_s"])[:-1]])
+        stalled = np.flatnonzero(before > 1e-6 * runs["first_step_s"])
         for index in wanted[replica[wanted] == number].tolist():
             spans = [(first_token_s[index], finish_s[index])]
             waits = gaps_of.get(index, [])
@@ -91,6 +143,13 @@ def request_itl(
                 a, b = np.searchsorted(start, (span_start, span_end))
                 parts_v.append(values[begin[a] : begin[b]])
                 parts_w.append(weights[begin[a] : begin[b]])
+                late = stalled[np.searchsorted(stalled, a) : np.searchsorted(stalled, b)]
+                if len(late):
+                    waited = np.minimum(before[late], start[late] - span_start)  # it may have come in meanwhile
+                    parts_w[-1] = parts_w[-1].copy()
+                    parts_w[-1][begin[late] - begin[a]] -= 1
+                    parts_v.append(runs["first_step_s"][late] + waited)
+                    parts_w.append(np.ones(len(late)))
             ended = [b - a for a, b in waits if b == b]
             if ended:
                 parts_v.append(np.array(ended))

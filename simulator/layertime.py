@@ -60,7 +60,7 @@ def layer_time(case: LayerCase, gpu: Gpu, profile: Profile | Calibrated) -> Laye
     """
     shape, found = _layer(case)
     try:
-        check_operators(found, gpu, 1)
+        check_operators(found, gpu)
     except InputError as error:
         raise InputError(error.problem, place="dtype", found=error.found, allowed=error.allowed) from None
 

@@ -1,44 +1,49 @@
-"""Where a GPU's memory goes: weights, reserves, and what is left for the KV cache.
+"""Where a GPU's memory goes: weights, what running them takes, and what the engine's rule leaves for the KV cache.
 
-    KV bytes = utilisation x capacity - weights - activations' peak - CUDA graphs - context
-
-The engine may use `memory_utilisation` of the capacity (vLLM's `gpu_memory_utilization`). All figures are bytes on one
-GPU of a replica; the tensor-parallel GPUs of a replica are alike.
+Engines differ in what they take a share of, and in what has to fit inside it (`Reserve`). All figures are bytes on one
+GPU, the fullest of a replica: that of the pipeline's largest stage. docs/memory.md has the rules, where their constants
+come from, and how far off they are on what engines print when they start.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
 from hwspecs.units import format_quantity
 from simulator import gqa
-from simulator.graph import divides
+from simulator.layout import Layout, divides
 from simulator.precision import Precision, passed_bytes
-from workloads.formats import BODY
+from simulator.reserve import EVERYTHING, IDEAL, Reserve, driver_bytes
+from simulator.weights import layer_share, weight_bytes_per_gpu
 from workloads.model import Model
 
-# Assumptions of the memory model, in the absence of a measurement of the engine at hand.
-CONTEXT_BYTES = 0.6e9  # CUDA context, cuBLAS and NCCL workspaces
-GRAPHS_BYTES = 0.8e9  # CUDA graphs captured for the decode batch sizes
+__all__ = ["IDEAL", "MemoryPlan", "Reserve", "activations_peak", "plan_memory", "weight_bytes_per_gpu"]
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes on one GPU, and the KV cache they leave room for.
 
-    `kv_bytes_per_token` is that of one GPU; `kv_blocks` the capacity of the replica in blocks of `block_size` tokens.
+    `driver` is what the driver keeps of the capacity; `usable` what the engine's rule lets it use; `window_kv` the KV
+    set aside for layers with a sliding window; `kv` the rest of the KV, of which `kv_bytes_per_token` is a token's on
+    one GPU; `left` what nobody takes. `kv_blocks` is the capacity of the replica in blocks of `block_size` tokens.
     """
 
     capacity: float
+    driver: float
     usable: float
     weights: float
     activations: float
     graphs: float
     context: float
+    communication: float
+    workspace: float
+    window_kv: float
     kv: float
+    left: float
     kv_bytes_per_token: float
     block_size: int
     kv_blocks: int
@@ -48,103 +53,206 @@ class MemoryPlan:
         return self.kv_blocks * self.block_size
 
 
-def activations_peak(model: Model, precision: Precision, tensor: int, max_tokens: int, max_seqs: int) -> float:
+def activations_peak(
+    model: Model,
+    precision: Precision,
+    layout: Layout | int,
+    max_tokens: int,
+    max_seqs: int,
+    reserve: Reserve = IDEAL,
+) -> float:
     """Peak of the activations of one step (bytes).
 
-    The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product)
-    or the logits in fp32 beside their softmax.
+    The largest moment of a step is either the MLP of the largest batch (residual, hidden state, gate, up and product;
+    of an MoE the rows of every chosen expert, for the tokens of all ranks of attention) or the sampler: logits and what
+    is made of them take `reserve.sampling` bytes per sequence and token of the vocabulary, of all of it, since engines
+    gather the logits first; where no engine is named each GPU keeps its part. `max_tokens` and `max_seqs` are limits of
+    one rank.
     """
-    a = passed_bytes(precision)
+    layout = Layout.of(layout)
+    tensor, a = layout.tensor, passed_bytes(precision)
     width = model.intermediate
     if model.moe is not None:
         width = max(model.moe.intermediate * model.moe.top_k, model.moe.shared_intermediate or 0)
     width = -(-width // tensor)
     attention = (model.q_heads + 2 * model.kv_heads) * model.head_dim // tensor
-    rows = (1 + (model.moe.top_k if model.moe else 0)) * model.hidden
+    rows = (1 + (model.moe.top_k if model.moe else 0)) * model.hidden * layout.attention_data
     tokens = max_tokens * (2 * model.hidden + rows + max(3 * width, attention)) * a
-    logits = max_seqs * -(-model.vocab // tensor) * (4 + 4)
-    return max(tokens, logits)
-
-
-def weight_bytes_per_gpu(model: Model, precision: Precision, tensor: int) -> float:
-    """Bytes of the weights on one of `tensor` GPUs: matrices are split, norms and routers replicated, KV heads too if
-    there are too few.
-
-    Each part of the model in its format, scales included. Embedding, norms, routers and the experts' biases stay in at
-    least 16 bits, and so does the head unless it has a format (`precision.Precision`); a quantised head is not the
-    embedding table any more, even where the two are tied.
-    """
-    counts, wide = model.parameter_counts(), precision.table
-    counts["attention"] += gqa.copied_parameters(model, tensor)
-    counts["experts"] -= model.expert_biases
-    split: dict[float, int] = {}
-    for part in BODY:
-        size = precision.linear(part).weight
-        split[size] = split.get(size, 0) + counts[part]
-    tables, head = counts["embedding"] + model.expert_biases, precision.linear("head").weight
-    router = BYTES[model.moe.router_dtype] if model.moe and model.moe.router_dtype else wide
-    extra = counts["router"] * (router - wide)
-    if head == wide:
-        tables += counts["lm_head"]
-    else:
-        extra += model.vocab * model.hidden / tensor * head
-    matrices = sum(count / tensor * size for size, count in split.items())
-    return matrices + (tables / tensor + counts["norms"] + counts["router"]) * wide + extra
+    vocab = -(-model.vocab // tensor) if reserve.rule == EVERYTHING else model.vocab
+    return max(tokens, max_seqs * vocab * reserve.sampling)
 
 
 def plan_memory(
     model: Model,
     gpu: Gpu,
     precision: Precision,
-    tensor: int,
+    layout: Layout | int,
     *,
     page: int | None,
     utilisation: float,
     block_size: int,
     max_tokens: int,
     max_seqs: int,
+    reserve: Reserve = IDEAL,
 ) -> MemoryPlan:
-    """The memory plan of one GPU. `page` is that of a block top-k policy, None without page summaries.
+    """The memory plan of the fullest GPU of a replica.
+
+    Parameters
+    ----------
+    layout : of the replica; a number means tensor parallelism alone.
+    page : that of a block top-k policy, None without page summaries.
+    utilisation : the engine's share.
+    max_tokens, max_seqs : limits of a step, of each rank of attention.
 
     Raises
     ------
-    InputError : weights and reserves leave no room for KV; the message says the least tensor parallelism that does.
+    InputError : weights and reserves leave no room for KV; the message says what takes how much and the least number
+        of GPUs that do.
     """
+    layout = Layout.of(layout)
 
-    def plan_for(gpus: int) -> MemoryPlan:
-        usable = gpu.memory.capacity * utilisation
-        weights = weight_bytes_per_gpu(model, precision, gpus)
-        activations = activations_peak(model, precision, gpus, max_tokens, max_seqs)
-        kv = usable - weights - activations - GRAPHS_BYTES - CONTEXT_BYTES
-        per_token = gqa.kv_bytes_per_token(model, precision.kv, gpus, page)
-        return MemoryPlan(
-            capacity=gpu.memory.capacity,
-            usable=usable,
-            weights=weights,
-            activations=activations,
-            graphs=GRAPHS_BYTES,
-            context=CONTEXT_BYTES,
-            kv=max(0.0, kv),
-            kv_bytes_per_token=per_token,
+    def plan_for(candidate: Layout, share: float = utilisation, seqs: int = max_seqs) -> MemoryPlan:
+        return _plan(
+            model,
+            gpu,
+            precision,
+            candidate,
+            page=page,
+            utilisation=share,
             block_size=block_size,
-            kv_blocks=max(0, int(kv // (per_token * block_size))),
+            max_tokens=max_tokens,
+            max_seqs=seqs,
+            reserve=reserve,
         )
 
-    plan = plan_for(tensor)
+    plan = plan_for(layout)
     if plan.kv_blocks < 1:
-        need = plan.weights + plan.activations + plan.graphs + plan.context
-        wider = range(tensor + 1, gpu.link.domain + 1)
-        least = next((gpus for gpus in wider if divides(model, gpus) and plan_for(gpus).kv_blocks > 0), None)
-        advice = (
-            f"parallelism.tensor = {least} or more"
-            if least
-            else f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
-        )
+        least = next((other for other in _wider(model, gpu, layout) if plan_for(other).kv_blocks > 0), None)
+        settings = ", a larger engine.memory_utilisation" if plan_for(layout, share=1.0).kv_blocks > 0 else ""
+        settings += ", a smaller engine.max_num_seqs" if plan_for(layout, seqs=1).kv_blocks > 0 else ""
         raise InputError(
-            f"{model.name} does not fit: weights and reserves take {format_quantity(need, 'B')} of the "
-            f"{format_quantity(plan.usable, 'B')} usable on each {gpu.name} and leave no room for KV",
+            f"{model.name} does not fit: {_takes(plan)} leave no room for KV on a {gpu.name} of "
+            f"{format_quantity(plan.capacity, 'B')}, of which the engine uses {format_quantity(plan.usable, 'B')}",
             place="model",
-            found=f"{tensor} GPU(s), {precision if precision.parts else precision.weights} weights",
-            allowed=advice + ", or a smaller weight format",
+            found=f"{_gpus(layout)}, {precision if precision.parts else precision.weights + ' weights'}",
+            allowed=_advice(least, layout, gpu) + settings + ", or a smaller weight format",
         )
     return plan
+
+
+def _plan(
+    model: Model,
+    gpu: Gpu,
+    precision: Precision,
+    layout: Layout,
+    *,
+    page: int | None,
+    utilisation: float,
+    block_size: int,
+    max_tokens: int,
+    max_seqs: int,
+    reserve: Reserve,
+) -> MemoryPlan:
+    capacity, peers = gpu.memory.capacity, layout.gpus - 1
+    driver = driver_bytes(capacity) if reserve.rule != EVERYTHING else 0.0
+    total = capacity - driver
+    weights = weight_bytes_per_gpu(model, precision, layout, reserve.expert_width)
+    activations = activations_peak(model, precision, layout, max_tokens, max_seqs, reserve)
+    graphs, context = reserve.graphs, reserve.context
+    communication = reserve.communication if peers else 0.0
+    workspace = reserve.workspace + reserve.workspace_peer * peers
+    others = weights + activations + graphs + context + communication + workspace
+    match reserve.rule:
+        case "everything":
+            usable = capacity * utilisation
+            pool = usable - weights - activations - graphs - context
+        case "of_total":
+            usable = total * utilisation
+            pool = usable - weights - activations - workspace
+        case "of_available":
+            usable = (total - context - communication) * utilisation
+            pool = usable - weights
+        case "of_free":
+            usable = total - (1 - utilisation) * max(0.0, total - others)
+            pool = usable - others
+    # A share that leaves too little beside it would not start: no more than what is there is taken.
+    pool = max(0.0, min(pool, total - others))
+    token = gqa.kv_bytes_per_token(model, precision.kv, layout.tensor, page) * layer_share(model, layout)
+    token, window_kv = _windows(model, token, pool, block_size, max_tokens, max_seqs, reserve.windows)
+    kv = pool - window_kv
+    blocks = int(kv // (token * block_size))
+    return MemoryPlan(
+        capacity=capacity,
+        driver=driver,
+        usable=usable,
+        weights=weights,
+        activations=activations,
+        graphs=graphs,
+        context=context,
+        communication=communication,
+        workspace=workspace,
+        window_kv=window_kv,
+        kv=kv,
+        left=max(0.0, total - others - pool),
+        kv_bytes_per_token=token,
+        block_size=block_size,
+        kv_blocks=blocks * layout.attention_data,
+    )
+
+
+def _windows(
+    model: Model, token: float, pool: float, block_size: int, max_tokens: int, max_seqs: int, share: float
+) -> tuple[float, float]:
+    """Bytes of a token in the KV cache, and bytes set aside for the windows of sequences.
+
+    With `share` 0 a layer with a window keeps, of each sequence, the blocks that its window reaches into, and the
+    tokens of one prefill chunk until the step is over. No more than the part of the pool that these layers would fill
+    is set aside for that: sequences shorter than their windows need no more.
+    """
+    windows = [window for window in model.layer_windows if window is not None]
+    full = model.layers - len(windows)
+    if not windows or not full or share == 1:
+        return token, 0.0
+    layer = token / model.layers
+    if share > 0:
+        return layer * (full + share * len(windows)), 0.0
+    held = sum((-(-(window - 1) // block_size) + 1) * block_size * max_seqs + max_tokens for window in windows)
+    return layer * full, min(held * layer, pool * len(windows) / model.layers)
+
+
+def _wider(model: Model, gpu: Gpu, layout: Layout) -> Iterator[Layout]:
+    """Layouts with more tensor parallelism, within the linked GPUs, with any groups of experts, fewest GPUs first."""
+    for tensor in range(layout.tensor + 1, gpu.link.domain // (layout.attention_data * layout.pipeline) + 1):
+        stage = tensor * layout.attention_data
+        groups = [layout.expert, *(size for size in range(1, stage + 1) if size != layout.expert)]
+        for expert in groups if model.moe else groups[:1]:
+            wider = replace(layout, tensor=tensor, expert=expert)
+            if stage % expert == 0 and divides(model, wider):
+                yield wider
+
+
+def _advice(least: Layout | None, layout: Layout, gpu: Gpu) -> str:
+    """The least number of GPUs in words, or that more tensor parallelism does not help."""
+    if least is None:
+        return f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
+    words = f"at least {least.gpus} GPUs (parallelism.tensor = {least.tensor}"
+    return words + (f", parallelism.expert = {least.expert})" if least.expert != layout.expert else ")")
+
+
+def _gpus(layout: Layout) -> str:
+    return f"{layout.gpus} GPU(s)" + (f" ({layout})" if layout.gpus > layout.tensor or layout.expert > 1 else "")
+
+
+def _takes(plan: MemoryPlan) -> str:
+    """What takes how much, the largest first."""
+    parts = {
+        "weights": plan.weights,
+        "activations": plan.activations,
+        "CUDA graphs": plan.graphs,
+        "context": plan.context,
+        "communication": plan.communication,
+        "workspace": plan.workspace,
+        "driver": plan.driver,
+    }
+    shown = sorted(((size, name) for name, size in parts.items() if size >= 0.05e9), reverse=True)
+    return ", ".join(f"{format_quantity(size, 'B')} {name}" for size, name in shown) or "reserves"

@@ -20,7 +20,7 @@ import numpy as np
 from hwspecs.gpu import Gpu
 from simulator import law
 from simulator.accounting import OperatorTotals
-from simulator.latency import all_itl
+from simulator.latency import all_itl, find_stalls
 from simulator.policy import Status
 from simulator.power import joules
 from simulator.timeline import Timeline
@@ -63,12 +63,13 @@ def summarise(
     gpu: Gpu,
     dtype: str,
     replicas: int,
-    tensor: int,
+    gpus_each: int,
     kv_blocks: int,
     block_size: int,
     peak_blocks: np.ndarray,
     objective: dict[str, float | None] | None,
     stop_on_accept: bool,
+    prefill_first: bool = False,
 ) -> dict[str, Any]:
     """The `summary` of a result; keys are the metrics' names with units, nested by theme."""
     status, generated = columns["status"], columns["generated"]
@@ -76,12 +77,16 @@ def summarise(
     times = request_times(columns)
     served = status != Status.REJECTED
     makespan = float(columns["finish_s"].max() - columns["submitted_s"].min())
-    gpus = replicas * tensor
+    gpus = replicas * gpus_each
     tokens = int(generated.sum())
     busy = float(timeline["duration_s"].sum())
-    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0))
-    flops, hbm = tensor * sum(op.flops for op in operators), tensor * sum(op.hbm_bytes for op in operators)
-    energy = tensor * sum(op.energy for op in operators) + gpus * makespan * joules(gpu).awake
+    stalls = None
+    if prefill_first:
+        stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"])
+    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls)
+    flops = gpus_each * sum(op.flops for op in operators)
+    hbm = gpus_each * sum(op.hbm_bytes for op in operators)
+    energy = gpus_each * sum(op.energy for op in operators) + gpus * makespan * joules(gpu).awake
     hours = gpus * makespan / 3600
     span = max(makespan, 1e-300)
     decode_steps = timeline["steps"] * (timeline["decode_seqs"] > 0)

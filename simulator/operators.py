@@ -13,7 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from simulator.routing import Load, busiest_load, experts_hit, mean_load
 from simulator.shape import StepShape
+
+__all__ = [
+    "AXES", "KINDS", "Experts", "Gemm", "Heads", "Message", "Operator", "Work", "all_gather", "all_reduce",
+    "attention_decode", "attention_prefill", "elementwise", "experts_hit", "gemm", "grouped_gemm", "over_pairs",
+    "page_scores", "page_select", "reduce_scatter", "send",
+]  # fmt: skip
 
 
 class Work(NamedTuple):
@@ -51,7 +60,10 @@ class Gemm:
 @dataclass(frozen=True)
 class Experts:
     """The experts' block of an MoE layer, which engines run, and measurements time, as one fused kernel: from permuting
-    the tokens to summing their outputs. `intermediate` is the model's; `tensor` GPUs share it.
+    the tokens to summing their outputs.
+
+    `intermediate` and `experts` are the model's; `tensor` GPUs share an expert, and `groups` such groups hold equal
+    parts of the experts. `skew` is that of the routing, 0 for uniform (`simulator.routing`).
     """
 
     hidden: int
@@ -60,6 +72,21 @@ class Experts:
     experts: int
     tensor: int
     format: str
+    groups: int = 1
+    skew: float = 0.0
+
+    def mean(self, tokens: Any) -> Load:
+        """What `tokens` tokens of the whole group give one GPU on average."""
+        return mean_load(tokens, self.experts, self.top_k, self.groups, self.skew)
+
+    def busiest(self, tokens: Any) -> Load:
+        """What they give the GPU that the others wait for."""
+        return busiest_load(tokens, self.experts, self.top_k, self.groups, self.skew)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether GPUs differ in what they get."""
+        return self.groups > 1
 
 
 @dataclass(frozen=True)
@@ -99,9 +126,12 @@ class Operator:
     axis : the part of the step's shape that it depends on: `tokens`, `rows`, `decode` or `prefill`.
     count : how often it runs in a step (layers). dtype : the format it computes in, None if it only moves bytes.
     stream : operators of one stream run one after the other.
-    work : StepShape -> Work of one execution.
+    work : StepShape -> Work of one execution, the mean over the GPUs. busiest : that of the GPU which the others wait
+        for; None where all do the same.
     dims : the shape that tiles are made of, for GEMMs and attention; the message of a collective.
     block, share : the fused kernel that the operator is a part of, and its part of that kernel's time.
+    dealt : batches among which the rows of a step are dealt: ranks of attention, micro-batches of a pipeline. `work` is
+        that of one of them (`simulator.shape.busiest_shape`, `mean_shape`).
     routine : what kernel passes over the rows, or scores and selects pages, as tables of kernels call their `op`.
     """
 
@@ -116,6 +146,8 @@ class Operator:
     block: Experts | None = None
     share: float = 0.0
     routine: str | None = None
+    busiest: Callable[[StepShape], Work] | None = None
+    dealt: int = 1
 
     def total(self, shape: StepShape) -> Work:
         """Work of all layers in one step of `shape`."""
@@ -130,12 +162,19 @@ KINDS = (
     "elementwise",
     "all_reduce",
     "all_gather",
+    "reduce_scatter",
+    "send",
 )
 AXES = ("tokens", "rows", "decode", "prefill")
 
 
 def _m(shape: StepShape, axis: str) -> Any:
     return shape.rows if axis == "rows" else shape.tokens
+
+
+def _used(rows: Any) -> Any:
+    """1 where there is a row; of a mean below one row, the share of batches that have one."""
+    return np.minimum(rows, 1) if isinstance(rows, np.ndarray) else min(rows, 1)
 
 
 def gemm(
@@ -149,18 +188,9 @@ def gemm(
 
     def work(shape: StepShape) -> Work:
         m = _m(shape, axis)
-        used = m > 0
-        return Work(flops=2 * m * n * k, weight_bytes=n * k * weight * used, act_bytes=m * (k + n) * act)
+        return Work(flops=2 * m * n * k, weight_bytes=n * k * weight * _used(m), act_bytes=m * (k + n) * act)
 
     return Operator(name, "gemm", axis, count, dtype, work, dims=Gemm(n, k, format=format))
-
-
-def experts_hit(tokens: Any, experts: int, top_k: int) -> Any:
-    """Expected number of distinct experts hit by `tokens` tokens that each choose `top_k` of `experts` uniformly.
-
-    Each expert is missed by one token with probability 1 - top_k/experts, independently over tokens.
-    """
-    return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
 def grouped_gemm(
@@ -169,15 +199,22 @@ def grouped_gemm(
     """The experts' projections of an MoE layer: every token goes through `top_k` experts, each hit expert's weight is
     read once.
     """
-    experts, top_k = block.experts, block.top_k
+
+    def of(load: Load) -> Work:
+        pairs, hit = load
+        return Work(flops=2 * pairs * n * k, weight_bytes=hit * n * k * weight, act_bytes=pairs * (k + n) * act)
 
     def work(shape: StepShape) -> Work:
-        rows = shape.tokens * top_k
-        hit = experts_hit(shape.tokens, experts, top_k)
-        return Work(flops=2 * rows * n * k, weight_bytes=hit * n * k * weight, act_bytes=rows * (k + n) * act)
+        return of(block.mean(shape.tokens))
 
-    dims = Gemm(n, k, experts, top_k, block.format)
-    return Operator(name, "grouped_gemm", "tokens", count, dtype, work, dims=dims, block=block, share=share)
+    def busiest(shape: StepShape) -> Work:
+        return of(block.busiest(shape.tokens))
+
+    dims = Gemm(n, k, block.experts, block.top_k, block.format)
+    return Operator(
+        name, "grouped_gemm", "tokens", count, dtype, work, dims=dims, block=block, share=share,
+        busiest=busiest if block.uneven else None,
+    )  # fmt: skip
 
 
 def elementwise(
@@ -189,7 +226,6 @@ def elementwise(
     weight_bytes: float = 0.0,
     flops: float = 0.0,
     axis: str = "tokens",
-    block: Experts | None = None,
     routine: str | None = None,
 ) -> Operator:
     """An operator that passes over its rows once: FLOPs and bytes are per row (token, or sampled row)."""
@@ -198,7 +234,26 @@ def elementwise(
         m = _m(shape, axis)
         return Work(m * flops, m * weight_bytes, m * kv_bytes, m * act_bytes)
 
-    return Operator(name, "elementwise", axis, count, None, work, block=block, routine=routine)
+    return Operator(name, "elementwise", axis, count, None, work, routine=routine)
+
+
+def over_pairs(
+    name: str, *, count: int, block: Experts, token_bytes: float = 0.0, pair_bytes: float = 0.0, pair_flops: float = 0.0
+) -> Operator:
+    """Passes once over the tokens of an experts' block and over the (token, expert) pairs of this GPU."""
+
+    def of(tokens: Any, load: Load) -> Work:
+        return Work(load.pairs * pair_flops, act_bytes=tokens * token_bytes + load.pairs * pair_bytes)
+
+    def work(shape: StepShape) -> Work:
+        return of(shape.tokens, block.mean(shape.tokens))
+
+    def busiest(shape: StepShape) -> Work:
+        return of(shape.tokens, block.busiest(shape.tokens))
+
+    return Operator(
+        name, "elementwise", "tokens", count, None, work, block=block, busiest=busiest if block.uneven else None
+    )
 
 
 def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: float, act: float) -> Operator:
@@ -287,3 +342,25 @@ def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> 
 
     message = Message(gpus, hidden * act)
     return Operator(name, "all_reduce", "tokens", count, None, work, stream="comm", dims=message)
+
+
+def reduce_scatter(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:
+    """Sum of the partial outputs, of which each GPU keeps 1/g of the rows: (g - 1)/g of the message over each link."""
+
+    def work(shape: StepShape) -> Work:
+        return Work(comm_bytes=(gpus - 1) / gpus * hidden * act * shape.tokens)
+
+    message = Message(gpus, hidden * act)
+    return Operator(name, "reduce_scatter", "tokens", count, None, work, stream="comm", dims=message)
+
+
+def send(name: str, width: float, *, count: int, axis: str = "tokens") -> Operator:
+    """`width` bytes a row to the GPU of the next pipeline stage.
+
+    Nobody measured that; an all-gather of two GPUs, of twice the bytes, moves as much over each link.
+    """
+
+    def work(shape: StepShape) -> Work:
+        return Work(comm_bytes=width * _m(shape, axis))
+
+    return Operator(name, "send", axis, count, None, work, stream="comm", dims=Message(2, 2 * width))

@@ -22,8 +22,8 @@ class Status(IntEnum):
     REJECTED = 2
 
 
-# Where a request is on its way through a replica.
-WAITING, PREFILL, DECODE, DONE = range(4)
+# Where a request is on its way through a replica; a COMING one has not reached the waiting queue yet.
+WAITING, PREFILL, DECODE, DONE, COMING = range(5)
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class EngineParams:
     `kv_blocks` is the KV capacity of one replica in blocks of `block_size` tokens, `watermark_blocks` how many of them
     admission leaves free on a replica that is not empty. `scheduling` is `fcfs` or `priority`; `router` is
     `round_robin`, `least_loaded` or `session_affine`.
+
+    `prefill` is `mixed` (a step may prefill and decode) or `first` (it prefills if it can, and decodes otherwise).
+    `reserve_output` is the share of a request's output, 0 to 1, whose KV admission sets aside. What could be prefilled
+    is held back for up to `batch_wait_steps` decode steps, or until `batch_wait_tokens` come together (0: no such
+    end). `request_ticks`, and `request_token_ticks` for each token of its prompt, pass between the submission of a
+    request and its arrival at the replica. `ahead` : a step is settled when the one before begins, so that a request
+    that comes in between misses it.
     """
 
     max_num_seqs: int
@@ -46,3 +53,10 @@ class EngineParams:
     scheduling: str = "fcfs"
     replicas: int = 1
     router: str = "round_robin"
+    prefill: str = "mixed"
+    reserve_output: float = 0.0
+    batch_wait_steps: int = 0
+    batch_wait_tokens: int = 0
+    request_ticks: int = 0
+    request_token_ticks: int = 0
+    ahead: bool = False

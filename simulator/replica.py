@@ -20,8 +20,9 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from simulator.kvpool import KVPool
-from simulator.policy import DECODE, DONE, PREFILL, SECONDS_PER_TICK, WAITING, EngineParams
+from simulator.kvpool import KVPool, growth
+from simulator.policy import COMING, DECODE, DONE, PREFILL, SECONDS_PER_TICK, WAITING, EngineParams
+from simulator.promises import Promises
 from simulator.sequence import Sequence
 from simulator.shape import PrefillShape, causal_pairs, keys_read
 from simulator.stepcost import DecodeLines, StepCost, line_at, line_sum
@@ -31,21 +32,40 @@ if TYPE_CHECKING:
     from simulator.timeline import Recorder
 
 
+AHEAD, EXACTLY = 1, 2
+
+
 class Run:
     """The macro-step being executed."""
 
-    __slots__ = ("cut", "decode", "end", "first", "fixed", "lines", "prefill", "row", "start", "steps", "ticks")
+    __slots__ = (
+        "cut",
+        "decode",
+        "end",
+        "first",
+        "fixed",
+        "held",
+        "lines",
+        "prefill",
+        "row",
+        "seqs",
+        "start",
+        "steps",
+        "ticks",
+    )
 
     start: int
     end: int
     steps: int
     ticks: int
+    seqs: int  # decoding
+    held: bool  # those who wait are held back
     fixed: int  # ticks of a step that do not depend on decode KV
     first: int  # ticks of the first step
     lines: DecodeLines
     decode: list[int]  # ticks by decode operator
     prefill: list[tuple[Sequence, int]]
-    cut: bool
+    cut: int  # 0, AHEAD or EXACTLY
     row: tuple
 
 
@@ -75,17 +95,26 @@ class Replica:
         self.least_free = params.kv_blocks  # KV blocks, so far
         self.gaps: list[tuple[int, float, float]] = []  # (request, last token before, first after) around preemptions
         self.by_priority = params.scheduling == "priority"
+        self.mixed = params.prefill == "mixed"
+        self.promises = Promises(params.reserve_output, params.block_size) if params.reserve_output else None
+        self.plain = self.mixed and self.promises is None and not params.batch_wait_steps
+        self.ahead = params.ahead
+        self.inbox: list[tuple[int, Sequence]] = []  # (when it came, request), with `ahead`
+        self.ending = False  # a step's end is being processed
+        self.held_back = 0  # steps for which those waiting have been
         self.waiting = QUEUES[params.scheduling]()
         self.running: dict[Sequence, None] = {}  # in order of admission
         self.partial: Sequence | None = None  # the one in prefill, always the last of `running`
         self.seqs = 0  # decoding
         self.counter = 0
+        self.decoded = 0  # when the last step with decode ended, ticks
         self.kv = [0] * len(cost.decode_caps)
         self.growing = [0] * len(cost.decode_caps)
         self.phases = [0] * params.block_size
         self.finishing: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
         self.capped: list[list[tuple[int, int, Sequence]]] = [[] for _ in cost.decode_caps]
-        self._no_decode, self._no_prefill = [0] * len(cost.decode_ops), [0] * (2 * len(cost.prefill_caps))
+        self._no_decode, self._no_kv = [0] * len(cost.decode_ops), [0] * (2 * len(cost.decode_caps))
+        self._no_prefill = [0] * (2 * len(cost.prefill_caps))
         self.has_caps = any(cap is not None for cap in cost.decode_caps)
         self.any_marked = False
         self.run: Run | None = None
@@ -95,11 +124,39 @@ class Replica:
 
     def enqueue(self, seq: Sequence, now: int, strict: bool) -> None:
         """A request arrives. `strict`: a step boundary at `now` is already past for this replica."""
+        if self.ahead and (self.run is not None or self.ending):
+            self._put_in_inbox(seq, now, strict)
+            return
+        seq.state = WAITING
         self.waiting.add(seq)
         # Whoever stands behind a head that could not be admitted waits with it: the head's chances only sink during a
-        # run.
-        if self.run is not None and self.waiting.head() is seq and len(self.running) < self.params.max_num_seqs:
+        # run. Behind one that is held back it may make up the number.
+        run = self.run
+        if run is not None and (
+            run.held or (self.waiting.head() is seq and len(self.running) < self.params.max_num_seqs)
+        ):
             self.cut(now, strict)
+
+    def _put_in_inbox(self, seq: Sequence, now: int, strict: bool) -> None:
+        """A request arrives while the next step is settled already."""
+        self.inbox.append((now, seq))
+        run = self.run
+        if run is None or len(self.running) >= self.params.max_num_seqs:
+            return
+        head = self.waiting.head()
+        if run.held or head is None or (self.by_priority and seq.rank < head.rank):
+            self.cut(now, strict, ahead=True)
+
+    def _empty_inbox(self, begun: int) -> None:
+        """Those who were there at `begun` wait from now on; all do if nothing is running."""
+        for at, (came, seq) in enumerate(self.inbox):
+            if came > begun and self.running:
+                del self.inbox[:at]
+                return
+            if seq.state == COMING:  # else it was aborted meanwhile
+                seq.state = WAITING
+                self.waiting.add(seq)
+        self.inbox.clear()
 
     def abort_waiting(self, seq: Sequence, now: int, strict: bool) -> None:
         """Remove a waiting request; what stood behind it may be admitted now."""
@@ -116,14 +173,20 @@ class Replica:
 
     # --- macro-steps --------------------------------------------------------------------------------------------
 
-    def cut(self, now: int, strict: bool) -> None:
-        """End the run at its first step boundary at or after `now` (after, if `strict`)."""
+    def cut(self, now: int, strict: bool, ahead: bool = False) -> None:
+        """End the run at its first step boundary at or after `now` (after, if `strict`).
+
+        With `ahead` the step that begins there, or at `now`, is settled already: end the run after it.
+        """
         run = self.run
         assert run is not None
-        if run.cut or run.steps == 1:
+        if run.steps == 1 or run.cut == EXACTLY or (ahead and run.cut):
             return
-        run.cut = True
-        steps = self._steps_until(run, now - run.start + (1 if strict else 0))
+        run.cut = AHEAD if ahead else EXACTLY
+        if not ahead:
+            steps = self._steps_until(run, now - run.start + (1 if strict else 0))
+        else:
+            steps = 1 + (self._steps_until(run, now - run.start) if now > run.start else 0)
         if steps < run.steps:
             run.steps = steps
             run.decode, run.ticks = self._duration(run, steps)
@@ -182,14 +245,23 @@ class Replica:
         assert run is not None
         self.run = None
         steps = run.steps
-        if self.seqs:
+        begun = run.start  # or, if it matters, the start of the last step
+        if self.inbox and steps > 1:
+            begun = now - self._step_ticks(run, steps - 1)
+        if run.seqs:
             if steps > 1:
-                growth = self._growth(1, steps)
-                if growth:
-                    self.pool.take(growth)
+                taken = growth(self.phases, self.counter + 1, steps - 1)
+                if taken:
+                    self.pool.take(taken)
                 if self.pool.free < self.least_free:
                     self.least_free = self.pool.free
             self._record(run)
+            if not self.plain:
+                self.decoded = now
+                if run.held:
+                    self.held_back += steps
+                if self.promises is not None:
+                    self.promises.advance(self.counter, steps)
             self.counter += steps
             for e, slope in enumerate(self.growing):
                 self.kv[e] += slope * steps
@@ -207,6 +279,8 @@ class Replica:
                 finished.append(seq)
         if finished or self.any_marked:
             self._leave(finished, now)
+        if self.inbox:
+            self._empty_inbox(begun)
         self.schedule(now)
 
     def _prefilled(self, chunks: list[tuple[Sequence, int]], now: int) -> None:
@@ -218,6 +292,7 @@ class Replica:
             if self.partial is seq:
                 self.partial = None
             seq.generated += 1
+            seq.started = now
             if seq.first_token is None:
                 seq.first_token = now
             if seq.preempted_at is not None:
@@ -230,7 +305,9 @@ class Replica:
         for seq in finished:
             self._remove(seq)
             seq.state = DONE
+        self.ending = True
         self._on_leave(self, finished, now)
+        self.ending = False
 
     def take_marked(self) -> list[Sequence]:
         """Marked sequences leave, in order of admission (step 4 of a step's end)."""
@@ -247,32 +324,83 @@ class Replica:
 
     def schedule(self, now: int) -> None:
         """Schedule the next step, or fall idle."""
-        preempted = False
-        if self.seqs:
-            need = self.phases[self.counter % self.params.block_size]
-            if need:
-                while need > self.pool.free:
-                    preempted = True
-                    self._preempt(now)
-                    need = self.phases[self.counter % self.params.block_size]
-                self.pool.take(need)
+        params, mixed, preempted = self.params, self.mixed, False
         chunks: list[tuple[Sequence, int]] = []
-        budget = self.params.max_num_batched_tokens - self.seqs
+        budget = params.max_num_batched_tokens
+        if mixed and self.seqs:
+            if self.phases[self.counter % params.block_size]:
+                preempted = self._grow(now)
+            budget -= self.seqs
         if self.partial is not None:
             q = min(self.partial.known - self.partial.computed, budget)
             chunks.append((self.partial, q))
             budget -= q
+        held = 0
         if self.waiting.size and not preempted:
-            self._admit(chunks, budget)
+            if params.batch_wait_steps:
+                held = self._hold_back(budget)
+            if not held:
+                self._admit(chunks, budget)
         if not self.running:
             return
+        seqs = self.seqs
+        if not mixed and seqs:
+            if chunks:
+                seqs = 0
+            elif self.phases[self.counter % params.block_size]:
+                preempted = self._grow(now)
+                seqs = self.seqs
         if self.pool.free < self.least_free:
             self.least_free = self.pool.free
-        # After a preemption nobody was admitted in this step, but somebody may be in the next.
-        self._start(chunks, now, once=preempted)
+        # After a preemption nobody was admitted in this step, but may be in the next; so may those in the inbox.
+        self._start(chunks, seqs, now, held, once=preempted or len(self.inbox) > 0)
+
+    def _grow(self, now: int) -> bool:
+        """Take the blocks that the decoding sequences need in the next step; whether somebody was preempted for it."""
+        phase, preempted = self.counter % self.params.block_size, False
+        while self.phases[phase] > self.pool.free:
+            preempted = True
+            self._preempt(now)
+        self.pool.take(self.phases[phase])
+        if self.promises is not None:
+            self.promises.grow(self.counter)
+        return preempted
+
+    def _hold_back(self, budget: int) -> int:
+        """For how many steps those waiting are held back, 0 if they are not."""
+        params, running = self.params, len(self.running)
+        if self.partial is not None or not self.seqs:
+            return 0
+        size, promises = params.block_size, self.promises
+        free = self.pool.free - params.watermark_blocks - (promises.owed if promises is not None else 0)
+        tokens = self.seqs
+        spare = free
+        for seq in self.waiting.in_order():
+            known = seq.prompt + seq.generated
+            if running == params.max_num_seqs or budget == 0 or (known > budget and not params.chunked_prefill):
+                break
+            free -= max(-(-known // size), promises.promised(seq) if promises is not None else 0)
+            if free < 0:
+                break
+            running += 1
+            q = min(known, budget)
+            budget -= q
+            tokens += q
+            spare = free
+        if tokens == self.seqs:
+            return 0
+        steps = params.batch_wait_steps - self.held_back
+        if steps <= 0 or 0 < params.batch_wait_tokens <= tokens:
+            self.held_back = 0
+            return 0
+        # As long as there is room for the candidates they remain the same: nobody else finds room later in a run.
+        # With whole outputs reserved the room does not change, as what is taken was owed.
+        if steps > 1 and params.reserve_output < 1 and self._most_growth(steps) > spare:
+            return 1
+        return steps
 
     def _admit(self, chunks: list[tuple[Sequence, int]], budget: int) -> None:
-        params, waiting, running = self.params, self.waiting, self.running
+        params, waiting, running, promises = self.params, self.waiting, self.running, self.promises
         size = params.block_size
         while budget > 0 and len(running) < params.max_num_seqs:
             seq = waiting.head()
@@ -281,10 +409,15 @@ class Replica:
             known = seq.prompt + seq.generated
             if not params.chunked_prefill and known > budget and not self._fits_budget(seq, known, budget):
                 return
-            watermark = params.watermark_blocks if running else 0
-            hits = self.pool.admit(seq.chain, -1 - seq.index, -(-known // size), watermark)
+            blocks = -(-known // size)
+            spare = params.watermark_blocks if running else 0
+            if promises is not None:
+                spare += promises.owed + max(0, promises.promised(seq) - blocks)
+            hits = self.pool.admit(seq.chain, -1 - seq.index, blocks, spare)
             if hits < 0:
                 return
+            if promises is not None:
+                promises.admitted(seq, blocks)
             waiting.pop()
             seq.known, seq.computed = known, hits * size
             seq.hit_tokens += hits * size
@@ -301,11 +434,14 @@ class Replica:
         found = self.pool.find(seq.chain, -1 - seq.index)
         return known - found * self.params.block_size <= budget
 
-    def _start(self, chunks: list[tuple[Sequence, int]], now: int, once: bool) -> None:
-        """Begin a run; `once` limits it to a single step."""
-        cost, seqs = self.cost, self.seqs
+    def _start(self, chunks: list[tuple[Sequence, int]], seqs: int, now: int, held: int, once: bool) -> None:
+        """Begin a run in which `seqs` decode.
+
+        `once` limits it to a single step, `held` to that many if it is not 0: those who wait are held back until then.
+        """
+        cost = self.cost
         run = Run()
-        run.start, run.cut, run.prefill = now, False, chunks
+        run.start, run.cut, run.prefill, run.seqs, run.held = now, 0, chunks, seqs, held > 0
         prefill = None
         rows = tokens = seqs
         if chunks:
@@ -317,6 +453,8 @@ class Replica:
         run.decode = [line_at(line, self.kv[e]) for line, e in run.lines]
         run.ticks = run.first = run.fixed + sum(run.decode)
         run.steps = 1 if chunks or once else self._steps()
+        if held:
+            run.steps = min(run.steps, held)
         if run.steps > 1:
             run.decode, run.ticks = self._duration(run, run.steps)
         run.end = now + run.ticks
@@ -357,16 +495,6 @@ class Replica:
         """An upper bound on the blocks that steps 1 .. steps - 1 take."""
         return self.seqs * ((steps - 1) // self.params.block_size + 1)
 
-    def _growth(self, first: int, end: int) -> int:
-        """Blocks that the steps `first` .. `end` - 1 after the counter take: each phase recurs once per block size."""
-        size, phases = self.params.block_size, self.phases
-        rounds, rest = divmod(end - first, size)
-        at = (self.counter + first) % size
-        total = rounds * self.seqs + sum(phases[at : at + rest])
-        if at + rest > size:
-            total += sum(phases[: at + rest - size])
-        return total
-
     def _steps_before_full(self, steps: int) -> int:
         """The steps, at most `steps`, that can be taken before the pool cannot serve one."""
         size, phases = self.params.block_size, self.phases
@@ -392,6 +520,8 @@ class Replica:
         self.seqs += 1
         self.phases[-seq.base % self.params.block_size] += 1
         heappush(self.finishing, (self.counter + seq.output - seq.generated, seq.joined, seq))
+        if self.promises is not None:
+            self.promises.joined(seq, self.counter)
         for e, cap in enumerate(self.cost.decode_caps):
             read = seq.known + 1
             if cap is None or read < cap:
@@ -404,7 +534,8 @@ class Replica:
         """Take a sequence out of the batch and release its blocks; `keep` them findable after a preemption."""
         size = self.params.block_size
         del self.running[seq]
-        if seq.state == DECODE:
+        decoding = seq.state == DECODE
+        if decoding:
             computed = seq.base + self.counter
             blocks = -(-computed // size)
             self.seqs -= 1
@@ -420,6 +551,8 @@ class Replica:
             computed = seq.computed
             blocks = -(-seq.known // size)
             self.partial = None
+        if self.promises is not None:
+            self.promises.left(seq, blocks, computed, decoding)
         own = -1 - seq.index if keep and self.params.prefix_sharing else None
         self.pool.release(seq.chain, own, blocks, computed // size)
 
@@ -438,7 +571,7 @@ class Replica:
         victim.state = WAITING
         victim.preemptions += 1
         if victim.first_token is not None and victim.preempted_at is None:
-            victim.preempted_at = now
+            victim.preempted_at = now if self.mixed else max(victim.started, self.decoded)
         self.waiting.put_back(victim)
 
     def _record(self, run: Run) -> None:
@@ -446,10 +579,11 @@ class Replica:
         tokens, rows, seqs, prefill, blocks, waiting = run.row
         steps, first = run.steps, run.first
         last = first if steps == 1 else self._step_ticks(run, steps - 1)
-        kv: list[int] = []
-        for read, slope in zip(self.kv, self.growing, strict=True):
-            kv += (read, read + slope * (steps - 1))
-        decode = run.decode if seqs else self._no_decode
+        kv, decode = self._no_kv, self._no_decode
+        if seqs:
+            kv, decode = [], run.decode
+            for read, slope in zip(self.kv, self.growing, strict=True):
+                kv += (read, read + slope * (steps - 1))
         if prefill is None:
             chunk_tokens, chunk_seqs, chunks = 0, 0, self._no_prefill
         else:

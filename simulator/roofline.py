@@ -48,6 +48,8 @@ KIND_COLOURS = {
     "elementwise": "#009E73",
     "all_reduce": "#B3589A",
     "all_gather": "#CC79A7",
+    "reduce_scatter": "#9C6ADE",
+    "send": "#7D5BA6",
 }
 KIND_WORDS = {
     "gemm": "GEMM",
@@ -57,6 +59,8 @@ KIND_WORDS = {
     "elementwise": "element-wise",
     "all_reduce": "all-reduce",
     "all_gather": "all-gather",
+    "reduce_scatter": "reduce-scatter",
+    "send": "send",
 }
 MARKERS = {"o": 4 / math.pi, "s": 1.0, "D": 1.0, "^": 2.0, "v": 2.0, "P": 1.8}
 """Forms of the points, one per step -> the square around a form over its area."""

@@ -48,6 +48,7 @@ STAND_INS = {
     "nvfp4": ("w4a8_mxfp4_mxfp8", "fp8"),
     "int4_wo": ("bf16", "w4a16_mxfp4", "int8_wo"),
     "int8_wo": ("bf16", "int4_wo"),
+    "nvfp4_wo": ("bf16", "int4_wo", "w4a16_mxfp4"),
     "w4a16_mxfp4": ("bf16", "int4_wo"),
     "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8_block", "fp8"),
 }
@@ -197,7 +198,7 @@ class Selection:
         library: Library | None = None,
     ) -> None:
         self.gpu, self.software, self.library = gpu, software, library or bundled()
-        self._memo: dict[tuple[str, tuple[tuple[str, str], ...]], Choice | None] = {}
+        self._memo: dict[tuple[object, ...], Choice | None] = {}
         if isinstance(profile, Fitted):
             named: Fitted | None = profile
         elif profile is not None:
@@ -238,15 +239,17 @@ class Selection:
         version = tuple(-int(part) for part in re.findall(r"\d+", software.split("-", 1)[-1]))
         return software != own, engine(software) != engine(own), order, version
 
-    def choose(self, kind: str, label: Mapping[str, str]) -> Choice | None:
+    def choose(self, kind: str, label: Mapping[str, str], shape: Mapping[str, float] | None = None) -> Choice | None:
         """The group for a kernel. `label` may lack `kernel`, for the one that the software uses most; None if no
-        profile has the kind."""
-        key = (kind, tuple(sorted(label.items())))
+        profile has the kind. `shape` : columns that every call shares: kernels that were measured at them go first.
+        """
+        shape = shape or {}
+        key = (kind, tuple(sorted(label.items())), tuple(sorted(shape.items())))
         if key not in self._memo:
-            self._memo[key] = self._choose(kind, label)
+            self._memo[key] = self._choose(kind, label, shape)
         return self._memo[key]
 
-    def _choose(self, kind: str, label: Mapping[str, str]) -> Choice | None:
+    def _choose(self, kind: str, label: Mapping[str, str], shape: Mapping[str, float]) -> Choice | None:
         candidates: list[tuple[Fitted, Group]] = []
         for name in self.names():
             if name != NAMED and kind not in self.library.kinds(name):
@@ -255,7 +258,8 @@ class Selection:
             own = [(profile, group) for group in profile.groups if _may(group, kind, label)]
             candidates += own
             # Files are read only as far as needed: no later software is better than one with these very formats.
-            if any(self._form(group, label) == (0, 0) and not group.floor for _, group in own):
+            fits = (self._form(group, label) == (0, 0) and not group.floor for _, group in own)
+            if any(fit and not _outside(group, shape) for fit, (_, group) in zip(fits, own, strict=True)):
                 break
         tier = self.tier
         nearest = min((self._form(group, label)[0] for _, group in candidates), default=FAR)
@@ -271,7 +275,7 @@ class Selection:
         largest: dict[str, int] = {}
         for owner, group in candidates:
             largest[owner.name] = max(largest.get(owner.name, 0), group.rows)
-        profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label, largest[c[0].name]))
+        profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label, shape, largest[c[0].name]))
         tiers = [tier]
         if any(name in label and group.label[name] != label[name] for name in group.label) and tier != "foreign":
             tiers.append("software")  # another kernel or format
@@ -282,7 +286,9 @@ class Selection:
             tier = tiers[1]
         return Choice(group, profile.name, tier, self._carried(kind, tiers, group))
 
-    def _rank(self, profile: Fitted, group: Group, label: Mapping[str, str], largest: int) -> tuple[object, ...]:
+    def _rank(
+        self, profile: Fitted, group: Group, label: Mapping[str, str], shape: Mapping[str, float], largest: int
+    ) -> tuple[object, ...]:
         """Sorts candidates, the best first. `largest` : rows of the profile's largest candidate."""
         form, other = self._form(group, label)
         kernel = label.get("kernel")
@@ -300,7 +306,10 @@ class Selection:
         if is_pooled(group):
             alike = float(group.label["kernel"] == f"{POOLED} {engine(self.software or ENGINES[0])}")
             minor = alike < 1 and group.label["kernel"] != POOLED  # another engine's
-        return (form, other, hidden, asked_for, *rank, other_access, alike < 1, minor, eager, -alike, -group.rows)
+        outside = _outside(group, shape)
+        return (
+            form, other, hidden, asked_for, outside, *rank, other_access, alike < 1, minor, eager, -alike, -group.rows
+        )  # fmt: skip
 
     def _form(self, group: Group, label: Mapping[str, str]) -> tuple[int, int]:
         """How far the number formats are from those asked for: of the operands, and how many others differ."""
@@ -335,6 +344,15 @@ def _wider(band: ErrorBand, factor: float) -> ErrorBand:
 def is_pooled(group: Group) -> bool:
     """Whether a group stands for many kernels: of all software (`pooled`), or of one engine's (`pooled vllm`)."""
     return group.label["kernel"].split(" ")[0] == POOLED
+
+
+def _outside(group: Group, shape: Mapping[str, float]) -> int:
+    """Number of the columns of `shape` at which the group was not measured."""
+    return sum(
+        not group.ranges[name][0] <= value <= group.ranges[name][1]
+        for name, value in shape.items()
+        if name in group.ranges
+    )
 
 
 def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:

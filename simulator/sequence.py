@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.policy import WAITING
+from simulator.policy import COMING
 
 Chain = tuple[tuple[int, int], ...]
 
@@ -26,9 +26,11 @@ class Sequence:
         "output",
         "preempted_at",
         "preemptions",
+        "promised",
         "prompt",
         "rank",
         "replica",
+        "started",
         "state",
     )
 
@@ -36,13 +38,15 @@ class Sequence:
         self.index, self.prompt, self.output, self.chain = index, prompt, output, chain
         self.rank = rank  # (priority, submission number): smaller goes first where priorities count
         self.replica = replica  # the `Replica` that it was routed to
-        self.state = WAITING
+        self.state = COMING
         self.generated = 0
         self.known = prompt  # tokens known when it was last admitted: prompt and what had been generated
         self.computed = 0  # of these, in the KV cache, while in prefill
         self.base = 0  # while decoding: computed tokens minus the replica's counter
         self.joined = -1  # serial number of its present stay among the decoding ones
+        self.started = 0  # when it last began decoding, ticks
         self.marked = False
         self.preemptions = self.hit_tokens = 0
+        self.promised = 0  # KV blocks, while it runs (`Promises`)
         self.first_token: int | None = None
         self.preempted_at: int | None = None  # since when its reader waits for the next token

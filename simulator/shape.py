@@ -28,6 +28,51 @@ class StepShape(NamedTuple):
     prefill: PrefillShape | None = None
 
 
+def ceil_div(a: Any, b: Any) -> Any:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def dealt_tokens(tokens: Any, prompts: Any, chunks: Any, ranks: int, dealt: int) -> Any:
+    """Tokens that an operator sees whose rows are dealt among `dealt` batches, in the one with the most.
+
+    Decoding sequences are dealt one by one among `ranks`, of which an operator may see several together; the `chunks`
+    of prompts, `prompts` tokens in all, are not cut. All numbers are whole.
+    """
+    seqs = ceil_div(tokens - prompts, ranks) * (ranks // dealt)
+    return seqs + ceil_div(prompts * ceil_div(chunks, dealt), chunks + (chunks == 0))
+
+
+def busiest_shape(shape: StepShape, ranks: int, dealt: int) -> StepShape:
+    """The part of a step that the busiest of `dealt` batches gets (see `dealt_tokens`); lengths are taken as alike."""
+    if ranks == 1:
+        return shape
+    chunks, prompts, count = shape.prefill, 0, 0
+    if chunks is not None:
+        prompts, count = chunks.tokens, chunks.seqs
+        most = ceil_div(count, dealt)
+        chunks = _times(chunks, most / (count + (count == 0)))._replace(seqs=most)
+    seqs = ceil_div(shape.decode_seqs, dealt)
+    share = seqs / (shape.decode_seqs + (shape.decode_seqs == 0))
+    tokens = dealt_tokens(shape.tokens, prompts, count, ranks, dealt)
+    read = tuple(kv * share for kv in shape.decode_kv)
+    return StepShape(tokens, ceil_div(shape.rows, dealt), seqs, read, chunks)
+
+
+def mean_shape(shape: StepShape, dealt: int) -> StepShape:
+    """The part of a step that each of `dealt` batches gets on average."""
+    if dealt == 1:
+        return shape
+    chunks = None if shape.prefill is None else _times(shape.prefill, 1 / dealt)
+    read = tuple(kv / dealt for kv in shape.decode_kv)
+    return StepShape(shape.tokens / dealt, shape.rows / dealt, shape.decode_seqs / dealt, read, chunks)
+
+
+def _times(chunks: PrefillShape, part: Any) -> PrefillShape:
+    pairs, kv = (tuple(sums * part for sums in kind) for kind in (chunks.pairs, chunks.kv))
+    return PrefillShape(chunks.tokens * part, chunks.seqs * part, pairs, kv)
+
+
 def equal_chunks(
     chunks: PrefillShape, extent: int, cap: int | None, larger: Callable[[Any, Any], Any]
 ) -> tuple[Any, Any]:

@@ -2,7 +2,9 @@
 
 A step costs, in whole clock ticks,
 
-    tokens[T] + rows[R] + sum over decode operators of f_n(S) + prefill(chunks)
+    host + tokens[T] + rows[R] + sum over decode operators of f_n(S) + prefill(chunks)
+
+- `host`: what the GPU waits for (`simulator.host`), which depends on the numbers of sequences and chunks only,
 
 - `tokens[T]`: longest path through the operators that depend only on the number of tokens (all streams),
 - `rows[R]`: language-model head and sampling,
@@ -20,7 +22,9 @@ is compiled); only operators of the first kind may overlap.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Any
+from collections.abc import Collection
+from copy import copy
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
@@ -29,14 +33,21 @@ from hwspecs.gpu import Gpu
 from simulator.calibrated import Calibrated
 from simulator.cost import OpTime, check_operators, operator_time
 from simulator.graph import StepGraph
+from simulator.host import HostTime
+from simulator.layout import check_link
 from simulator.operators import Heads, Operator
 from simulator.policy import TICKS_PER_SECOND
 from simulator.prefilltable import PrefillTable
 from simulator.profile import Profile
-from simulator.shape import PrefillShape, StepShape
+from simulator.shape import PrefillShape, StepShape, busiest_shape, ceil_div, dealt_tokens
+
+if TYPE_CHECKING:
+    from simulator.timeline import Timeline
 
 Line = tuple[list[int], list[int], list[int]]
 """Knots in tokens, ticks at the knots, ticks per token after them."""
+SHIFT = 20
+"""Shares of ticks are whole multiples of 2^-20."""
 DecodeLines = tuple[tuple[Line, int], ...]
 """For each decode operator its line and the index of the extent that it reads."""
 
@@ -49,6 +60,8 @@ class StepCost:
     graph, gpu, profile : what is compiled.
     max_tokens, max_seqs : the largest step (`max_num_batched_tokens`, `max_num_seqs`).
     max_context : the longest sequence in tokens; beyond it `f_n` goes on along its last line.
+    host : the host's time and the sizes of the CUDA graphs; left out, no time and a graph for every size.
+    fused : routines that run inside their neighbours' kernels: they move their bytes, but nothing is launched for them.
 
     Raises
     ------
@@ -64,18 +77,28 @@ class StepCost:
         max_tokens: int,
         max_seqs: int,
         max_context: int,
+        host: HostTime | None = None,
+        fused: Collection[str] = (),
     ) -> None:
         self.graph, self.gpu, self.profile = graph, gpu, profile
+        self.host, self.fused = host or HostTime(), frozenset(fused)
         self.max_tokens, self.max_seqs, self.max_context = max_tokens, max_seqs, max_context
         self.decode_caps, self.prefill_caps = graph.decode_caps, graph.prefill_caps
         self.operators = graph.operators
-        check_operators(self.operators, gpu, graph.tensor)
+        check_operators(self.operators, gpu)
+        check_link(graph.layout, gpu)
         self.decode_ops = [op for op in self.operators if op.axis == "decode"]
         self.prefill_ops = [op for op in self.operators if op.axis == "prefill"]
         self.decode_extents = [_extent(op) for op in self.decode_ops]
         self._ordered = _stream_order(graph)
-        self.tokens = _ticks(self._longest_path(np.arange(max_tokens + 1)))
-        self.rows = _ticks(self._sum("rows", np.arange(max_seqs + 1)))
+        self.ranks, self.most_seqs = graph.layout.ranks, ceil_div(max_seqs, graph.layout.ranks)
+        tables = {dealt: _ticks(self._longest_path(dealt)) for dealt in self._dealt()}
+        self.tokens = tables.pop(self.ranks)
+        self._others = list(tables.items())
+        self.rows = _ticks(self._sum("rows", np.arange(self.most_seqs + 1)))
+        largest = max_tokens // graph.layout.attention_data
+        self.padded = [max(n, min(self.host.padded(n), largest)) for n in range(self.most_seqs + 1)]
+        self._take_host()
         self._knots = _context_knots(max_context)
         self._decode_seconds = [self._decode_table(op) for op in self.decode_ops]
         self._decode_lines: list[DecodeLines | None] = [None] * (max_seqs + 1)
@@ -83,6 +106,31 @@ class StepCost:
         if isinstance(profile, Calibrated):
             self._prefill_tables = [self._prefill_table(op) for op in self.prefill_ops]
         self._prefill_memo: dict[PrefillShape, int] = {}
+
+    def _take_host(self) -> None:
+        """What a step takes of the host, in ticks."""
+        seqs = np.arange(self.most_seqs + 1)
+        stages, layers = self.graph.layout.pipeline, self.graph.model.layers / self.graph.layout.pipeline
+        self._decode_host = _ticks(stages * self.host.decode_seconds(seqs, layers))
+        self._mixed_host = _ticks(stages * self.host.mixed_seconds(seqs, np.array(0), np.array(0), layers))
+        self._eager_host = round(stages * self.host.eager * layers * TICKS_PER_SECOND)
+        self._slower = round(self.host.prefill_share * (1 << SHIFT))
+        self._launch = round(stages * self.host.launch * layers * TICKS_PER_SECOND)
+        self._chunk_host = round(stages * self.host.chunk * TICKS_PER_SECOND)
+
+    def with_host(self, host: HostTime) -> StepCost:
+        """The same with another host, which has the same CUDA graphs; what was compiled is shared.
+
+        Raises
+        ------
+        ValueError : the CUDA graphs are others.
+        """
+        if (host.graph_sizes, host.padding) != (self.host.graph_sizes, self.host.padding):
+            raise ValueError("compiled for other CUDA graphs")
+        other = copy(self)
+        other.host = host
+        other._take_host()
+        return other
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -92,8 +140,50 @@ class StepCost:
 
     def fixed_ticks(self, tokens: int, rows: int, prefill: PrefillShape | None) -> int:
         """The part of a step that does not depend on the KV of decoding sequences, at least 1."""
-        ticks = self.tokens[tokens] + self.rows[rows]
-        return max(1, ticks if prefill is None else ticks + self.prefill_ticks(prefill))
+        if self.ranks > 1:
+            return self._dealt_ticks(tokens, rows, prefill)
+        if prefill is None:  # all tokens are decoded ones
+            return max(1, self.tokens[self.padded[tokens]] + self.rows[rows] + self._decode_host[tokens])
+        host = self._mixed_host[tokens - prefill.tokens] + self._chunk_host * prefill.seqs
+        kernels = self.tokens[tokens] + self.rows[rows] + self.prefill_ticks(prefill)
+        host += kernels * self._slower >> SHIFT
+        if tokens > self.host.mixed_tokens:
+            host += self._eager_host + max(0, self._launch - kernels)
+        return max(1, kernels + host)
+
+    def launch_ticks(self, tokens: int, rows: int, prefill: PrefillShape) -> int:
+        """Of a step with prefill, what its kernels take longer than measured ones, and what passes between them."""
+        kernels = self.kernel_ticks(tokens, rows, prefill)
+        slower = kernels * self._slower >> SHIFT
+        if self._most_tokens(tokens, prefill) <= self.host.mixed_tokens:
+            return slower
+        return slower + max(0, self._launch - kernels)
+
+    def kernel_ticks(self, tokens: int, rows: int, prefill: PrefillShape) -> int:
+        """The kernels of a step with prefill, without the attention of decoding sequences."""
+        ticks = self.rows[ceil_div(rows, self.ranks)] + self.prefill_ticks(prefill)
+        for dealt, table in ((self.ranks, self.tokens), *self._others):
+            ticks += table[dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, dealt)]
+        return ticks
+
+    def _most_tokens(self, tokens: int, prefill: PrefillShape) -> int:
+        """Of a step with prefill, in the rank or micro-batch that gets the most."""
+        return dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, self.ranks)
+
+    def _dealt_ticks(self, tokens: int, rows: int, prefill: PrefillShape | None) -> int:
+        """`fixed_ticks` where a step is dealt among ranks and micro-batches: of the one that gets the most."""
+        ranks = self.ranks
+        if prefill is None:
+            seqs = self.padded[ceil_div(tokens, ranks)]
+            ticks = self.rows[ceil_div(rows, ranks)] + self.tokens[seqs] + self._decode_host[ceil_div(tokens, ranks)]
+            return max(1, ticks + sum(table[seqs * (ranks // dealt)] for dealt, table in self._others))
+        seqs, chunks = ceil_div(tokens - prefill.tokens, ranks), ceil_div(prefill.seqs, ranks)
+        kernels = self.kernel_ticks(tokens, rows, prefill)
+        host = self._mixed_host[seqs] + self._chunk_host * chunks
+        host += kernels * self._slower >> SHIFT
+        if self._most_tokens(tokens, prefill) > self.host.mixed_tokens:
+            host += self._eager_host + max(0, self._launch - kernels)
+        return max(1, kernels + host)
 
     def decode_ticks(self, shape: StepShape) -> int:
         """The operators that read the KV of decoding sequences."""
@@ -111,20 +201,48 @@ class StepCost:
                 self._prefill_memo[prefill] = ticks
         return ticks
 
+    def kernel_rows(self, op: Operator, timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens or rows that the kernels of `op` see in the runs of a timeline: in the batch with the most of those
+        that the step is dealt among, and in the mean one (the same array if it is not). Padded to a CUDA graph.
+        """
+        values, ranks = timeline[op.axis], self.ranks
+        if op.axis == "rows":
+            return (values, values) if op.dealt == 1 else (ceil_div(values, op.dealt), values / op.dealt)
+        if self.host.graph_sizes is None and ranks == 1:
+            return values, values
+        prompts, chunks = timeline["prefill_tokens"], timeline["prefill_seqs"]
+        decoding = chunks == 0
+        most = dealt_tokens(values, prompts, chunks, ranks, op.dealt)
+        mean = most if ranks == 1 else values / op.dealt
+        if self.host.graph_sizes is not None:
+            seqs = np.where(decoding, ceil_div(values, ranks), 0).astype(int)
+            padded = np.array(self.padded)[seqs] * (ranks // op.dealt)
+            most, mean = np.where(decoding, padded, most), np.where(decoding, padded, mean)
+        return (most, most) if ranks == 1 else (most, mean)
+
     def prefill_seconds(self, prefill: PrefillShape) -> list[float]:
         """Seconds of each prefill operator, all layers."""
+        prefill = self._most_prefill(prefill)
         if self._prefill_tables is not None:
             return [
                 op.count * table.at(prefill) for op, table in zip(self.prefill_ops, self._prefill_tables, strict=True)
             ]
         shape = StepShape(prefill.tokens, 0, 0, (), prefill)
-        return [op.count * self.terms(op, shape).seconds for op in self.prefill_ops]
+        return [op.count * self.kernel_terms(op, shape).seconds for op in self.prefill_ops]
 
     def prefill_many(self, op: Operator, chunks: PrefillShape) -> Any:
         """Seconds of one execution of a prefill operator in many steps, by the same function (arrays)."""
+        chunks = self._most_prefill(chunks)
         if self._prefill_tables is not None:
             return self._prefill_tables[self.prefill_ops.index(op)].many(chunks)
-        return self.terms(op, StepShape(chunks.tokens, 0, 0, (), chunks)).seconds
+        return self.kernel_terms(op, StepShape(chunks.tokens, 0, 0, (), chunks)).seconds
+
+    def _most_prefill(self, chunks: PrefillShape) -> PrefillShape:
+        if self.ranks == 1:
+            return chunks
+        dealt = busiest_shape(StepShape(chunks.tokens, 0, 0, (), chunks), self.ranks, self.ranks).prefill
+        assert dealt is not None
+        return dealt
 
     # --- many steps ---------------------------------------------------------------------------------------------
 
@@ -133,7 +251,8 @@ class StepCost:
         lines = self._decode_lines[seqs]
         if lines is None:
             knots = [round(seqs * context) for context in self._knots]
-            built = [_line(knots, table[seqs]) for table in self._decode_seconds] if seqs else []
+            most = ceil_div(seqs, self.ranks)  # of a rank, which reads its share of the tokens
+            built = [_line(knots, table[most]) for table in self._decode_seconds] if seqs else []
             lines = self._decode_lines[seqs] = tuple(zip(built, self.decode_extents, strict=False))
         return lines
 
@@ -152,10 +271,18 @@ class StepCost:
         return line_at(line, shape.decode_kv[extent]) / TICKS_PER_SECOND
 
     def terms(self, op: Operator, shape: StepShape) -> OpTime:
-        """Seconds and terms of one execution (vectorised over the shape)."""
+        """Seconds and terms of one execution in a step of `shape` (vectorised over it)."""
+        return self.kernel_terms(op, busiest_shape(shape, self.ranks, op.dealt))
+
+    def kernel_terms(self, op: Operator, shape: StepShape) -> OpTime:
+        """Seconds and terms of one execution on the part of a step that comes to one GPU."""
         if isinstance(self.profile, Calibrated):
-            return self.profile.operator_time(op, shape)
-        return operator_time(op, shape, self.gpu, self.profile)
+            time = self.profile.operator_time(op, shape)
+        else:
+            time = operator_time(op, shape, self.gpu, self.profile)
+        if op.routine in self.fused:
+            return time._replace(seconds=time.seconds - time.overhead, overhead=0.0 * time.overhead)
+        return time
 
     # --- compiling ----------------------------------------------------------------------------------------------
 
@@ -164,11 +291,28 @@ class StepCost:
         total = np.zeros(len(values))
         for op in self.operators:
             if op.axis == axis:
-                total += op.count * self.terms(op, shape).seconds
+                total += op.count * self.kernel_terms(op, shape).seconds
         return total
 
-    def _longest_path(self, tokens: np.ndarray) -> np.ndarray:
-        """Longest path through the token-dependent operators, others taking no time (seconds, one per entry)."""
+    def _dealt(self) -> list[int]:
+        """Among how many batches token-dependent operators have their rows dealt.
+
+        Raises
+        ------
+        ValueError : several, and some operators run beside others: the sum over them is no longer their time.
+        """
+        found = {op.dealt for op in self.operators if op.axis == "tokens"}
+        if len(found) > 1 and nx.dag_longest_path_length(self._ordered) + 1 < len(self._ordered):
+            raise ValueError("operators run beside others, and see different parts of a step")
+        return sorted(found)
+
+    def _longest_path(self, dealt: int) -> np.ndarray:
+        """Longest path through the token-dependent operators with rows dealt so, others taking no time.
+
+        Seconds, one per number of tokens from 0 to `max_tokens`, and to what ranks with equally many round it up to.
+        """
+        ranks = self.graph.layout.attention_data
+        tokens = np.arange(self.max_tokens + 1 + (ranks if ranks > 1 else 0))
         shape = StepShape(tokens, 0, 0, tuple(0 for _ in self.decode_caps))
         done: dict[str, np.ndarray] = {}
         end = np.zeros(len(tokens))
@@ -177,8 +321,8 @@ class StepCost:
             start = np.zeros(len(tokens))
             for before in self._ordered.predecessors(name):
                 start = np.maximum(start, done[before])
-            if op.axis == "tokens":
-                start = start + op.count * self.terms(op, shape).seconds
+            if op.axis == "tokens" and op.dealt == dealt:
+                start = start + op.count * self.kernel_terms(op, shape).seconds
             done[name] = start
             end = np.maximum(end, start)
         return end
@@ -186,7 +330,7 @@ class StepCost:
     def _prefill_table(self, op: Operator) -> PrefillTable:
         return PrefillTable(
             op,
-            lambda shape: self.terms(op, shape).seconds,
+            lambda shape: self.kernel_terms(op, shape).seconds,
             extents=len(self.prefill_caps),
             max_tokens=self.max_tokens,
             max_seqs=self.max_seqs,
@@ -194,11 +338,11 @@ class StepCost:
         )
 
     def _decode_table(self, op: Operator) -> np.ndarray:
-        """Seconds of a decode operator, [sequences 0..max_seqs, knots]."""
-        seqs = np.arange(self.max_seqs + 1)[:, None]
+        """Seconds of a decode operator, [sequences of a rank from 0, knots]."""
+        seqs = np.arange(self.most_seqs + 1)[:, None]
         read = np.round(seqs * self._knots[None, :])
         shape = StepShape(seqs, seqs, seqs, tuple(read for _ in self.decode_caps))
-        seconds = np.broadcast_to(op.count * self.terms(op, shape).seconds, read.shape)
+        seconds = np.broadcast_to(op.count * self.kernel_terms(op, shape).seconds, read.shape)
         # Corrections are fitted to measurements, which scatter; reading more KV never takes less time.
         return np.maximum.accumulate(seconds, axis=1)
 

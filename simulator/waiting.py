@@ -7,6 +7,7 @@ the front, so that aborting takes no search. Both queues offer the same methods.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,10 @@ class FcfsQueue:
         """A waiting request has become DONE."""
         self.size -= 1
 
+    def in_order(self) -> Iterator[Sequence]:
+        """Those that wait, as they would be admitted one after the other."""
+        return (seq for seq in self._items if seq.state != DONE)
+
 
 class PriorityQueue:
     """By rank, (priority, submission number), the smallest first; a preempted request goes to its place."""
@@ -78,6 +83,9 @@ class PriorityQueue:
 
     def forget(self) -> None:
         self.size -= 1
+
+    def in_order(self) -> Iterator[Sequence]:
+        return (seq for _, seq in sorted(self._items) if seq.state != DONE)
 
 
 QUEUES: dict[str, type[FcfsQueue] | type[PriorityQueue]] = {"fcfs": FcfsQueue, "priority": PriorityQueue}

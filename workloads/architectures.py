@@ -1,6 +1,7 @@
-"""Architectures: readers of the shapes that Hugging Face configurations describe, and of what quantised them.
+"""Architectures: readers of the shapes that Hugging Face configurations describe.
 
-A new architecture is a reader function, added to `ARCHITECTURES`. Finding and reading files is left to `model`.
+A new architecture is a reader function, added to `ARCHITECTURES`. Finding and reading files is left to `model`, what
+quantised a checkpoint to `checkpoints`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import Any
 
 from hwspecs.errors import InputError
 from workloads.decoder import Moe
-from workloads.formats import BODY, PartFormats
 
 _LIMITS = {
     "num_hidden_layers": 10_000,
@@ -219,6 +219,7 @@ def _minimax_m2(config: Config) -> dict[str, Any]:
         True,
         router_bias=config.flag("use_routing_bias", False),
         router_dtype="fp32",  # the checkpoint's `gate`, and what engines multiply it in
+        balanced=config.flag("use_routing_bias", False),
     )
     # The 10 B active parameters that are published are 10.4 B without the embedding table, and 11.0 B with it.
     own = {"qk_norm_across_heads": shape["qk_norm"], "rotary_dim": rotary, "embedding_is_active": False}
@@ -251,21 +252,8 @@ CONFIG_KEYS = (
 # ---- number formats --------------------------------------------------------------------------------------------------
 
 
-def formats_of(config: Config, architecture: str) -> dict[str, Any]:
-    """`dtype`, `weight_dtype`, `activation_dtype` and `formats` of a `Model`, from a configuration."""
-    dtype = _dtype(config, architecture)
-    value = config.data.get("quantization_config")
-    if value is None:
-        return {"dtype": dtype, "weight_dtype": dtype, "activation_dtype": dtype}
-    method = value.get("quant_method") if isinstance(value, Mapping) else value
-    reader = _QUANTISED.get(method) if isinstance(method, str) else None
-    if reader is None:
-        allowed = f"quant_method {', '.join(_QUANTISED)}; or no quantization_config, and the formats in `precision`"
-        raise config.fail("unsupported quantisation", "quantization_config", method, allowed)
-    return {"dtype": dtype} | reader(config, value if isinstance(value, Mapping) else {}, dtype)
-
-
-def _dtype(config: Config, architecture: str) -> str:
+def dtype_of(config: Config, architecture: str) -> str:
+    """The format in which a model was published: that of whatever is not quantised."""
     key = "dtype" if config.has("dtype") else "torch_dtype"
     value = config.data.get(key)
     allowed = ", ".join(_DTYPES)
@@ -276,31 +264,3 @@ def _dtype(config: Config, architecture: str) -> str:
     if not isinstance(value, str) or value.removeprefix("torch.") not in _DTYPES:
         raise config.fail("unknown number format", key, value, allowed)
     return _DTYPES[value.removeprefix("torch.")]
-
-
-def _fp8(config: Config, value: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """fp8 as DeepSeek, Qwen and MiniMax publish it: all linear layers but head and routers, by blocks if it says so.
-
-    `modules_to_not_convert` is followed as to the attention; it names single layers' norms and routers besides, which
-    are never quantised here.
-    """
-    block = value.get("weight_block_size")
-    if block not in (None, [128, 128]):
-        raise config.fail("blocks of this size have no kernels", "quantization_config", block, "[128, 128]")
-    name = "fp8" if block is None else "fp8_block"
-    formats = dict.fromkeys(BODY, name)
-    kept = value.get("modules_to_not_convert")
-    if isinstance(kept, list) and any(isinstance(k, str) and k.endswith("self_attn") for k in kept):
-        formats["attention"] = dtype
-    if formats == dict.fromkeys(BODY, "fp8"):
-        formats = {}  # said by the two number formats alone
-    return {"weight_dtype": "fp8", "activation_dtype": "fp8", "formats": PartFormats(**formats)}
-
-
-def _mxfp4(config: Config, value: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """gpt-oss: the experts' matrices, multiplied in bf16 unless something else is asked for; nothing else."""
-    return {"weight_dtype": dtype, "activation_dtype": dtype, "formats": PartFormats(experts="w4a16_mxfp4")}
-
-
-_QUANTISED: dict[str, Callable[[Config, Mapping[str, Any], str], dict[str, Any]]] = {"fp8": _fp8, "mxfp4": _mxfp4}
-"""`quant_method` of a configuration -> reader of its formats."""

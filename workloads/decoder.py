@@ -28,6 +28,7 @@ class Moe:
     bias : whether the experts' projections have biases.
     router_bias : whether the router has one for each expert, added to its logits or only to choose by.
     router_dtype : format of the router's weights and arithmetic if it is not the model's.
+    balanced : whether that bias was trained to keep the experts evenly used (arXiv 2408.15664).
     """
 
     experts: int
@@ -39,6 +40,7 @@ class Moe:
     bias: bool = False
     router_bias: bool = False
     router_dtype: str | None = None
+    balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Model:
     weight_dtype, activation_dtype : formats of the matrices and of what they are multiplied with; they differ from
         `dtype` in a quantised checkpoint.
     formats : formats of parts of the checkpoint about which those two do not say all.
+    kv_dtype : format for which the checkpoint has scales of the KV cache; None if it says nothing of it.
     origin : bundled name or file.
     config : the configuration as read, overrides included; not to be changed. Like `origin` no part of the identity.
     """
@@ -97,6 +100,7 @@ class Model:
     attention_sinks: bool = False
     embedding_is_active: bool = True
     formats: PartFormats = field(default_factory=PartFormats)
+    kv_dtype: str | None = None
 
     def parameter_counts(self) -> dict[str, int]:
         """Exact number of parameters by part.
@@ -164,11 +168,11 @@ class Model:
         return sum(counts.values())
 
     def kv_bytes_per_token(self, kv_dtype: str | None = None) -> float:
-        """Bytes of KV cache that one token takes on all layers; `dtype` if no format is given.
+        """Bytes of KV cache that one token takes on all layers; in the checkpoint's format if none is given.
 
         A layer with a sliding window counts like the others: how much of its past it keeps is up to the KV cache.
         """
-        size = BYTES[check_dtype(kv_dtype or self.dtype)]
+        size = BYTES[check_dtype(kv_dtype or self.kv_dtype or self.dtype)]
         return 2 * self.layers * self.kv_heads * self.head_dim * size
 
     def weight_bytes(self, weight_dtype: str | None = None) -> float:

@@ -61,7 +61,11 @@ LINEAR_FORMATS: dict[str, LinearFormat] = {
     "fp16": _alike("fp16", "bf16", "fp16"),
     "fp8": _alike("fp8", "fp8", "fp8, scaled per tensor"),
     "fp8_block": LinearFormat("fp8", "fp8", 4 / 128**2, "fp8_block", ("fp8",), "fp8, scaled by blocks of 128 x 128"),
+    # What engines do with fp8 weights where the GPU has no fp8; no table has kernels of its own, int8_wo moves as much.
+    "fp8_wo": LinearFormat("fp8", "bf16", 0.0, "int8_wo", ("bf16",), "fp8 weights, bf16 activations"),
     "nvfp4": LinearFormat("fp4", "fp4", 1 / 16, "nvfp4", ("fp4",), "nvfp4 weights and activations"),
+    # The same of nvfp4.
+    "nvfp4_wo": LinearFormat("fp4", "bf16", 1 / 16, "nvfp4_wo", ("bf16",), "nvfp4 weights, bf16 activations"),
     "w4a16_mxfp4": LinearFormat("fp4", "bf16", 1 / 32, "w4a16_mxfp4", ("bf16",), "mxfp4 weights, bf16 activations"),
     # Operands with a scale for 32 values are a feature of tensor cores that have fp4.
     "w4a8_mxfp4_mxfp8": LinearFormat(

@@ -1,6 +1,7 @@
 """Models: the shape of a transformer, read from a Hugging Face `config.json` by name, path or mapping.
 
-The shape and what follows from it are in `decoder`, the readers of configurations in `architectures`.
+The shape and what follows from it are in `decoder`, the readers of configurations in `architectures` and, of what
+quantised a checkpoint, in `checkpoints`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 from hwspecs.errors import InputError, near_matches
 from hwspecs.yamlfile import place_text, read_text
-from workloads.architectures import ARCHITECTURES, CONFIG_KEYS, Config, formats_of
+from workloads.architectures import ARCHITECTURES, CONFIG_KEYS, Config, dtype_of
+from workloads.checkpoints import KEY, SIDECAR, checkpoint_formats
 from workloads.decoder import Model, Moe
 
 __all__ = ["ARCHITECTURES", "MODEL_FOLDER", "Model", "Moe", "find_model", "list_models", "load_model"]
@@ -109,6 +111,9 @@ def load_model(
             source = str(path)
         text = read_text(path)
         data = _parse(text, path)
+        sidecar = path.parent / SIDECAR
+        if not full and path.name == "config.json" and KEY not in data and sidecar.exists():
+            data[KEY] = {"quant_method": "modelopt", **_parse(read_text(sidecar), sidecar)}
 
         def line_of(key: str) -> int | None:
             match = re.search(rf'"{re.escape(key)}"\s*:', text)
@@ -155,17 +160,25 @@ def _build(config: Config, name: str, origin: str) -> Model:
         raise config.fail(problem, "architectures", named, "a list with one of " + ", ".join(ARCHITECTURES))
     if first not in ARCHITECTURES:
         raise config.fail("unsupported architecture", "architectures", first, ", ".join(ARCHITECTURES))
-    formats = formats_of(config, first)
     for key, value in config.data.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise config.fail("not a finite number", key, value, "a number")
+    dtype = dtype_of(config, first)
+    shape = ARCHITECTURES[first](config)
+    formats = checkpoint_formats(
+        config.data.get(KEY),
+        {**shape, "architecture": first},
+        dtype,
+        lambda problem, found, allowed: config.fail(problem, KEY, found, allowed),
+    )
     return Model(
         name=name,
         architecture=first,
         origin=origin,
         config=config.data,
+        dtype=dtype,
         **formats,
-        **ARCHITECTURES[first](config),
+        **shape,
     )
 
 

@@ -117,7 +117,8 @@ def resolve(given: Precision, model: Model, gpu: Gpu, fail: Fail) -> Precision:
     body = {left.get(part) for part in model.linear_parts}
     if len(body) == 1:
         kept |= dict.fromkeys(BODY) | {"linear": body.pop()}
-    return given.model_copy(update=kept | pair | {"kv": model.dtype if given.kv == "auto" else given.kv})
+    kv = (model.kv_dtype or model.dtype) if given.kv == "auto" else given.kv
+    return given.model_copy(update=kept | pair | {"kv": kv})
 
 
 def _check(name: str, gpu: Gpu, place: str, found: str, fail: Fail) -> None:
@@ -133,3 +134,55 @@ def _is_plain(name: str, pair: dict[str, str]) -> bool:
     """Whether a part's format is what the two number formats say anyway."""
     form = LINEAR_FORMATS[name]
     return not form.scales and pair == {"weights": form.weights, "activations": form.activations}
+
+
+# ---- what an engine has kernels for ----------------------------------------------------------------------------------
+
+ENGINE_LACKS = {
+    "trtllm": ("fp8_wo", "nvfp4_wo"),
+    "vllm": ("w4a8_mxfp4_fp8",),
+    "sglang": ("w4a8_mxfp4_fp8",),
+}
+"""Formats of linear layers that an engine cannot multiply (`tensorrt_llm/quantization/mode.py`, `QuantAlgo`;
+`vllm/model_executor/layers/quantization`; `sglang/srt/layers/quantization`)."""
+
+SPLITS_BLOCKS = ("trtllm",)
+"""Engines that pad a GPU's part of a matrix to whole blocks of scales. The others refuse it
+(`quantization/fp8.py` of vLLM 0.10.2 to 0.19.0 and of SGLang 0.5.1 to 0.5.9)."""
+
+BLOCK = 128
+
+
+def check_engine(given: Precision, model: Model, engine: str, tensor: int, expert_tensor: int, fail: Fail) -> None:
+    """Whether `engine` has kernels for a resolved precision on a GPU's part of each layer.
+
+    `tensor`, `expert_tensor` : GPUs that share a layer, and an expert. Raises InputError; an engine without parameter
+    set has all kernels.
+    """
+    lacking = ENGINE_LACKS.get(engine)
+    if lacking is None:
+        return
+    moe = model.moe
+    # KV heads are copied where there are more GPUs than heads.
+    kv = model.kv_heads * model.head_dim if model.kv_heads >= tensor else tensor * model.head_dim
+    split = {"attention": [(model.q_heads * model.head_dim, tensor), (kv, tensor)]}
+    if moe is None or not all(moe.moe_layers):
+        split["mlp"] = [(model.intermediate, tensor)]
+    if moe is not None:
+        split["experts"] = [(moe.intermediate, expert_tensor)]
+    pair = {"weights": given.weights, "activations": given.activations}
+    plain = next((name for name in LINEAR_FORMATS if _is_plain(name, pair)), None)
+    for part in (*model.linear_parts, "head"):
+        name = given.by_part()[part] or (plain if part != "head" else None)
+        if name in lacking:
+            place = part if getattr(given, part) is not None else "linear"
+            able = ", ".join(other for other in LINEAR_FORMATS if other not in lacking)
+            raise fail(f"{engine} has no kernels for this format", f"precision.{place}", name, able)
+        if name != "fp8_block" or engine in SPLITS_BLOCKS:
+            continue
+        for width, gpus in split.get(part, []):
+            # What does not divide at all is refused with the layout.
+            if width % gpus == 0 and width // gpus % BLOCK:
+                problem = f"{engine} refuses {part} whose part on a GPU is no whole number of blocks of {BLOCK}"
+                allowed = "fewer GPUs for each expert (parallelism.expert)" if part == "experts" else "fewer GPUs"
+                raise fail(problem, "parallelism.tensor", f"{width} over {gpus}", allowed)

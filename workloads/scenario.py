@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -24,11 +24,13 @@ from hwspecs.validation import validate
 from hwspecs.yamlfile import parse_yaml, place_text, read_yaml
 from workloads.arrivals import AllAtOnce, Arrivals, FromTrace
 from workloads.attention import AttentionPolicy, Dense
-from workloads.fields import Count, Part, Seconds, SecondsOrZero, Tokens, finite, one_of, short_form
+from workloads.engine import NO_ENGINE, Engine, list_engines, resolve_engine
+from workloads.fields import Count, Part, Seconds, SecondsOrZero, finite, one_of, short_form
 from workloads.formats import LINEAR_FORMATS
 from workloads.lengths import Lengths, Table, check_weights
 from workloads.model import Model, find_model, load_model
-from workloads.precision import Precision, resolve
+from workloads.parallelism import Parallelism
+from workloads.precision import Precision, check_engine, resolve
 from workloads.routers import ROUTERS
 from workloads.strategies import BestOfN, Strategy
 
@@ -53,47 +55,8 @@ def _router(value: object) -> str:
 
 RouterName = Annotated[str, BeforeValidator(_router), one_of(ROUTERS)]
 _kind_only, _kind_only_schema = short_form(str, "kind", {"enum": ["dense"]})
+_name_only, _name_only_schema = short_form(str, "name", {"enum": [NO_ENGINE, *list_engines()]})
 _linear_only, _linear_only_schema = short_form(str, "linear", {"enum": ["auto", *LINEAR_FORMATS]})
-
-
-class Parallelism(Part):
-    """How one replica is spread over GPUs."""
-
-    tensor: Annotated[int, Field(strict=True, ge=1, le=4096)] = Field(
-        default=1, description="GPUs that share each layer (tensor parallelism)."
-    )
-
-
-class Engine(Part):
-    """Settings of the serving engine; names and defaults as in vLLM where it has them."""
-
-    max_num_seqs: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
-        default=256, description="Sequences that run at once on a replica."
-    )
-    max_num_batched_tokens: Tokens = Field(default=8192, description="Tokens that one step computes at most.")
-    block_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] = Field(
-        default=16, description="Tokens in a KV block."
-    )
-    memory_utilisation: Annotated[float, BeforeValidator(finite), Field(strict=True, gt=0, le=1)] = Field(
-        default=0.9, description="Share of the GPU's memory that the engine uses, weights included."
-    )
-    chunked_prefill: bool = Field(
-        default=True, strict=True, description="Split prompts over steps and mix them with decode."
-    )
-    watermark: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, lt=1)] = Field(
-        default=0.01, description="Share of the KV blocks that admitting a request leaves free."
-    )
-    prefix_sharing: bool = Field(
-        default=True, strict=True, description="Keep the KV of common prompt prefixes once, and find it again."
-    )
-    scheduling: Literal["fcfs", "priority"] = Field(
-        default="fcfs",
-        description="Which request goes first: the one that came first, or the one with the lowest priority.",
-    )
-    max_model_len: Tokens | None = Field(
-        default=None,
-        description="Longest sequence, prompt and output; longer requests are rejected. Left out: the model's context.",
-    )
 
 
 class TraceFile(Part):
@@ -232,7 +195,9 @@ class Scenario(Part):
     attention: Annotated[AttentionPolicy, _kind_only, _kind_only_schema] = Field(
         default_factory=Dense, description="How much of its past a token reads."
     )
-    engine: Engine = Field(default_factory=Engine, description="Settings of the serving engine.")
+    engine: Annotated[Engine, _name_only, _name_only_schema] = Field(
+        default_factory=Engine, description="Settings of the serving engine; a name alone: as that engine does."
+    )
     replicas: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
         default=1, description="Engines that work side by side, each with its own GPUs."
     )
@@ -390,13 +355,18 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
 
     precision = resolve(config.precision, model, gpu, fail)
 
-    engine, workload = config.engine, config.workload
+    workload, sharing = config.workload, config.parallelism.tensor * config.parallelism.pipeline
+    engine = resolve_engine(config.engine, gpu.memory.capacity, sharing, gpu.architecture, gpu.base or gpu.name)
+    spread = config.parallelism
+    share = spread.tensor * spread.attention_data // spread.expert or 1
+    check_engine(precision, model, engine.name, spread.tensor, share, fail)
     max_len = engine.max_model_len or model.max_context
     if max_len > model.max_context:
         problem = f"longer than the context of {model.name}"
         raise fail(problem, "engine.max_model_len", max_len, f"at most {model.max_context:,}")
     least, why = engine.max_num_seqs, "max_num_seqs, so that every running sequence can decode"
-    if not engine.chunked_prefill and max_len > least:
+    # An engine that never preempts computes no more than the prompt in one step: `engine.check_servable` sees to it.
+    if not engine.chunked_prefill and engine.reserve_output < 1 and max_len > least:
         least, why = max_len, "max_model_len, because without chunked_prefill a prompt is computed in one step"
     if engine.max_num_batched_tokens < least:
         given = data.get("engine")
@@ -476,6 +446,7 @@ _NAMED: dict[Place, str] = {
     ("model",): "base",
     ("attention",): "kind",
     ("precision",): "linear",
+    ("engine",): "name",
     ("workload", "strategy"): "kind",
     ("workload", "arrivals"): "kind",
 }

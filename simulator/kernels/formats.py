@@ -29,6 +29,7 @@ FORMATS: dict[str, Format] = {
     "int4_wo": Format(0.5 + 2 / 128, 2, ("bf16",)),
     "w4a16_mxfp4": Format(0.5 + 1 / 32, 2, ("bf16",)),
     "w4a8_mxfp4_mxfp8": Format(0.5 + 1 / 32, 1 + 1 / 32, ("fp8", "bf16")),
+    "nvfp4_wo": Format(0.5 + 1 / 16, 2, ("bf16",)),
 }
 
 

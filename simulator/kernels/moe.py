@@ -7,6 +7,9 @@ experts of width `intermediate / tp` and gets its part of the `tokens x top_k` p
 Pairs per expert follow the routing. Balanced: all alike, as far as whole tokens allow. Skewed: x ~ x^-skew between 1
 and 0.8 x tokens, scaled to the number of pairs; its moments below are closed forms. With expert parallelism the time
 is that of the most loaded GPU: the largest of `ep` sums of `experts / ep` draws.
+
+A simulated step knows better what its most loaded GPU gets: two more columns, `pairs` and `hit` (`simulator.routing`),
+of which the physics makes use. No table has them: corrections stay those of a balanced routing of as many tokens.
 """
 
 from __future__ import annotations
@@ -67,6 +70,9 @@ def _load(shape: Shape, label: Label) -> _Load:
         pairs = np.where(grouped, np.minimum(2.0, ep) * pairs, pairs)
         some = np.clip((4 + 4 * tokens) * np.minimum(2 / ep, 1.0), 1.0, np.minimum(held, experts / 2))
         hit = np.where(grouped, np.minimum(some, np.maximum(pairs, 1.0)), hit)
+    given = "pairs" in shape
+    if given:
+        pairs, hit = (np.maximum(np.asarray(shape[name], dtype=np.float64), 1.0) for name in ("pairs", "hit"))
     largest = np.maximum(np.ceil(pairs / hit), 1.0)
     if np.any(skew > 0):
         alpha = np.where(skew > 0, skew, 1.0)
@@ -88,7 +94,8 @@ def _load(shape: Shape, label: Label) -> _Load:
     each_hit = pairs / hit
     tile = np.clip(2 ** np.ceil(np.log2(each_hit)), 16.0, 128.0)
     even = hit * np.ceil(each_hit / tile)
-    tiles = np.where(skew > 0, pairs / tile + hit * 0.5, even)
+    # Where experts get different numbers of rows, their last tiles are half full on average.
+    tiles = np.where((skew > 0) | given, pairs / tile + hit * 0.5, even)
     tiles = np.maximum(tiles, hit)
     return _Load(held, hit, pairs, largest, inter / tp, 2.0 + gated, tile, tiles)
 

@@ -9,8 +9,10 @@ request, time never running back, tokens made equal to tokens recorded) is asser
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from simulator.policy import SECONDS_PER_TICK, EngineParams, Status, to_ticks
 from simulator.shape import PrefillShape, StepShape
 from workloads.requests import Requests
 
-ARRIVAL, STEP_END, TIMEOUT, WAKE_UP = range(4)  # the order of what happens at one tick
+ARRIVAL, QUEUED, STEP_END, TIMEOUT, WAKE_UP = range(5)  # the order of what happens at one tick
 
 
 class Cost(Protocol):
@@ -55,6 +57,8 @@ class Sequence:
     submitted: int
     shareable: list[tuple]
     replica: int = -1
+    due: int | None = None  # when it reaches its replica, while it is on its way
+    came: int | None = None  # when it did
     generated: int = 0
     computed: int = 0
     decoding: bool = False
@@ -105,7 +109,10 @@ class Replica:
     free: list[Block]
     findable: dict[tuple, Block] = field(default_factory=dict)
     running: list[Sequence] = field(default_factory=list)
+    coming: list[Sequence] = field(default_factory=list)
+    inbox: list[Sequence] = field(default_factory=list)
     waiting: list[Sequence] = field(default_factory=list)
+    held_back: int = 0  # steps for which those waiting have been
     step: list[Work] | None = None
     step_end: int | None = None
     steps: list[Step] = field(default_factory=list)
@@ -116,7 +123,8 @@ class NaiveLog:
     """What happened. Arrays have one entry per request; `steps` one list per replica; `token_ticks` one per request.
 
     `gaps` are the inter-token times with a preemption in them, as rows of request, time of the token before and of the
-    token after (NaN if there was none), in seconds.
+    token after (NaN if there was none), in seconds. `counts` says how often something happened that leaves no other
+    trace.
     """
 
     status: np.ndarray
@@ -130,6 +138,7 @@ class NaiveLog:
     gaps: list[tuple[int, float, float]]
     steps: list[list[Step]]
     token_ticks: list[list[int]]
+    counts: Counter[str]
 
 
 def simulate_naive(requests: Requests, cost: Cost, params: EngineParams, check_every: int = 1) -> NaiveLog:
@@ -196,6 +205,7 @@ class _Engine:
         self.submitted: dict[int, int] = {}
         self.final: dict[int, tuple[Status, int]] = {}  # request -> how and when
         self.submissions = 0
+        self.counts: Counter[str] = Counter()
         self.replica_of_session: dict[int, int] = {}
         self.replicas = []
         for index in range(params.replicas):
@@ -208,9 +218,12 @@ class _Engine:
         while True:
             pending: list[tuple[int, int, int]] = [(tick, ARRIVAL, job) for job, tick in self.arrivals.items()]
             for replica in self.replicas:
+                for sequence in replica.coming:
+                    assert sequence.due is not None
+                    pending.append((sequence.due, QUEUED, sequence.number))
                 if replica.step_end is not None:
                     pending.append((replica.step_end, STEP_END, replica.index))
-                elif replica.waiting:
+                elif replica.waiting or replica.inbox:
                     pending.append((self.now, WAKE_UP, replica.index))
             if self.timeout is not None:
                 for request, sequence in self.sequences.items():
@@ -224,6 +237,8 @@ class _Engine:
             if kind == ARRIVAL:
                 del self.arrivals[index]
                 self.submit(index)
+            elif kind == QUEUED:
+                self.reach_queue(index)
             elif kind == STEP_END:
                 self.end_step(self.replicas[index])
             elif kind == TIMEOUT:
@@ -234,7 +249,13 @@ class _Engine:
                 assert self.replicas[index].step_end is not None, "a request waits at an idle replica for ever"
         for replica in self.replicas:
             self.check_blocks(replica)
-            assert not replica.running and not replica.waiting and len(replica.free) == self.params.kv_blocks
+            assert (
+                not replica.running
+                and not replica.waiting
+                and not replica.coming
+                and not replica.inbox
+                and len(replica.free) == self.params.kv_blocks
+            )
         assert len(self.final) == len(self.prompt) and all(self.job_is_final)
 
     # Requests and jobs
@@ -262,8 +283,36 @@ class _Engine:
             sequence.replica = self.route(self.session[request])
             self.submissions += 1
             self.sequences[request] = sequence
-            self.replicas[sequence.replica].waiting.append(sequence)
+            way = self.params.request_ticks + self.params.request_token_ticks * sequence.prompt
+            if way:
+                sequence.due = self.now + way
+                self.replicas[sequence.replica].coming.append(sequence)
+            else:
+                self.arrive(sequence)
         self.follow_job(job)
+
+    def reach_queue(self, number: int) -> None:
+        for replica in self.replicas:
+            for sequence in list(replica.coming):
+                if sequence.number == number:
+                    assert sequence.due == self.now
+                    sequence.due = None
+                    replica.coming.remove(sequence)
+                    self.arrive(sequence)
+
+    def arrive(self, sequence: Sequence) -> None:
+        sequence.came = self.now
+        replica = self.replicas[sequence.replica]
+        (replica.inbox if self.params.ahead else replica.waiting).append(sequence)
+
+    def empty_inbox(self, replica: Replica) -> None:
+        for sequence in list(replica.inbox):
+            assert sequence.came is not None
+            if not replica.running or sequence.came <= replica.steps[-1].start:
+                replica.inbox.remove(sequence)
+                replica.waiting.append(sequence)
+            else:
+                self.counts["missed a step"] += 1
 
     def route(self, session: int) -> int:
         if self.params.router == "round_robin":
@@ -281,7 +330,7 @@ class _Engine:
 
     @staticmethod
     def load(replica: Replica) -> int:
-        return len(replica.waiting) + len(replica.running)
+        return len(replica.coming) + len(replica.inbox) + len(replica.waiting) + len(replica.running)
 
     def abort(self, sequence: Sequence) -> bool:
         """Take it out of its queue, or mark it if it is running; whether it is final now."""
@@ -289,7 +338,11 @@ class _Engine:
         if sequence.running:
             sequence.marked = True
             return False
-        self.replicas[sequence.replica].waiting.remove(sequence)
+        replica = self.replicas[sequence.replica]
+        self.counts["aborted on the way"] += sequence.due is not None
+        for queue in (replica.coming, replica.inbox, replica.waiting):
+            if sequence in queue:
+                queue.remove(sequence)
         self.make_final(sequence, Status.ABORTED)
         return True
 
@@ -320,29 +373,18 @@ class _Engine:
     def schedule(self, replica: Replica) -> None:
         params = self.params
         assert replica.step is None
-        preempted = self.grow(replica)
+        self.empty_inbox(replica)
         work: list[Work] = []
-        budget = params.max_num_batched_tokens
-        for sequence in replica.running:
-            if sequence.decoding:
-                work.append(self.start_work(replica, sequence, 1))
-                budget -= 1
-        for sequence in replica.running:
-            if not sequence.decoding:
-                assert sequence is replica.running[-1], "only the last may be in prefill"
-                query = min(sequence.known - sequence.computed, budget)
-                assert query >= 1, "a prefill makes no progress"
-                work.append(self.start_work(replica, sequence, query))
-                budget -= query
-        assert budget >= 0
-        if not preempted:
-            while budget > 0 and len(replica.running) < params.max_num_seqs and replica.waiting:
-                head = self.head_of_waiting(replica)
-                if not self.admit(replica, head, budget):
-                    break
-                query = min(head.known - head.computed, budget)
-                work.append(self.start_work(replica, head, query))
-                budget -= query
+        if params.prefill == "first":
+            self.prefill(replica, work, preempted=False)
+            self.counts["decode stands still"] += bool(work) and any(s.decoding for s in replica.running)
+            if not work:
+                self.grow(replica)
+                self.decode(replica, work)
+        else:
+            preempted = self.grow(replica)
+            self.decode(replica, work)
+            self.prefill(replica, work, preempted)
         if len(replica.steps) % self.check_every == 0:
             self.check_blocks(replica)
         if not replica.running:
@@ -350,7 +392,12 @@ class _Engine:
             return
         shape = self.shape(work)
         assert 1 <= shape.tokens <= params.max_num_batched_tokens
-        assert len(work) == len(replica.running) <= params.max_num_seqs
+        assert len(replica.running) <= params.max_num_seqs
+        if params.prefill == "first":
+            assert all(w.decode for w in work) or not any(w.decode for w in work), "a step that does both"
+            assert len(work) == len(replica.running) or not work[0].decode, "a decoding sequence is left out"
+        else:
+            assert len(work) == len(replica.running)
         ticks = self.cost.step_ticks(shape)
         assert ticks == int(ticks) and ticks >= 1, "a step takes a whole number of ticks"
         ticks = int(ticks)
@@ -359,6 +406,62 @@ class _Engine:
         in_use = params.kv_blocks - len(replica.free)
         waiting = len(replica.waiting)
         replica.steps.append(Step(self.now, ticks, shape.decode_seqs, prefill_tokens, in_use, waiting, shape))
+
+    def decode(self, replica: Replica, work: list[Work]) -> None:
+        for sequence in replica.running:
+            if sequence.decoding:
+                work.append(self.start_work(replica, sequence, 1))
+
+    def prefill(self, replica: Replica, work: list[Work], preempted: bool) -> None:
+        """Add chunks to a step that decodes what is in `work`, and admit those whose turn it is."""
+        budget = self.params.max_num_batched_tokens - len(work)
+        for sequence in replica.running:
+            if not sequence.decoding:
+                assert sequence is replica.running[-1], "only the last may be in prefill"
+                query = min(sequence.known - sequence.computed, budget)
+                assert query >= 1, "a prefill makes no progress"
+                work.append(self.start_work(replica, sequence, query))
+                budget -= query
+        assert budget >= 0
+        if preempted or self.hold_back(replica, budget):
+            return
+        while budget > 0 and len(replica.running) < self.params.max_num_seqs and replica.waiting:
+            head = self.head_of_waiting(replica)
+            if not self.admit(replica, head, budget):
+                break
+            query = min(head.known - head.computed, budget)
+            work.append(self.start_work(replica, head, query))
+            budget -= query
+
+    def hold_back(self, replica: Replica, budget: int) -> bool:
+        """Whether those waiting go on waiting for company."""
+        params = self.params
+        if not params.batch_wait_steps or not replica.running or not all(s.decoding for s in replica.running):
+            return False
+        free = len(replica.free) - params.watermark_blocks - self.owed(replica)
+        tokens = len(replica.running)
+        candidates: list[Sequence] = []
+        queue = list(replica.waiting)
+        if params.scheduling == "priority":
+            queue.sort(key=lambda sequence: sequence.rank)
+        for sequence in queue:
+            full = budget == 0 or len(replica.running) + len(candidates) == params.max_num_seqs
+            free -= max(self.blocks_for(sequence.known), self.promised(sequence))
+            if full or free < 0 or (sequence.known > budget and not params.chunked_prefill):
+                break
+            query = min(sequence.known, budget)
+            budget -= query
+            tokens += query
+            candidates.append(sequence)
+        if not candidates:
+            return False
+        enough = params.batch_wait_tokens > 0 and tokens >= params.batch_wait_tokens
+        if replica.held_back >= params.batch_wait_steps or enough:
+            replica.held_back = 0
+            return False
+        replica.held_back += 1
+        self.counts["held back"] += 1
+        return True
 
     def grow(self, replica: Replica) -> bool:
         """Give every decoding sequence the block that its next token needs; whether somebody was preempted for it."""
@@ -374,6 +477,7 @@ class _Engine:
                     if sequence.rank > victim.rank:
                         victim = sequence
             assert not victim.marked, "a marked sequence leaves before the next scheduling"
+            assert self.params.reserve_output < 1, "preempted in spite of the reserve"
             replica.running.remove(victim)
             self.release(replica, victim)
             victim.running = victim.decoding = False
@@ -401,11 +505,12 @@ class _Engine:
         block_size = self.params.block_size
         found = self.look_up(replica, head)
         unheld = [block for block in found if not block.holders]
-        blocks = 0
-        while blocks * block_size < head.known:
-            blocks += 1
+        blocks = self.blocks_for(head.known)
         watermark = self.params.watermark_blocks if replica.running else 0
-        if blocks - len(found) + len(unheld) + watermark > len(replica.free):
+        reserved = max(blocks, self.promised(head))
+        needed = blocks - len(found) + len(unheld) + watermark
+        if needed - blocks + reserved + self.owed(replica) > len(replica.free):
+            self.counts["refused for the reserve"] += needed <= len(replica.free)
             return False
         if not self.params.chunked_prefill and head.known - len(found) * block_size > budget:
             return False
@@ -423,6 +528,20 @@ class _Engine:
         head.computed = len(found) * block_size
         head.prefix_hit_tokens += head.computed
         return True
+
+    def blocks_for(self, tokens: int) -> int:
+        blocks = 0
+        while blocks * self.params.block_size < tokens:
+            blocks += 1
+        return blocks
+
+    def promised(self, sequence: Sequence) -> int:
+        """The blocks that admission wants to be there for it in the end."""
+        return self.blocks_for(sequence.prompt + ceil(self.params.reserve_output * (sequence.output - 1)))
+
+    def owed(self, replica: Replica) -> int:
+        """What those running have been promised beyond what they hold."""
+        return sum(max(0, self.promised(sequence) - len(sequence.blocks)) for sequence in replica.running)
 
     def start_work(self, replica: Replica, sequence: Sequence, query: int) -> Work:
         """The chunk of the sequence in the step being scheduled; the blocks that it fills can be found from now on."""
@@ -584,4 +703,5 @@ class _Engine:
             gaps=gaps,
             steps=[replica.steps for replica in self.replicas],
             token_ticks=[s.token_ticks if s else [] for s in sequences],
+            counts=self.counts,
         )

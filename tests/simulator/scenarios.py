@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from naive import Cost, simulate_naive
 
 from hwspecs.gpu import load_gpu
-from simulator.graph import Precision, build_graph
-from simulator.policy import SECONDS_PER_TICK, EngineParams
+from simulator.graph import Layout, Precision, build_graph
+from simulator.policy import SECONDS_PER_TICK, EngineParams, to_ticks
 from simulator.profile import load_profile
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
@@ -40,6 +40,17 @@ KINDS = (
     "symmetric",
     "any",
 )
+LAYOUTS = (
+    ("qwen3-0.6b", Layout(tensor=2)),
+    ("qwen3-0.6b", Layout(pipeline=3)),
+    ("qwen3-1.7b", Layout(tensor=2, pipeline=2, sequence=True)),
+    ("qwen3-30b-a3b", Layout(tensor=4, expert=2)),
+    ("qwen3-30b-a3b", Layout(attention_data=3)),
+    ("qwen3-30b-a3b", Layout(tensor=2, attention_data=2, expert=4, pipeline=2)),
+)
+"""Models on several GPUs: what a step takes then depends on how its sequences and chunks are dealt out."""
+ENGINE_KINDS = ("reserve", "first", "waits", "underway", "ahead", "engines")
+"""Kinds that are like any of those above, with what engines do differently."""
 
 
 @dataclass
@@ -117,6 +128,7 @@ class CostSpec:
     budget: int = 0
     layers_alternate: bool = False
     max_context: int = 512
+    layout: Layout = field(default_factory=Layout)
 
 
 @cache
@@ -137,7 +149,7 @@ def cost_of(spec: CostSpec) -> StepCost:
         memory = replace(gpu.memory, bandwidth=1000 * gpu.memory.bandwidth)
         l2 = replace(gpu.l2, bandwidth=1000 * gpu.l2.bandwidth)
         gpu = replace(gpu, memory=memory, l2=l2, peak={name: 1000 * peak for name, peak in gpu.peak.items()})
-    graph = build_graph(model, attention, Precision())
+    graph = build_graph(model, attention, Precision(), spec.layout)
     profile = load_profile(spec.profile)
     return StepCost(graph, gpu, profile, max_tokens=1024, max_seqs=16, max_context=spec.max_context)
 
@@ -152,11 +164,13 @@ class Scenario:
     cost: CostSpec
     on_boundary: tuple[int, ...] = ()
     timeout_on_boundary: int | None = None
+    request_on_boundary: int | None = None
 
     def __repr__(self) -> str:
         requests = self.requests
         lines = [f"Scenario({self.kind}", repr(self.params), repr(self.cost)]
         lines.append(f"on_boundary={self.on_boundary} timeout_on_boundary={self.timeout_on_boundary}")
+        lines.append(f"request_on_boundary={self.request_on_boundary}")
         lines += [f"{name}={getattr(requests, name)!r}".replace("\n", " ") for name in requests.__dataclass_fields__]
         return ",\n  ".join(lines) + ")"
 
@@ -164,9 +178,16 @@ class Scenario:
         """The same with the arrivals `on_boundary` moved to step boundaries of what happens before them.
 
         Job `j` of `on_boundary[j - 1] = k` arrives at the end of the k-th next step after its predecessor (counted
-        round) when only the jobs before it exist; -1 leaves it with its predecessor. Then the timeout likewise.
+        round) when only the jobs before it exist; -1 leaves it with its predecessor. Then the timeout likewise. Before
+        that the way to the queue is made as long as from one step boundary to another.
         """
         requests = self.requests
+        if self.request_on_boundary is not None:
+            ends = step_ends(replace(requests, timeout_s=None), cost, replace(self.params, request_ticks=0))
+            ends = [t for t in ends if t < 2.0**-7]  # late jobs are left out of it
+            gap = ends[self.request_on_boundary % len(ends)] - ends[0] if ends else 0.0
+            params = replace(self.params, request_ticks=max(1, to_ticks(gap)))
+            return replace(self, params=params, request_on_boundary=None).settle(cost)
         arrivals = [float(t) for t in requests.job_arrival_s]
         for job, pick in enumerate(self.on_boundary, start=1):
             arrivals[job] = arrivals[job - 1]
@@ -217,6 +238,54 @@ def one_in(draw: st.DrawFn, n: int) -> bool:
 def scenarios(draw: st.DrawFn, kinds: Sequence[str] = KINDS, tick_scale: float = 2.0**-12) -> Scenario:
     """A scenario of one of the `kinds`; `tick_scale` is about the time of a step in seconds."""
     kind = draw(st.sampled_from(sorted(kinds)))
+    if kind not in ENGINE_KINDS:
+        return draw(ordinary_scenarios(kind, tick_scale))
+    like = {"underway": "aborts", "reserve": "starved"}.get(kind)
+    like = KINDS if like is None else (*KINDS, *6 * [like])
+    scenario = draw(ordinary_scenarios(draw(st.sampled_from(like)), tick_scale))
+    return draw(as_engines_do(kind, scenario, tick_scale))
+
+
+@st.composite
+def as_engines_do(draw: st.DrawFn, kind: str, scenario: Scenario, tick_scale: float) -> Scenario:
+    """The scenario with a policy of one of the ENGINE_KINDS, and perhaps others of them."""
+    params = scenario.params
+    odds = 2 if kind == "engines" else 4
+    boundary = None
+    if kind == "reserve" or one_in(draw, odds):
+        share = draw(st.sampled_from([1.0, 1.0, 0.5, 0.1])) if one_in(draw, 2) else draw(st.floats(0.01, 1.0))
+        params = replace(params, reserve_output=share)
+        if (
+            share == 1 and not params.chunked_prefill and one_in(draw, 2)
+        ):  # what is never preempted fits with its prompt
+            least = max(params.max_num_seqs, int(scenario.requests.prompt_tokens.max()))
+            params = replace(params, max_num_batched_tokens=least)
+    if kind == "first" or one_in(draw, odds):
+        params = replace(params, prefill="first")
+    if kind == "waits" or one_in(draw, odds):
+        steps = draw(st.integers(1, 12))
+        tokens = draw(st.integers(1, params.max_num_batched_tokens)) if one_in(draw, 2) else 0
+        params = replace(params, batch_wait_steps=steps, batch_wait_tokens=tokens)
+    if kind == "ahead" or one_in(draw, odds):
+        params = replace(params, ahead=True)
+    if kind == "underway" or one_in(draw, odds):
+        seconds = tick_scale * draw(st.floats(0.001, 10.0))
+        ticks = 1 if one_in(draw, 8) else to_ticks(seconds)
+        timeout_s = scenario.requests.timeout_s
+        if timeout_s is not None and one_in(draw, 3):
+            ticks = max(1, to_ticks(timeout_s) + draw(st.integers(-1, 1)))
+        elif scenario.cost.gpu == "quick":
+            boundary = draw(st.integers(0, 30))
+        params = replace(params, request_ticks=ticks)
+        if one_in(draw, 2):
+            each = draw(st.sampled_from([1, ticks // 4, ticks]))
+            params = replace(params, request_ticks=draw(st.sampled_from([0, ticks])), request_token_ticks=each)
+    return replace(scenario, kind=f"{kind}, {scenario.kind}", params=params, request_on_boundary=boundary)
+
+
+@st.composite
+def ordinary_scenarios(draw: st.DrawFn, kind: str, tick_scale: float) -> Scenario:
+    """A scenario of one of the KINDS."""
     wild = kind == "any"
 
     def maybe(*with_kinds: str, odds: int = 3) -> bool:
@@ -367,10 +436,19 @@ def deployments(draw: st.DrawFn, requests: Requests, block_size: int, *, starved
 @st.composite
 def costs(draw: st.DrawFn, *, windows: bool) -> CostSpec:
     profile = draw(st.sampled_from(["ideal", "rule-of-thumb"]))
-    model = draw(st.sampled_from(["qwen3-0.6b", "qwen3-1.7b"]))
+    model, layout = draw(st.sampled_from(["qwen3-0.6b", "qwen3-1.7b"])), Layout()
+    if one_in(draw, 4):
+        model, layout = draw(st.sampled_from(LAYOUTS))
     if not windows:
-        return CostSpec(model=model, profile=profile)
+        return CostSpec(model=model, profile=profile, layout=layout)
     attention = draw(st.sampled_from(["sliding_window", "top_k", "block_top_k", "dense"]))
     budget = draw(st.sampled_from([16, 24, 32, 64]))
     alternate = one_in(draw, 3)
-    return CostSpec(model=model, profile=profile, attention=attention, budget=budget, layers_alternate=alternate)
+    return CostSpec(
+        model=model,
+        profile=profile,
+        attention=attention,
+        budget=budget,
+        layers_alternate=alternate,
+        layout=layout,
+    )

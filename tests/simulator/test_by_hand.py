@@ -13,14 +13,14 @@ import pytest
 from hwspecs.gpu import load_gpu
 from simulator import law
 from simulator.cost import prefill_waste
-from simulator.graph import Precision, build_graph
+from simulator.graph import Layout, Precision, build_graph
 from simulator.memory import activations_peak, plan_memory, weight_bytes_per_gpu
 from simulator.operators import Heads, Operator
 from simulator.policy import SECONDS_PER_TICK
 from simulator.power import joules
 from simulator.profile import load_profile
 from simulator.run import run_scenario
-from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read, mean_shape
 from simulator.stepcost import StepCost
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.model import load_model
@@ -28,6 +28,7 @@ from workloads.scenario import load_scenario
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "by-hand.md"
 QWEN, LLAMA, MIXTRAL = "Qwen/Qwen3-8B", "meta-llama/Meta-Llama-3.1-70B", "mistralai/Mixtral-8x7B-v0.1"
+QWEN_MOE = "Qwen/Qwen3-30B-A3B"
 GPT_OSS, MINIMAX = "openai/gpt-oss-120b", "MiniMaxAI/MiniMax-M2.5"
 FP8 = Precision("fp8", "fp8", "fp8")
 MXFP4 = Precision(experts="w4a16_mxfp4")
@@ -44,7 +45,7 @@ def compiled(
     gpu: str = "h200-sxm",
     policy: AttentionPolicy = Dense(),
     precision: Precision = Precision(),
-    tensor: int = 1,
+    tensor: Layout | int = 1,
     profile: str = "ideal",
 ) -> StepCost:
     graph = build_graph(load_model(model), policy, precision, tensor)
@@ -281,6 +282,63 @@ def test_norms_over_all_heads() -> None:
     """Section 6.6."""
     cost = compiled(MINIMAX, tensor=4, precision=FP8_BLOCK)
     assert operator(cost, "rope_kv_write").work(decode(cost, 64, 8192)).flops == 630_784
+
+
+SEQUENCE = Layout(tensor=4, sequence=True)
+EXPERTS = Layout(tensor=4, expert=4)
+RANKS = Layout(attention_data=4, expert=4)
+STAGES = Layout(pipeline=4)
+FLOPS, WEIGHTS, KV, ACTIVATIONS, WIRE = range(5)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "seqs", "name", "part", "mean", "microseconds"),
+    [
+        (LLAMA, SEQUENCE, 64, "attn_reduce_scatter", WIRE, 786_432, 1.74762667),
+        (LLAMA, SEQUENCE, 64, "mlp_all_gather", WIRE, 786_432, 1.74762667),
+        (LLAMA, SEQUENCE, 64, "mlp_norm", ACTIVATIONS, 1_048_576, 0.0626874809),
+        (LLAMA, SEQUENCE, 64, "final_norm", ACTIVATIONS, 524_288, 0.0313437404),
+        (QWEN_MOE, EXPERTS, 16, "experts_gate_up", FLOPS, 201_326_592, 31.12008),
+        (QWEN_MOE, EXPERTS, 16, "experts_gate_up", WEIGHTS, 129_639_401, 31.12008),
+        (QWEN_MOE, EXPERTS, 16, "experts_down", WEIGHTS, 64_819_700.4, 15.56004),
+        (QWEN_MOE, EXPERTS, 16, "permute", ACTIVATIONS, 204_800, None),
+        (QWEN_MOE, EXPERTS, 16, "mlp_all_reduce", WIRE, 98_304, 0.218453333),
+        (QWEN_MOE, Layout(tensor=4), 16, "experts_gate_up", WEIGHTS, 129_639_401, 27.0082085),
+        (QWEN_MOE, RANKS, 66, "qkv_proj", FLOPS, 346_030_080, 4.36906667),
+        (QWEN_MOE, RANKS, 66, "attention_decode", KV, 276_824_064, 59.4193067),
+        (QWEN_MOE, RANKS, 66, "experts_all_gather", WIRE, 202_752, 0.464213333),
+        (QWEN_MOE, RANKS, 66, "experts_reduce_scatter", WIRE, 202_752, 0.464213333),
+        (QWEN_MOE, RANKS, 66, "experts_gate_up", WEIGHTS, 198_482_095.6, 41.94304),
+        (QWEN, STAGES, 66, "qkv_proj", FLOPS, 830_472_192, 10.48576),
+    ],
+)
+def test_layouts(
+    model: str, layout: Layout, seqs: int, name: str, part: int, mean: float, microseconds: float | None
+) -> None:
+    """Sections 6.7 to 6.10: the work of the mean GPU, the time of the busiest."""
+    cost = compiled(model, tensor=layout)
+    op, shape = operator(cost, name), decode(cost, seqs, 8192)
+    assert op.work(mean_shape(shape, op.dealt))[part] == pytest.approx(mean, rel=1e-8)
+    if microseconds is not None:
+        assert cost.terms(op, shape).seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+        assert cost.operator_seconds(op, shape) == pytest.approx(op.count * microseconds * 1e-6, rel=TIME)
+
+
+def test_the_busiest_of_the_experts_gpus() -> None:
+    """Section 6.8."""
+    block = operator(compiled(QWEN_MOE, tensor=EXPERTS), "experts_down").block
+    assert block is not None
+    assert tuple(block.mean(16)) == pytest.approx((32, 20.6056278255), rel=1e-9)
+    assert tuple(block.busiest(16)) == pytest.approx((38.343473, 23.7427368), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "seqs", "microseconds"), [(LLAMA, SEQUENCE, 64, 16_807.8984), (QWEN, STAGES, 66, 7_440.54656)]
+)
+def test_whole_steps_of_layouts(model: str, layout: Layout, seqs: int, microseconds: float) -> None:
+    """Sections 6.7 and 6.10."""
+    cost = compiled(model, tensor=layout)
+    assert cost.step_ticks(decode(cost, seqs, 8192)) * SECONDS_PER_TICK == pytest.approx(microseconds * 1e-6, rel=TIME)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from hwspecs.gpu import load_gpu
 from simulator.calibrated import FALLBACK, Calibrated
 from simulator.calls import Call, call_label, kernel_call
 from simulator.cost import operator_time
-from simulator.graph import Precision, StepGraph, build_graph
+from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.kernels.attention_prefill import causal_pairs as model_pairs
 from simulator.kernels.registry import MODELS
-from simulator.operators import Operator
+from simulator.operators import Operator, send
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
@@ -61,7 +62,8 @@ def test_columns_are_those_of_the_kernels(model: str, tensor: int) -> None:
     made = graph(model, tensor=tensor)
     kinds = set()
     for op, call in calls(made, step([(100, 20)], [50, 60])).values():
-        assert set(call.shape) == set(MODELS[call.kind].columns), op.name
+        own = {"pairs", "hit"} if call.kind == "moe" else set()
+        assert set(call.shape) == set(MODELS[call.kind].columns) | own, op.name
         assert set(call.label) == set(MODELS[call.kind].labels) - {"kernel"}
         assert call_label(op) == (call.kind, call.label)
         assert set(call.lookup) <= set(call.shape)
@@ -98,8 +100,49 @@ def test_the_parts_of_an_experts_block_add_up_to_it() -> None:
     assert all(call.shape == blocks[0][1].shape for _, call in blocks)
     shape = blocks[0][1].shape
     # 64 tokens that choose 8 of 128 at random hit 128 (1 - (1 - 8/128)^64) = 125.94 experts; dealt round they hit all.
-    assert shape["tokens"] == pytest.approx(64 * 125.94 / 128, rel=1e-3)
-    assert (shape["experts"], shape["top_k"], shape["tp"]) == (128, 8, 2)
+    assert (shape["tokens"], shape["pairs"]) == (64, 64 * 8)
+    assert shape["hit"] == pytest.approx(125.94, rel=1e-4)
+    assert (shape["experts"], shape["top_k"], shape["tp"], shape["ep"]) == (128, 8, 2, 1)
+
+
+def test_groups_of_experts() -> None:
+    """Four GPUs in two groups: the kernel is told the tokens of all, how experts are split, and the busiest's load."""
+    made = build_graph(load_model("Qwen/Qwen3-30B-A3B"), Dense(), Precision(), Layout(tensor=4, expert=2))
+    shape = one(made, step([(64, 0)], []), "moe").shape
+    assert (shape["tokens"], shape["tp"], shape["ep"], shape["intermediate"]) == (64, 2, 2, 768)
+    assert 64 * 8 / 2 < shape["pairs"] < 64 * 8 and 125.94 / 2 < shape["hit"] <= 64
+
+
+def test_the_experts_kernel_reads_the_experts_that_are_hit() -> None:
+    """64 tokens, 512 pairs. By the table's routing all 128 experts are hit, with 4 rows each; the step says 64, with 8.
+
+    Weights are half; an expert's last tile of 16 rows is half full on average: 512/16 + 64/2 = 64 tiles, no less than
+    one for each, against 128.
+    """
+    model = MODELS["moe"]
+    constants = {name: constant.start for name, constant in model.constants.items()}
+    table: dict[str, Any] = {
+        "tokens": 64, "hidden": 2048, "intermediate": 768, "top_k": 8, "experts": 128, "tp": 1, "ep": 1, "skew": 0.0,
+        "gated": 1,
+    }  # fmt: skip
+    label = {"kernel": "moe", "dtype": "bf16"}
+    balanced, given = (model.work(shape, label, H200) for shape in (table, table | {"pairs": 512.0, "hit": 64.0}))
+    assert given.flops == pytest.approx(balanced.flops / 2)
+    weights = 64 * 3 * 2048 * 768 * 2
+    assert balanced.hbm_bytes - given.hbm_bytes == pytest.approx(weights)
+    memory = [model.terms(s, label, H200, constants).memory for s in (table, table | {"pairs": 512.0, "hit": 64.0})]
+    assert memory[0] - memory[1] == pytest.approx(weights / (constants["weights"] * H200.memory.bandwidth))
+
+
+@pytest.mark.parametrize("axis", ["tokens", "rows"])
+def test_a_send_is_like_half_an_all_gather(axis: str) -> None:
+    """An all-gather of two GPUs moves half of its message over each link."""
+    op, shape = send("send", 100, count=1, axis=axis), step([(64, 0)], [50])
+    call = kernel_call(op, shape)
+    assert call is not None and call.label["op"] == "all_gather"
+    wire = op.work(shape).comm_bytes
+    assert wire == 100 * (65 if axis == "tokens" else 2)
+    assert (call.shape["gpus"], call.shape["bytes"]) == (2, 2 * wire)
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,10 +35,16 @@ FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
     "windows": (120, {"long run": 0.2}),
     "priorities": (120, {"preemption": 0.1}),
     "closed": (100, {"late submission": 0.3}),
-    "aborts": (120, {"abort": 0.3, "preemption": 0.05}),
+    "aborts": (120, {"abort": 0.3, "preemption": 0.02}),
     "stops": (150, {"abort": 0.2, "preemption": 0.05, "prefix hit": 0.1}),
     "symmetric": (120, {"tie": 0.3, "abort": 0.05, "late submission": 0.2}),
     "any": (200, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
+    "reserve": (200, {"refused for the reserve": 0.1, "preemption": 0.02, "prefix hit": 0.05, "abort": 0.03}),
+    "first": (200, {"decode stands still": 0.15, "preemption": 0.02, "prefix hit": 0.05, "abort": 0.05}),
+    "waits": (200, {"held back": 0.1, "preemption": 0.03, "prefix hit": 0.05, "abort": 0.05}),
+    "underway": (200, {"aborted on the way": 0.02, "preemption": 0.05, "prefix hit": 0.05, "abort": 0.05}),
+    "ahead": (200, {"missed a step": 0.3, "preemption": 0.03, "prefix hit": 0.05, "abort": 0.05}),
+    "engines": (300, {"held back": 0.05, "refused for the reserve": 0.02, "decode stands still": 0.05, "abort": 0.05}),
 }
 
 
@@ -125,7 +131,7 @@ def seen_in(scenario: Scenario, fast: RunLog, naive: NaiveLog) -> set[str]:
         "many replicas": len(np.unique(naive.replica[naive.replica >= 0])) > 1,
         "long run": bool(np.any(np.asarray(fast.timeline.steps) >= 5)),
     }
-    return {name for name, happened in seen.items() if happened}
+    return {name for name, happened in (seen | naive.counts).items() if happened}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

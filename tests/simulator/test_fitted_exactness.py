@@ -30,7 +30,7 @@ from simulator.stepcost import StepCost, line_at
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow
 from workloads.model import load_model
 
-KINDS = ("starved", "groups", "traces", "replicas", "priorities", "aborts", "stops")
+KINDS = ("starved", "groups", "traces", "replicas", "priorities", "aborts", "stops", "engines")
 CASES = ("dense", "window", "alternate", "many experts", "pages")
 SEEDS = (1, 2)
 

@@ -12,7 +12,7 @@ from naive import NaiveLog, simulate_naive
 from scenarios import CostSpec, cost_of, make_requests, scenarios
 
 from simulator.engine import RunLog, simulate
-from simulator.latency import MAX_POINTS, all_itl, request_itl, spread_steps, weighted_quantiles
+from simulator.latency import MAX_POINTS, all_itl, find_stalls, request_itl, spread_steps, weighted_quantiles
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -43,7 +43,8 @@ def check(log: RunLog, naive: NaiveLog, tolerance: float) -> None:
         else:
             assert np.isnan(row).all()
     together = np.concatenate(brute)
-    mean, quantiles = all_itl(log.timeline, log.gaps, QUANTILES)
+    stalls = find_stalls(log.timeline, log.gaps, log.replica, log.first_token_s, log.finish_s)
+    mean, quantiles = all_itl(log.timeline, log.gaps, QUANTILES, stalls)
     if len(together):
         assert mean == pytest.approx(together.mean(), rel=tolerance)
         assert quantiles == pytest.approx(lower_quantiles(together), rel=tolerance)
@@ -51,15 +52,18 @@ def check(log: RunLog, naive: NaiveLog, tolerance: float) -> None:
         assert np.isnan(mean) and np.isnan(quantiles).all()
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, database=None)
-@given(scenarios(kinds=("starved", "groups", "priorities", "replicas", "closed", "any")))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(scenarios(kinds=("starved", "groups", "priorities", "replicas", "closed", "any", "first", "engines")))
 def test_itl_of_any_scenario(scenario) -> None:
-    """Preemptions, aborts, replicas and closed loops; durations within a run are spread along one line."""
+    """Preemptions, aborts, replicas, closed loops, stalls; durations within a run are spread along one line."""
     cost = cost_of(scenario.cost)
     scenario = scenario.settle(cost)
     log = simulate(scenario.requests, cost, scenario.params)
     naive = simulate_naive(scenario.requests, cost, scenario.params, check_every=1000)
     check(log, naive, 5e-3)
+    if scenario.params.prefill == "mixed":
+        row, seconds, _ = find_stalls(log.timeline, log.gaps, log.replica, log.first_token_s, log.finish_s)
+        assert (seconds < 1e-6 * log.timeline["first_step_s"][row]).all()  # rounding of times, no more
 
 
 def test_itl_with_preemptions_and_aborts() -> None:

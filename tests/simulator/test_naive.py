@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from naive import NaiveLog, simulate_naive
-from scenarios import FlatCost, Scenario, make_requests, scenarios
+from scenarios import ENGINE_KINDS, KINDS, FlatCost, Scenario, make_requests, scenarios
 
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status
 from simulator.shape import PrefillShape, StepShape
@@ -227,6 +227,97 @@ def test_routers():
         assert log.replica.tolist() == replicas, router
 
 
+def test_prefill_first_lets_others_stand_still():
+    # Request 1 comes in the decode step from 15 to 26. Its prefill takes 13 ticks, in which request 0 gets nothing.
+    requests = make_requests([5, 3], [3, 2], arrivals=s(0, 16))
+    log = simulate_naive(requests, FlatCost(), params(prefill="first"))
+    assert starts(log) == [0, 15, 26, 39]
+    assert log.token_ticks == [[15, 26, 51], [39, 51]]
+    # With a budget of 8 (test_two_requests_in_chunks): 8, 2 + 6 and 3 prompt tokens, and then one decode step for both.
+    cost = FlatCost()
+    log = simulate_naive(make_requests([10, 9], [2, 2]), cost, params(max_num_batched_tokens=8, prefill="first"))
+    assert starts(log) == [0, 18, 36, 49]
+    assert log.first_token_s.tolist() == s(36, 49) and log.finish_s.tolist() == s(61, 61)
+    assert [(shape.tokens, shape.rows, shape.decode_seqs) for shape in cost.shapes] == [
+        (8, 0, 0),
+        (8, 1, 0),
+        (3, 1, 0),
+        (2, 2, 2),
+    ]
+
+
+def test_a_reserve_for_outputs():
+    # As in test_preemption_and_recompute, each needs 9 tokens = 3 blocks in the end and the pool has 4. Promised that,
+    # request 1 starts after request 0 has ended: 14 + 5 x 11 ticks each.
+    requests = make_requests([4, 4], [6, 6])
+    log = simulate_naive(requests, FlatCost(), params(kv_blocks=4, reserve_output=1.0))
+    assert log.finish_s.tolist() == s(69, 138) and log.preemptions.tolist() == [0, 0]
+    # Promised 4 + 0.8 x 5 = 8 tokens = 2 blocks they start together, as without a reserve.
+    log = simulate_naive(requests, FlatCost(), params(kv_blocks=4, reserve_output=0.8))
+    assert log.finish_s.tolist() == s(77, 92) and log.preemptions.tolist() == [0, 1]
+    # 6 blocks are enough for both; a block less is not, though both prompts would fit many times.
+    for blocks, finish in ((6, s(78, 78)), (5, s(69, 138))):
+        log = simulate_naive(requests, FlatCost(), params(kv_blocks=blocks, reserve_output=1.0))
+        assert log.finish_s.tolist() == finish
+    # What request 0 takes was owed to it: at 47 it holds 2 blocks and is owed 1, which leaves 4 of 7 blocks for request
+    # 1, which comes at 40 and needs 5 for 4 + 16 tokens.
+    for blocks, first in ((8, 62), (7, 83)):
+        log = simulate_naive(
+            make_requests([4, 4], [6, 17], arrivals=s(0, 40)), FlatCost(), params(kv_blocks=blocks, reserve_output=1.0)
+        )
+        assert log.first_token_s.tolist() == s(14, first)
+
+
+def test_a_batch_waits_for_company():
+    # Request 1 comes at 16 and is held back in three steps of 11 ticks from 26 on, beside request 0, which decodes.
+    requests = make_requests([5, 3], [9, 1], arrivals=s(0, 16))
+    log = simulate_naive(requests, FlatCost(), params(batch_wait_steps=3))
+    assert starts(log) == [0, 15, 26, 37, 48, 59, 73, 84, 95]
+    assert log.first_token_s.tolist() == s(15, 73) and log.finish_s.tolist() == s(106, 73)
+    # With request 2 there are 1 + 3 + 4 tokens for a step at 37, which are enough.
+    requests = make_requests([5, 3, 4], [9, 1, 1], arrivals=s(0, 16, 30))
+    log = simulate_naive(requests, FlatCost(), params(batch_wait_steps=3, batch_wait_tokens=8))
+    assert log.first_token_s.tolist() == s(15, 55, 55)
+    log = simulate_naive(requests, FlatCost(), params(batch_wait_steps=3, batch_wait_tokens=9))
+    assert log.first_token_s.tolist() == s(15, 77, 77)
+    # Nobody waits for company that there is no room for, nor beside nobody.
+    log = simulate_naive(requests, FlatCost(), params(batch_wait_steps=3, kv_blocks=4, max_num_seqs=1))
+    assert log.first_token_s.tolist() == s(15, 116, 130)
+
+
+def test_a_request_on_its_way():
+    # It takes 7 ticks and 2 for each of 5 tokens until the request is in the queue.
+    requests = make_requests([5], [3], arrivals=s(100))
+    log = simulate_naive(requests, FlatCost(), params(request_ticks=7, request_token_ticks=2))
+    assert log.submitted_s.tolist() == s(100) and log.token_ticks == [[132, 143, 154]]
+    # A request that is given up on its way never takes part.
+    log = simulate_naive(make_requests([5], [3], timeout_s=6 * SECONDS_PER_TICK), FlatCost(), params(request_ticks=7))
+    assert log.status.tolist() == [ABORTED] and log.finish_s.tolist() == s(6) and not log.steps[0]
+    # Routers count it.
+    requests = make_requests([2, 2, 2], [1, 1, 1], arrivals=s(0, 1, 2))
+    log = simulate_naive(requests, FlatCost(), params(request_ticks=7, replicas=3, router="least_loaded"))
+    assert log.replica.tolist() == [0, 1, 2]
+    assert log.finish_s.tolist() == s(19, 20, 21)
+
+
+def test_a_step_is_settled_ahead():
+    # Request 0 is prefilled from 0 to 15 and decodes in steps of 11. What comes up to 15 misses the step from 15 to 26,
+    # what comes later, up to 26, also the one from 26 to 37.
+    for arrival, first in ((14, 40), (15, 40), (16, 51), (26, 51), (27, 62)):
+        requests = make_requests([5, 3], [6, 1], arrivals=s(0, arrival))
+        log = simulate_naive(requests, FlatCost(), params(ahead=True))
+        assert log.first_token_s.tolist() == s(15, first)
+    # One that replaces request 0, which ends at 32, joins request 1 at 43; had both ended, it would start at once.
+    for output, first in ((4, 59), (2, 47)):
+        requests = make_requests([5, 5, 5], [2, output, 1], concurrency=2)
+        log = simulate_naive(requests, FlatCost(), params(ahead=True))
+        assert log.submitted_s.tolist() == s(0, 0, 32) and log.first_token_s.tolist() == s(20, 20, first)
+    # Given up in the inbox it is gone at once.
+    requests = make_requests([5, 3], [6, 1], arrivals=s(0, 1), timeout_s=8 * SECONDS_PER_TICK)
+    log = simulate_naive(requests, FlatCost(), params(ahead=True))
+    assert log.finish_s.tolist() == s(15, 9) and log.generated.tolist() == [1, 0]
+
+
 def test_arrival_at_a_step_boundary_joins_the_next_step():
     log = simulate_naive(make_requests([5, 3], [3, 1], arrivals=s(0, 15)), FlatCost(), params())
     assert starts(log) == [0, 15, 29] and log.finish_s.tolist() == s(40, 29)
@@ -235,7 +326,7 @@ def test_arrival_at_a_step_boundary_joins_the_next_step():
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(scenarios(tick_scale=2.0**-56))
+@given(scenarios((*KINDS, *ENGINE_KINDS), tick_scale=2.0**-56))
 def test_conservation(scenario: Scenario):
     """The engine asserts its own laws at every step; here what a reader of the log may rely on."""
     scenario = scenario.settle(FlatCost())

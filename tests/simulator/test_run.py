@@ -228,7 +228,7 @@ def refused(place: str, *words: str, **changes: Any) -> None:
 
 def test_scenarios_that_cannot_be_served_say_why() -> None:
     small = {"base": "h200-sxm", "memory": {"capacity": "2 GB"}}
-    refused("model", "does not fit", "parallelism.tensor = 4 or more", gpu=small, engine={"max_num_seqs": 8})
+    refused("model", "does not fit", "at least 4 GPUs (parallelism.tensor = 4)", gpu=small, engine={"max_num_seqs": 8})
     tight = {"base": "h200-sxm", "memory": {"capacity": "3.3 GB"}}
     refused("engine", "KV cache", "tokens", gpu=tight, lengths={"prompt_tokens": 7000, "output_tokens": 100})
     long = {"prompt_tokens": 300, "output_tokens": 100}

@@ -275,16 +275,6 @@ def test_a_checkpoint_with_formats_by_part() -> None:
     assert load_model({"base": "gpt-oss-120b", "quantization_config": None}).weight_bytes() == 2 * model.parameters
 
 
-def test_parts_that_a_checkpoint_leaves_out() -> None:
-    def of(**quantised: object) -> PartFormats:
-        return load_model(config(quantization_config={"quant_method": "fp8"} | quantised)).formats
-
-    assert of() == PartFormats()
-    assert of(weight_block_size=[128, 128]) == PartFormats("fp8_block", "fp8_block", "fp8_block")
-    kept = ["lm_head", "model.layers.*.self_attn", "model.layers.0.mlp.gate"]
-    assert of(modules_to_not_convert=kept) == PartFormats("bf16", "fp8", "fp8")
-
-
 def test_what_is_particular_to_gpt_oss() -> None:
     model = load_model("gpt-oss-20b")
     assert model.layer_windows == (128, None) * 12 and model.head_dim == 64
@@ -436,7 +426,7 @@ BAD = [
     (config(torch_dtype=None), "torch_dtype", None, "bfloat16, float16, float32"),
     (config(torch_dtype="float7"), "torch_dtype", "float7", "bfloat16"),
     (config(tie_word_embeddings="yes"), "tie_word_embeddings", "yes", "true or false"),
-    (config(quantization_config={"quant_method": "awq"}), "quantization_config", "awq", "fp8"),
+    (config(quantization_config={"quant_method": "hqq"}), "quantization_config", "hqq", "fp8"),
     (
         config(quantization_config={"quant_method": "fp8", "weight_block_size": [64, 64]}),
         "quantization_config", "[64, 64]", "[128, 128]",

@@ -1,0 +1,77 @@
+"""Bytes of a model's weights on the fullest GPU of a replica."""
+
+from __future__ import annotations
+
+from hwspecs.dtypes import BYTES
+from simulator import gqa
+from simulator.layout import Layout
+from simulator.precision import Precision
+from workloads.formats import BODY
+from workloads.model import Model
+
+
+def layer_share(model: Model, layout: Layout) -> float:
+    """Share of the layers in the largest stage of the pipeline."""
+    return -(-model.layers // layout.pipeline) / model.layers
+
+
+def weight_bytes_per_gpu(model: Model, precision: Precision, layout: Layout | int, expert_width: int = 1) -> float:
+    """Bytes of the weights on one GPU: that of the pipeline's fullest stage. A number means tensor parallelism alone.
+
+    Matrices are split over tensor parallelism and repeated on the ranks of attention data parallelism; experts, shared
+    ones too, are split over all GPUs of a stage, in groups or not. Norms and routers are replicated, KV heads too if
+    there are too few. A pipeline's largest stage has its part of the layers, taken to be alike, and the embedding or
+    the head, whichever is larger; a tied table is on both.
+
+    Each part of the model is in its format, scales included. Embedding, norms, routers and the experts' biases stay in
+    at least 16 bits, and so does the head unless it has a format (`precision.Precision`); a quantised head is not the
+    embedding table any more, even where the two are tied. The kernels of mxfp4 want experts' widths on a GPU that are
+    multiples of `expert_width`.
+    """
+    layout = Layout.of(layout)
+    tensor, stage = layout.tensor, layout.stage
+    counts, wide = model.parameter_counts(), precision.table
+    counts["attention"] += gqa.copied_parameters(model, tensor)
+    counts["experts"] -= model.expert_biases
+    shared, padding = _shared_parameters(model), _padding(model, precision, layout, expert_width)
+    split: dict[float, float] = {}
+    for part in BODY:
+        size = precision.linear(part).weight
+        # Sums over alike sizes before they are divided, so that one format gives the exact quotient.
+        whole: float = counts[part]
+        if part == "experts":
+            whole *= tensor / stage * padding
+        if part == "mlp":
+            whole -= shared * (1 - tensor / stage)
+        split[size] = split.get(size, 0) + whole
+    body = sum(count / tensor * size for size, count in split.items())
+    tables, head = counts["embedding"], precision.linear("head").weight
+    router = BYTES[model.moe.router_dtype] if model.moe and model.moe.router_dtype else wide
+    extra = counts["router"] * (router - wide)
+    biases = model.expert_biases * (tensor / stage)
+    if layout.pipeline == 1:
+        if head == wide:
+            tables += counts["lm_head"]
+        else:
+            extra += model.vocab * model.hidden / tensor * head
+        return body + ((tables + biases) / tensor + counts["norms"] + counts["router"]) * wide + extra
+    layers = body + (biases / tensor + counts["norms"] + counts["router"]) * wide + extra
+    ends = max(counts["embedding"] * wide, model.vocab * model.hidden * head) / tensor
+    return layers * layer_share(model, layout) + ends
+
+
+def _padding(model: Model, precision: Precision, layout: Layout, expert_width: int) -> float:
+    """Padded over given width of the experts on a GPU."""
+    if model.moe is None or "mxfp4" not in precision.linear("experts").format:
+        return 1.0
+    width = model.moe.intermediate / layout.expert_tensor
+    return -(-width // expert_width) * expert_width / width
+
+
+def _shared_parameters(model: Model) -> int:
+    """Parameters of the experts that every token visits."""
+    if model.moe is None:
+        return 0
+    width, h = model.moe.shared_intermediate, model.hidden
+    each = 3 * h * width + (2 * width + h) * model.mlp_bias * (width > 0)
+    return sum(model.moe.moe_layers) * each
