@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from calibration.errortables import percent
+from calibration.plots import png
 from calibration.servingerrors import DEPLOYMENT, METRICS, family, layout, odd_rows, users
-from calibration.servingfit import STEPS, Slopes, linearise
-from calibration.servingplots import TITLES, draw, file_names
+from calibration.servingfit import FARTHEST, STEPS, Slopes, linearise
+from calibration.servingplots import TITLES, draw, file_names, throughput_figure
+from calibration.servingrecipes import number_of, version_of
 from calibration.servingreplay import Replay, Row, replay
 from calibration.servingsplits import LEAST, Split, built_of, parts_of, scores, splits
 from calibration.servingtables import ServingTable, gpus_of, read_serving
@@ -33,6 +35,8 @@ from workloads.engine import Host
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT.parent / "shared/data/serving/measured_serving.csv"
 PAGE, FIGURES = "serving.md", "serving"
+OVERVIEW, OVERVIEW_PANELS = "overview.png", 6
+"""The picture of the README: the first one, with fewer panels."""
 SHIPPED = "as shipped"
 LEFT = "deployment"
 """The split that stands beside the errors as shipped in the tables of groups."""
@@ -107,10 +111,10 @@ def make_page(path: Path, docs: Path, jobs: int | None = None, most: int | None 
         raise InputError("nothing was measured", file=path, allowed="a table with ttft_ms and tpot_ms")
     if most is not None and most < len(table):
         table = table.take(np.linspace(0, len(table) - 1, most).round().astype(int).tolist())
-    check_writable(docs / FIGURES, file_names())
+    check_writable(docs / FIGURES, [*file_names(), OVERVIEW])
     with progress_bar("replaying") as report:
         replays = replay(table.rows, jobs=jobs, report=report)
-    sets = linearise(table, jobs)
+    sets = linearise(table, jobs, used=True)
     with progress_bar("leaving out") as report:
         left = splits(table, sets, jobs=jobs, report=report)
     return write_page(Results(table, replays, left, sets), docs)
@@ -123,12 +127,14 @@ def write_page(results: Results, docs: Path) -> Path:
     """docs/serving.md and the figures in docs/serving/; the path of the page."""
     table = results.table
     draw(table, results.replays, docs / FIGURES)
+    replace_file(docs / FIGURES / OVERVIEW, png(throughput_figure(table, results.replays, OVERVIEW_PANELS)))
     predicted = sum(not entry.reason for entry in results.replays)
     gpus = sorted({row["gpu"] for row in table.rows})
     lines = [HEAD.format(rows=f"{len(table):,}", predicted=f"{predicted:,}", gpus=listed(gpus)), *headline(results), ""]
-    lines += [SPLITS.format(least=LEAST), *one_by_one(results), "", *unpredicted(results), ""]
-    lines += _figures()
-    lines += [FITTED, *constants(results), "", KERNELS, "", "## Where the errors are", ""]
+    picture, *others = _figures()
+    lines += [*unpredicted(results), "", picture, ""]
+    lines += [SPLITS.format(least=LEAST, farthest=f"{FARTHEST:g}"), *one_by_one(results), ""]
+    lines += [FITTED, *constants(results), "", KERNELS, "## Where the errors are", "", *others]
     lines += [*group_table("model, GPU, precision, engine", results, _deployments), ""]
     lines += [*group_table("engine", results, GROUPS["engine"]), ""]
     lines += ["<details><summary>By model family, GPU, precision, users, lengths, GPUs</summary>", ""]
@@ -147,9 +153,7 @@ def write_page(results: Results, docs: Path) -> Path:
 
 def _figures() -> list[str]:
     alt = ("Throughput per GPU against interactivity", "Predicted against measured", "Predicted over measured by group")
-    return [
-        line for words, name in zip(alt, file_names(), strict=True) for line in (f"![{words}]({FIGURES}/{name})", "")
-    ]
+    return [f"![{words}]({FIGURES}/{name})\n" for words, name in zip(alt, file_names(), strict=True)]
 
 
 def deployment(row: Row) -> str:
@@ -218,20 +222,30 @@ def unpredicted(results: Results) -> list[str]:
 def constants(results: Results) -> list[str]:
     """The host's constants as shipped, and as this table alone would have them."""
     rows = []
-    for name, part in results.sets.items():
+    for part in results.sets.values():
         every = np.arange(len(part.rows))
         models = len({row["model"] for row in part.rows})
         gpus = len({row["gpu"] for row in part.rows})
         served = f"{len(every):,} of {counted(models, 'model')} on {counted(gpus, 'GPU')}"
-        rows.append([name, served, SHIPPED, *map(_constant, STEPS, part.constants)])
+        rows.append([set_name(part.rows), served, SHIPPED, *map(_constant, STEPS, part.constants)])
         rows.append(["", "", "fitted here", *map(_constant, STEPS, part.fit(every, part.constants))])
     words = [f"- *{name}*: {Host.model_fields[name].description}" for name in STEPS]
     return [*words, "", *markdown(["parameter set", "rows", "", *STEPS], rows, left=3)]
 
 
+def set_name(rows: Sequence[Row]) -> str:
+    """Engine, versions and GPUs of the rows that one parameter set serves."""
+    versions = {version_of(row) or "of unknown version" for row in rows}
+    numbers = sorted(number for text in versions if (number := number_of(text)) is not None)
+    words = (
+        f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers)) or listed(sorted(versions))
+    )
+    return f"{GROUPS['engine'](rows[0])} {words}, {listed(sorted({row['gpu'] for row in rows}))}"
+
+
 def _constant(name: str, value: float) -> str:
     if name.endswith("share"):
-        return f"{value:.2g}"
+        return f"{value:.2g}" if value > 1e-3 else "0"
     return "0" if value < 5e-9 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
 
 
@@ -286,7 +300,8 @@ def worst(results: Results) -> list[str]:
         cells = [name, f"{len(pick):,}"]
         for i in range(len(METRICS)):
             cells += [percent(float(errors[i, pick].mean())), percent(float(np.median(ratios[i, pick]) - 1), True)]
-        rows.append([*cells, next((why for start, why in CAUSES.items() if name.startswith(start)), "not known")])
+        why = next((why for start, why in CAUSES.items() if f"{name},".startswith(f"{start},")), "not known")
+        rows.append([*cells, why])
     return markdown(["deployment", "rows", "TPOT", "bias", "TTFT", "bias", "cause"], rows, left=1)
 
 

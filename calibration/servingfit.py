@@ -30,9 +30,9 @@ from simulator.progress import progress_bar
 from workloads.engine import Engine, resolve_engine
 
 STEPS = {
-    "step": 0.2e-3, "dense_layer": 5e-6, "moe_layer": 5e-6, "sequence": 10e-6, "eager": 20e-6, "prefill_share": 0.05,
-    "moe_prefill_share": 0.05,
-    "chunk": 1e-3, "request": 10e-3, "token": 2e-6,
+    "step": 0.2e-3, "dense_layer": 5e-6, "moe_layer": 5e-6, "block_layer": 5e-6, "sequence": 10e-6, "eager": 20e-6,
+    "moe_eager": 50e-6, "prefill_share": 0.05, "moe_prefill_share": 0.05, "chunk": 1e-3, "request": 10e-3,
+    "token": 2e-6,
 }  # fmt: skip
 """The host's constants, and by how much each is changed for its slope (seconds)."""
 TTFT_WEIGHT = 0.4
@@ -48,8 +48,8 @@ FARTHEST = 3.0
 class Slopes:
     """Rows that one parameter set serves, linearised.
 
-    constants : float64 [10] as simulated, in the order of STEPS. log : float64 [2, n], ln(predicted / measured) of TPOT
-    and TTFT. slope : float64 [2, n, 10], its derivatives (1/s).
+    constants : float64 [12] as simulated, in the order of STEPS. log : float64 [2, n], ln(predicted / measured) of TPOT
+    and TTFT. slope : float64 [2, n, 12], its derivatives (1/s).
     """
 
     rows: list[Row]
@@ -86,10 +86,10 @@ class Slopes:
 
 
 def parameter_set(row: Row) -> str:
-    """Which constants a row's engine has: those of an engine, its version and how it was started."""
+    """Which constants a row's engine has: those of an engine, its version, how it was started and on which GPU."""
     engine = _engine(deployment_spec(row), row)
-    host = engine.host
-    return f"{engine.name} ({host.step * 1e3:.3g} ms, {host.sequence * 1e6:.3g} us)"
+    constants = (f"{name} {getattr(engine.host, name):.4g}" for name in type(engine.host).model_fields)
+    return f"{engine.name}: {', '.join(constants)}"
 
 
 def _engine(spec: dict[str, Any], row: Row) -> Engine:
@@ -99,25 +99,33 @@ def _engine(spec: dict[str, Any], row: Row) -> Engine:
     )
 
 
-def changed(name: str, delta: float) -> Callable[[Row, str | None], dict[str, Any]]:
-    """Deployments whose host takes `delta` seconds more of the constant `name`."""
+def changed(name: str, delta: float, used: bool = False) -> Callable[[Row, str | None], dict[str, Any]]:
+    """Deployments whose host takes `delta` seconds more of the constant `name`.
+
+    `used` : only where it is not 0; the others stay as they are.
+    """
 
     def spec_of(row: Row, profile: str | None) -> dict[str, Any]:
         spec = deployment_spec(row, profile)
         host = _engine(spec, row).host
+        if used and not getattr(host, name):
+            return spec
         spec["engine"]["host"] = {**host.model_dump(), name: getattr(host, name) + delta}
         return spec
 
     return spec_of
 
 
-def linearise(table: ServingTable, jobs: int | None = None) -> dict[str, Slopes]:
-    """Simulates the table's rows once and once more for each constant. Rows without a prediction are left out."""
+def linearise(table: ServingTable, jobs: int | None = None, used: bool = False) -> dict[str, Slopes]:
+    """Simulates the table's rows once and once more for each constant. Rows without a prediction are left out.
+
+    `used` : only for the constants that a row's parameter set has; the slopes of the others are 0.
+    """
     with progress_bar("simulating") as report:
-        variants = [deployment_spec, *(changed(name, delta) for name, delta in STEPS.items())]
+        variants = [deployment_spec, *(changed(name, delta, used) for name, delta in STEPS.items())]
         runs = replay_variants(table.rows, variants, jobs=jobs, report=report, intervals=False)
     measured = np.stack([table.tpot, table.ttft])
-    predicted = np.stack([_times(run) for run in runs])  # [11, 2, n]
+    predicted = np.stack([_times(run) for run in runs])  # [13, 2, n]
     usable = np.isfinite(predicted).all(axis=0).all(axis=0) & np.isfinite(measured).all(axis=0)
     log = np.log(predicted)
     groups: dict[str, list[int]] = {}

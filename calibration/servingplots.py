@@ -61,13 +61,13 @@ def draw(table: ServingTable, replays: Sequence[Replay], folder: Path) -> list[P
 # ---- throughput against interactivity --------------------------------------------------------------------------------
 
 
-def throughput_figure(table: ServingTable, replays: Sequence[Replay]) -> Any:
-    """See the module's docstring. In each panel the lengths with the most rows are drawn."""
+def throughput_figure(table: ServingTable, replays: Sequence[Replay], most: int = PANELS) -> Any:
+    """See the module's docstring, with `most` panels. In each the lengths with the most rows are drawn."""
     tpot = np.array([entry.tpot for entry in replays])
     ttft = np.array([entry.ttft for entry in replays])
     measured = rates(table, table.ttft, table.tpot), 1 / table.tpot
     predicted = rates(table, ttft, tpot), 1 / tpot
-    panels = choose_panels(table, tpot)
+    panels = choose_panels(table, tpot, most)
     across = min(ACROSS, max(1, len(panels)))
     down = max(1, -(-len(panels) // across))
     figure, axes_of = _grid(down, across, wide=2.75, high=2.35, head=1.45)
@@ -103,8 +103,8 @@ def throughput_figure(table: ServingTable, replays: Sequence[Replay]) -> Any:
     _head(
         figure,
         "Throughput per GPU against interactivity, measured and predicted",
-        "A line is a parallel layout (tp: tensor parallelism, dp: attention data parallelism, ep: expert parallelism), "
-        "its points are numbers of users: few on the right, many on the left.",
+        "A line is a parallel layout (tp: tensor, dp: attention data, ep: expert parallelism), its points are numbers "
+        "of users: few on the right, many on the left.",
     )
     _key(figure, list(engines))
     return figure
@@ -157,7 +157,9 @@ def lines_of(table: ServingTable, pick: np.ndarray) -> dict[tuple[str, str], np.
     return {key: np.array(sorted(long[key], key=lambda i: int(table.rows[i]["concurrency"]))) for key in chosen}
 
 
-def choose_panels(table: ServingTable, tpot: np.ndarray) -> list[tuple[tuple[str, ...], tuple[int, int], np.ndarray]]:
+def choose_panels(
+    table: ServingTable, tpot: np.ndarray, most: int = PANELS
+) -> list[tuple[tuple[str, ...], tuple[int, int], np.ndarray]]:
     """Of the groups of rows with measurement and prediction those with the most: their names, lengths and rows."""
     groups: dict[tuple[str, ...], dict[tuple[int, int], list[int]]] = {}
     for i in np.flatnonzero(comparable(table) & ~np.isnan(tpot)).tolist():
@@ -167,7 +169,7 @@ def choose_panels(table: ServingTable, tpot: np.ndarray) -> list[tuple[tuple[str
     largest = [
         (names, *max(lengths.items(), key=lambda item: (len(item[1]), item[0]))) for names, lengths in groups.items()
     ]
-    chosen = sorted(largest, key=lambda entry: (-len(entry[2]), entry[0]))[:PANELS]
+    chosen = sorted(largest, key=lambda entry: (-len(entry[2]), entry[0]))[:most]
     return [(names, pair, np.array(rows)) for names, pair, rows in sorted(chosen, key=lambda entry: entry[0])]
 
 

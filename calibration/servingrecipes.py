@@ -37,6 +37,7 @@ class _For(Part):
     public: bool | None = None
     tp: Range | None = None
     moe_ep: Range | None = None
+    attention_dp: Range | None = None
     concurrency: Range | None = None
 
     def holds(self, row: Row, version: str | None) -> bool:
@@ -48,7 +49,7 @@ class _For(Part):
             return False
         if self.lengths and (row["input_len"], row["output_len"]) not in self.lengths:
             return False
-        for column in ("tp", "moe_ep", "concurrency"):
+        for column in ("tp", "moe_ep", "attention_dp", "concurrency"):
             limits = getattr(self, column)
             if limits is not None and not limits[0] <= row[column] <= limits[1]:
                 return False
@@ -161,7 +162,7 @@ def told(row: Row) -> Told:
     return Told(version, filled, precision, layout.get("expert"), "attention_data" in layout, tuple(sources))
 
 
-TERM = re.compile(r"(?:(\d+) x )?(input|users)|(\d+)")
+TERM = re.compile(r"(?:(\d+) x )?(input|users)|(-?\d+)")
 
 
 def _filled(value: Any, row: Row) -> Any:

@@ -96,7 +96,8 @@ def replay_variants(
     `intervals` : whether they are wanted; they take a fifth of the time. Otherwise as `replay`.
     """
     out: list[list[Replay | None]] = [[None] * len(rows) for _ in variants]
-    groups: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    # Deployment without its host -> host -> row -> the variants in which it is so.
+    groups: dict[str, dict[str, dict[int, list[int]]]] = {}
     for number, spec_of in enumerate(variants):
         for i, row in enumerate(rows):
             try:
@@ -104,24 +105,27 @@ def replay_variants(
             except InputError as error:
                 out[number][i] = Replay(reason=_words(error))
                 continue
-            host = spec["engine"].pop("host", None)
-            of_hosts = groups.setdefault(json.dumps(spec, sort_keys=True), {})
-            of_hosts.setdefault(json.dumps(host, sort_keys=True), []).append((number, i))
+            host = json.dumps(spec["engine"].pop("host", None), sort_keys=True)
+            members = groups.setdefault(json.dumps(spec, sort_keys=True), {}).setdefault(host, {})
+            members.setdefault(i, []).append(number)
+    loads = {
+        key: [(host, i, numbers) for host, members in hosts.items() for i, numbers in members.items()]
+        for key, hosts in groups.items()
+    }
     # The largest first, so that no core waits for the last one.
-    order = [(key, [(host, at) for host, members in hosts.items() for at in members]) for key, hosts in groups.items()]
-    order.sort(key=lambda item: -sum(_effort(rows[i]) for _, (_, i) in item[1]))
+    order = sorted(loads.items(), key=lambda item: -sum(_effort(rows[i]) for _, i, _ in item[1]))
     tasks = [
-        (json.loads(key), [(json.loads(host), rows[i]) for host, (_, i) in members], intervals)
-        for key, members in order
+        (json.loads(key), [(json.loads(host), rows[i]) for host, i, _ in members], intervals) for key, members in order
     ]
     total = len(rows) * len(variants)
-    done = total - sum(len(members) for _, members in order)
+    done = sum(entry is not None for found in out for entry in found)
 
     def keep(task: int, answers: list[Replay]) -> None:
         nonlocal done
-        for (_, (number, i)), answer in zip(order[task][1], answers, strict=True):
-            out[number][i] = answer
-        done += len(answers)
+        for (_, i, numbers), answer in zip(order[task][1], answers, strict=True):
+            for number in numbers:
+                out[number][i] = answer
+            done += len(numbers)
         if report is not None:
             report(done, total)
 

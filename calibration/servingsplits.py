@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from calibration.servingerrors import planning_loss
-from calibration.servingfit import LEFT_OUT, STEPS, Slopes
+from calibration.servingfit import LEFT_OUT, STEPS, Slopes, parameter_set
 from calibration.servingreplay import Replay, Report, Row, SpecOf, replay_variants
 from calibration.servingruns import deployment_spec
 from calibration.servingtables import ServingTable
@@ -106,28 +106,33 @@ def pooled(sets: Sequence[Slopes]) -> Slopes:
 
 def constants_without(sets: Mapping[str, Slopes], key: Callable[[Row], str]) -> tuple[dict[int, np.ndarray], set[int]]:
     """For each row, by its `id`, the constants of its set fitted without the rows of the same `key`; and of which rows
-    the set had fewer than LEAST others, so that rows of other sets (of the same engine, if that has any) joined in.
+    the set had fewer than LEAST others, so that those of another set, or of several, stood in.
     """
     found: dict[int, np.ndarray] = {}
     borrowed: set[int] = set()
-    for name, own in sets.items():
+    for own in sets.values():
         keys = np.array([key(row) for row in own.rows])
         for value in sorted(set(keys.tolist())):
             members, others = np.flatnonzero(keys == value), np.flatnonzero(keys != value)
             if len(others) >= LEAST:
                 constants = own.fit(others, own.constants)
             else:
-                constants = _borrowed(sets, name, own, key, value)
+                constants = _borrowed(sets, own, members.tolist(), key, value)
                 borrowed |= {id(own.rows[i]) for i in members.tolist()}
             found |= {id(own.rows[i]): constants for i in members.tolist()}
     return found, borrowed
 
 
-def _borrowed(sets: Mapping[str, Slopes], name: str, own: Slopes, key: Callable[[Row], str], value: str) -> np.ndarray:
-    """Constants from the rows of the set and of its engine's other sets, or of all, without those of `value`."""
-    engine = own.rows[0]["engine"]
-    alike = [part for part in sets.values() if part.rows[0]["engine"] == engine]
-    for parts in (alike, list(sets.values())):
+def _borrowed(
+    sets: Mapping[str, Slopes], own: Slopes, members: Sequence[int], key: Callable[[Row], str], value: str
+) -> np.ndarray:
+    """Constants from other rows than those of `value`: of the set that the members would have on the most alike GPU,
+    else of all sets of the engine, else of all.
+    """
+    row = own.rows[members[0]]
+    moved = sets.get(parameter_set({**row, "gpu": NEIGHBOUR.get(row["gpu"], row["gpu"])}))
+    alike = [part for part in sets.values() if part.rows[0]["engine"] == row["engine"]]
+    for parts in filter(None, ([moved] if moved else [], alike, list(sets.values()))):
         pool = pooled(parts)
         pick = np.array([i for i, row in enumerate(pool.rows) if key(row) != value], dtype=int)
         if len(pick) >= LEAST:

@@ -40,14 +40,20 @@ def call_label(op: Operator) -> tuple[str, Mapping[str, str]] | None:
     if isinstance(dims, Gemm):
         return "gemm", {"dtype": dims.format}
     if isinstance(dims, Message):
-        # NCCL's collectives are measured in fp16, the engines' own all-reduce in bf16; both move two bytes.
-        name = "all_gather" if op.kind == "send" else op.kind
+        # NCCL's collectives are measured in fp16, the engines' own all-reduce in bf16; both move two bytes. Around
+        # experts engines gather and scatter with kernels of their own, which nobody measured: halves of an all-reduce.
+        name = "all_gather" if op.kind == "send" else "all_reduce" if _half(op) else op.kind
         return "collective", {"op": name, "dtype": "bf16" if name == "all_reduce" else "fp16"}
     if isinstance(dims, Heads):
         dtype = "fp8" if op.kind == "attention_prefill" and op.dtype == "fp8" else "bf16"
         label = {"dtype": dtype, "kv_dtype": _cache_format(dims)}
         return op.kind, label if dims.budget is None else label | {ACCESS: GATHER}
     return None
+
+
+def _half(op: Operator) -> bool:
+    """Whether a collective is half of an all-reduce: a reduce-scatter and an all-gather are one."""
+    return op.name.startswith(("experts_all_gather", "experts_reduce_scatter"))
 
 
 def _cache_format(heads: Heads) -> str:
@@ -76,7 +82,7 @@ def kernel_call(op: Operator, shape: StepShape) -> Call | None:
         return Call(kind, label, {"m": maximum(rows, 1), "n": dims.n, "k": dims.k}, {}, 1.0, rows > 0)
     if isinstance(dims, Message):
         columns = {"gpus": dims.gpus, "bytes": maximum(rows, 1) * dims.width}
-        return Call(kind, label, columns, {}, 1.0, rows > 0)
+        return Call(kind, label, columns, {}, 0.5 if _half(op) else 1.0, rows > 0)
     if kind == "elementwise":
         columns = {"rows": maximum(rows, 1), "row_bytes": row_bytes(op)}
         return Call(kind, label, columns, {}, 1.0, rows > 0)

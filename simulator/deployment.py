@@ -108,12 +108,14 @@ def rehost(deployment: Deployment, scenario: LoadedScenario) -> Deployment:
 def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
     engine, moe = scenario.config.engine, scenario.model.moe
     host, graphs = engine.host, engine.cuda_graphs
+    in_blocks = scenario.config.precision.by_part()["attention"] == "fp8_block"
+    quantise = host.block_layer if in_blocks else 0.0
     layers, moe_layers = scenario.model.layers, sum(moe.moe_layers) if moe else 0
     return HostTime(
         step=host.step,
         sequence=host.sequence,
-        layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers,
-        eager=host.eager,
+        layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers + quantise,
+        eager=host.eager + host.moe_eager * moe_layers / layers,
         launch=host.launch + host.moe_launch * moe_layers / layers,
         prefill_share=host.prefill_share + host.moe_prefill_share * moe_layers / layers,
         chunk=host.chunk,

@@ -7,7 +7,8 @@ depend on moves along known lines. So the replica keeps sums instead of walking 
   sequences advance by advancing the counter;
 - the tokens read per extent are `kv[e]`, growing by `growing[e]` a step until the next sequence reaches the cap;
 - a heap of counters says when the next sequence finishes, another when one reaches a cap;
-- `phases[p]` counts the sequences that need a new KV block when `counter % block_size == p`.
+- `phases[p]` counts the sequences that need a new KV block when `counter % block_size == p`; `promises` keeps what
+  admission has set aside for those who run in the same way.
 
 A macro-step ends where the first of these lines bends; `StepCost` gives its duration in closed form. It costs
 O(log sequences) to set up, whatever its length. If something arrives in between that could change the batch, the run is
@@ -59,7 +60,7 @@ class Run:
     steps: int
     ticks: int
     seqs: int  # decoding
-    held: bool  # those who wait are held back
+    held: int  # 0 unless those who wait are held back
     fixed: int  # ticks of a step that do not depend on decode KV
     first: int  # ticks of the first step
     lines: DecodeLines
@@ -97,7 +98,7 @@ class Replica:
         self.by_priority = params.scheduling == "priority"
         self.mixed = params.prefill == "mixed"
         self.promises = Promises(params.reserve_output, params.block_size) if params.reserve_output else None
-        self.plain = self.mixed and self.promises is None and not params.batch_wait_steps
+        self.plain = self.mixed and not (params.reserve_output or params.batch_wait_steps or params.ahead)
         self.ahead = params.ahead
         self.inbox: list[tuple[int, Sequence]] = []  # (when it came, request), with `ahead`
         self.ending = False  # a step's end is being processed
@@ -107,7 +108,7 @@ class Replica:
         self.partial: Sequence | None = None  # the one in prefill, always the last of `running`
         self.seqs = 0  # decoding
         self.counter = 0
-        self.decoded = 0  # when the last step with decode ended, ticks
+        self.decoded = self.last_decode = 0  # when the last step with decode ended and when it began, ticks
         self.kv = [0] * len(cost.decode_caps)
         self.growing = [0] * len(cost.decode_caps)
         self.phases = [0] * params.block_size
@@ -245,9 +246,6 @@ class Replica:
         assert run is not None
         self.run = None
         steps = run.steps
-        begun = run.start  # or, if it matters, the start of the last step
-        if self.inbox and steps > 1:
-            begun = now - self._step_ticks(run, steps - 1)
         if run.seqs:
             if steps > 1:
                 taken = growth(self.phases, self.counter + 1, steps - 1)
@@ -257,11 +255,7 @@ class Replica:
                     self.least_free = self.pool.free
             self._record(run)
             if not self.plain:
-                self.decoded = now
-                if run.held:
-                    self.held_back += steps
-                if self.promises is not None:
-                    self.promises.advance(self.counter, steps)
+                self._decoded(run, now)
             self.counter += steps
             for e, slope in enumerate(self.growing):
                 self.kv[e] += slope * steps
@@ -280,8 +274,19 @@ class Replica:
         if finished or self.any_marked:
             self._leave(finished, now)
         if self.inbox:
-            self._empty_inbox(begun)
+            self._empty_inbox(max(run.start, self.last_decode))
         self.schedule(now)
+
+    def _decoded(self, run: Run, now: int) -> None:
+        """What the policies that most engines lack have to know of a run with decode, before the sums advance."""
+        self.decoded, self.last_decode = (
+            now,
+            now - (run.first if run.steps == 1 else self._step_ticks(run, run.steps - 1)),
+        )
+        if run.held:
+            self.held_back += run.steps
+        if self.promises is not None:
+            self.promises.advance(self.counter, run.steps)
 
     def _prefilled(self, chunks: list[tuple[Sequence, int]], now: int) -> None:
         """Chunks are computed; sequences whose known tokens are complete get a token and join the decoding ones."""
@@ -324,18 +329,19 @@ class Replica:
 
     def schedule(self, now: int) -> None:
         """Schedule the next step, or fall idle."""
-        params, mixed, preempted = self.params, self.mixed, False
+        params, seqs, partial = self.params, self.seqs, self.partial
         chunks: list[tuple[Sequence, int]] = []
         budget = params.max_num_batched_tokens
-        if mixed and self.seqs:
+        preempted, held = False, 0
+        if seqs and self.mixed:
             if self.phases[self.counter % params.block_size]:
                 preempted = self._grow(now)
-            budget -= self.seqs
-        if self.partial is not None:
-            q = min(self.partial.known - self.partial.computed, budget)
-            chunks.append((self.partial, q))
+                seqs, partial = self.seqs, self.partial
+            budget -= seqs
+        if partial is not None:
+            q = min(partial.known - partial.computed, budget)
+            chunks.append((partial, q))
             budget -= q
-        held = 0
         if self.waiting.size and not preempted:
             if params.batch_wait_steps:
                 held = self._hold_back(budget)
@@ -343,8 +349,7 @@ class Replica:
                 self._admit(chunks, budget)
         if not self.running:
             return
-        seqs = self.seqs
-        if not mixed and seqs:
+        if seqs and not self.mixed:
             if chunks:
                 seqs = 0
             elif self.phases[self.counter % params.block_size]:
@@ -353,7 +358,7 @@ class Replica:
         if self.pool.free < self.least_free:
             self.least_free = self.pool.free
         # After a preemption nobody was admitted in this step, but may be in the next; so may those in the inbox.
-        self._start(chunks, seqs, now, held, once=preempted or len(self.inbox) > 0)
+        self._start(chunks, seqs, now, held, once=preempted or self.inbox)
 
     def _grow(self, now: int) -> bool:
         """Take the blocks that the decoding sequences need in the next step; whether somebody was preempted for it."""
@@ -434,14 +439,14 @@ class Replica:
         found = self.pool.find(seq.chain, -1 - seq.index)
         return known - found * self.params.block_size <= budget
 
-    def _start(self, chunks: list[tuple[Sequence, int]], seqs: int, now: int, held: int, once: bool) -> None:
+    def _start(self, chunks: list[tuple[Sequence, int]], seqs: int, now: int, held: int, once: object) -> None:
         """Begin a run in which `seqs` decode.
 
         `once` limits it to a single step, `held` to that many if it is not 0: those who wait are held back until then.
         """
         cost = self.cost
         run = Run()
-        run.start, run.cut, run.prefill, run.seqs, run.held = now, 0, chunks, seqs, held > 0
+        run.start, run.cut, run.prefill, run.seqs, run.held = now, 0, chunks, seqs, held
         prefill = None
         rows = tokens = seqs
         if chunks:
@@ -579,11 +584,13 @@ class Replica:
         tokens, rows, seqs, prefill, blocks, waiting = run.row
         steps, first = run.steps, run.first
         last = first if steps == 1 else self._step_ticks(run, steps - 1)
-        kv, decode = self._no_kv, self._no_decode
+        kv: list[int] = []
         if seqs:
-            kv, decode = [], run.decode
+            decode = run.decode
             for read, slope in zip(self.kv, self.growing, strict=True):
                 kv += (read, read + slope * (steps - 1))
+        else:
+            kv, decode = self._no_kv, self._no_decode
         if prefill is None:
             chunk_tokens, chunk_seqs, chunks = 0, 0, self._no_prefill
         else:

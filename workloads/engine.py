@@ -81,6 +81,10 @@ class Host(Part):
         description="What the kernels of a step with prefill take longer than where they were measured, as a share: "
         "they are launched one by one, with conversions between them; routing is uneven.",
     )
+    block_layer: SecondsOrZero = Field(
+        default=0.0, description="Every layer whose projections are scaled by blocks: activations are quantised first."
+    )
+    moe_eager: SecondsOrZero = Field(default=0.0, description="What `eager` is more for an MoE layer.")
     moe_prefill_share: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, le=10)] = Field(
         default=0.0, description="What `prefill_share` is more for a model all of whose layers are MoE layers."
     )

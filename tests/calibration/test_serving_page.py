@@ -12,7 +12,7 @@ import pytest
 
 from calibration import serving_page
 from calibration.servingerrors import odd_rows
-from calibration.servingfit import FARTHEST, STEPS, Slopes
+from calibration.servingfit import FARTHEST, STEPS, Slopes, parameter_set
 from calibration.servingreplay import Replay, replay, replay_variants, version_note
 from calibration.servingruns import deployment_spec, workload_spec
 from calibration.servingsplits import (
@@ -58,16 +58,19 @@ def table_of(folder: Path, *changes: dict[str, Any]) -> ServingTable:
 # ---- what is left out ------------------------------------------------------------------------------------------------
 
 
+QWEN = "Qwen/Qwen3-8B"
 SHIPPED = np.array([1.5e-3, *[0.0] * (len(STEPS) - 1)])
 
 
-def slopes(models: dict[str, float], count: int = LEAST, engine: str = "vllm", seed: int = 0) -> Slopes:
+def slopes(
+    models: dict[str, float], count: int = LEAST, engine: str = "vllm", seed: int = 0, gpu: str = "h200-sxm"
+) -> Slopes:
     """A parameter set with 1.5 ms a step, whose rows of each model fit other seconds a step."""
     rng = np.random.default_rng(seed)
     rows, log, slope = [], [], []
     for model, step in models.items():
         for _ in range(count):
-            rows.append({**GOOD, "model": model, "engine": engine})
+            rows.append({**GOOD, "model": model, "engine": engine, "gpu": gpu})
             own = rng.uniform(10, 100, (2, len(STEPS)))
             slope.append(own)
             log.append(own[:, 0] * (SHIPPED[0] - step))
@@ -97,8 +100,8 @@ def test_what_is_left_out_does_not_matter() -> None:
 
 
 def test_a_set_with_nothing_left_borrows_from_its_engine_first() -> None:
-    alone, sibling = slopes({"a": 1e-3}), slopes({"b": 2e-3}, seed=1)
-    other = slopes({"c": 3e-3}, engine="trtllm", seed=2)
+    alone, sibling = slopes({QWEN: 1e-3}), slopes({"Qwen/Qwen3-32B": 2e-3}, seed=1)
+    other = slopes({"openai/gpt-oss-120b": 3e-3}, engine="trtllm", seed=2)
     sets = {"one": alone, "two": sibling, "three": other}
     found, borrowed = constants_without(sets, model_of)
     assert borrowed == {id(row) for part in sets.values() for row in part.rows}
@@ -107,6 +110,15 @@ def test_a_set_with_nothing_left_borrows_from_its_engine_first() -> None:
     assert 1e-3 < found[id(other.rows[0])][0] < 2e-3  # TensorRT-LLM has no other set: both of the rest
     lonely, _ = constants_without({"one": alone}, model_of)
     np.testing.assert_array_equal(lonely[id(alone.rows[0])], alone.constants)
+
+
+def test_a_gpu_left_out_takes_the_set_of_the_most_alike_one() -> None:
+    """Rows of B200 alone in their set: H200's set of the same engine and version counts, and no other of the engine."""
+    own, alike = slopes({QWEN: 1e-3}, gpu="b200-sxm"), slopes({QWEN: 2e-3}, seed=1)
+    other = slopes({QWEN: 3e-3}, seed=2)
+    sets = {"b200": own, parameter_set(alike.rows[0]): alike, "other version": other}
+    found, borrowed = constants_without(sets, lambda row: str(row["gpu"]))
+    assert found[id(own.rows[0])][0] == pytest.approx(2e-3, rel=1e-2) and id(own.rows[0]) in borrowed
 
 
 def test_pooled_sets_start_without_a_host() -> None:
@@ -127,7 +139,7 @@ def test_constants_that_a_set_lacks_stay_out_of_its_fit() -> None:
 def test_rows_get_the_constants_of_their_own(tmp_path: Path) -> None:
     table = table_of(tmp_path, {}, {"concurrency": 8})
     of = host_of({id(table.rows[0]): np.arange(len(STEPS)) * 1e-3 + 1e-40})
-    assert of(table.rows[0], None)["engine"]["host"] == {name: i * 1e-3 for i, name in enumerate(STEPS)}
+    assert of(table.rows[0], None)["engine"]["host"] == {name: round(i * 1e-3, 9) for i, name in enumerate(STEPS)}
     with pytest.raises(InputError, match="no part in the fit"):
         of(table.rows[1], None)
 
@@ -262,14 +274,14 @@ def test_the_page(tmp_path: Path) -> None:
     assert re.search(r"\| dense models, vLLM and TensorRT-LLM \(7 rows\) \| TPOT \| 5 % \| 22.9 % \| 31.4 %", page)
     assert re.search(r"\| all predicted rows \(6\) \| TPOT \|  \| 10.0 % \| 20.0 % \|", page)
     assert re.search(r"\| vLLM \| 3 \| 10.0 % \| 10.0 % \| \+10.0 % \| 20.0 % \| 100.0 % \| 10.0 %", page)
-    assert re.search(r"\| vllm \| 20 of 1 model on 1 GPU \| as shipped \| 1.5 ms \|", page)
+    assert re.search(r"\| vLLM 0.12.0, h200-sxm \| 20 of 1 model on 1 GPU \| as shipped \| 1.5 ms \|", page)
     assert re.search(r"\|  \|  \| fitted here \| (1 ms|999 us|1e\+03 us) \|", page)
     left = r"Qwen3-8B \| dense \| 10.0 % \| 20.0 % \| 10.0 % \| 20.0 % \| 6 \| 3 \|"
     assert re.search(r"\| model \| " + left, page) and re.search(left.replace("Qwen3-8B", "h200-sxm"), page)
     assert re.search(r"\| no configuration \| 1 \|", page)
     assert re.search(r"Qwen3-8B, h200-sxm, bf16, TensorRT-LLM 0.12.0 \| TTFT more than 1.25 times", page)
     assert re.search(r"\| all \| 6 \| 100.0 % \| 0.0 % \| 0.0 % \|", page)
-    assert page.count("](serving/") == 3
+    assert page.count("](serving/") == 3 and (tmp_path / "docs/serving/overview.png").exists()
     for name in re.findall(r"\]\((serving/[a-z-]*\.png)\)", page):
         assert (tmp_path / "docs" / name).read_bytes().startswith(b"\x89PNG")
 
