@@ -12,6 +12,7 @@ from rich.text import Text
 from hwspecs.units import format_quantity
 from simulator.layout import Layout
 from simulator.precision import precision_words
+from workloads.engine import NO_ENGINE, engine_set
 from workloads.formats import BODY, PARTS
 
 if TYPE_CHECKING:
@@ -114,10 +115,19 @@ def _what(result: Result) -> Table:
     if layout.gpus > 1:
         replicas += f" ({layout})" if scenario["replicas"] == 1 else f" of {layout}"
     step = "step" if layout.ranks == 1 else f"step of each of {layout.ranks} ranks or micro-batches"
-    table.add_row("engine", f"{replicas}; at most {limits} per {step}, {engine['scheduling']}")
+    table.add_row("engine", f"{_engine_name(engine)}{replicas}; at most {limits} per {step}, {engine['scheduling']}")
     table.add_row("workload", _workload(result))
     table.add_row("profile", _profile(result))
     return table
+
+
+def _engine_name(engine: dict[str, Any]) -> str:
+    """`vLLM as of 0.24.0, `; nothing for an idealised engine."""
+    name = engine.get("name", NO_ENGINE)
+    if name == NO_ENGINE:
+        return ""
+    taken = engine_set(name, engine.get("version"))
+    return f"{taken.title} as of {taken.version}, "
 
 
 MEMORY_TEXT = {

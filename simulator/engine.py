@@ -54,12 +54,11 @@ class RunLog:
 class _Alarm(simpy.Event):
     """An event that happens at a given tick, with a value for its callback."""
 
-    def __init__(self, env: simpy.Environment, callback: Callable[[Any], None], value: object) -> None:
-        self.env = env
+    _ok, _defused = True, False  # what SimPy asks of an event that happened
+
+    def __init__(self, callback: Callable[[Any], None], value: object) -> None:
         self.callbacks = [callback]
-        self._ok = True
         self._value = value
-        self._defused = False
 
 
 def simulate(
@@ -204,8 +203,7 @@ class _Engine:
     # --- events -------------------------------------------------------------------------------------------------
 
     def _alarm(self, tick: int, priority: int, callback: Callable[[Any], None], value: object) -> None:
-        env = self.env
-        env.schedule(_Alarm(env, callback, value), priority, tick - self.now)  # type: ignore[arg-type]
+        self.env.schedule(_Alarm(callback, value), priority, tick - self.now)  # type: ignore[arg-type]
 
     def _begin(self) -> None:
         """An event is being processed."""
