@@ -41,6 +41,7 @@ SHIPPED = "as shipped"
 LEFT = "deployment"
 """The split that stands beside the errors as shipped in the tables of groups."""
 LEAST_ROWS, WORST_GROUPS = 3, 5
+NO_AIM = (None, None, None)
 TTFT_SHARE = 1 / 3
 """What an error of TTFT counts beside one of TPOT where groups are ranked: what is aimed at differs by this factor."""
 
@@ -168,39 +169,54 @@ def _deployments(row: Row) -> str:
 
 def one_by_one(results: Results) -> list[str]:
     """Errors of what was left out, value by value, as shipped and without it."""
-    before, kinds = results.errors(results.replays), [built_of(row["model"]) for row in results.table.rows]
-    rows = []
+    before, table, rows = results.errors(results.replays), results.table, []
+    kinds = [built_of(row["model"]) for row in table.rows]
     for split in results.splits:
         if split.name == LEFT:
             continue
         errors = results.errors(split.replays)
         usable = np.isfinite(before).all(axis=0) & np.isfinite(errors).all(axis=0)
-        for value, pick in grouped(results.table, usable, split.key):
-            cells = [split.name, value.rpartition("/")[2], listed(sorted({kinds[i] for i in pick.tolist()}))]
-            for i in range(len(METRICS)):
-                cells += [percent(float(error[i, pick].mean())) for error in (before, errors)]
-            rows.append([*cells, f"{len(pick):,}", f"{split.borrowed[pick].sum():,}"])
-    names = ["left out", "", "built", "TPOT as shipped", "without", "TTFT as shipped", "without", "rows", "borrowed"]
-    return markdown(names, rows, left=3)
+        for value, all_of in grouped(table, usable, split.key):
+            parts = {(kinds[i], bool(split.unseen[i])) for i in all_of.tolist()}
+            for kind, unseen in sorted(parts):
+                pick = np.array([i for i in all_of.tolist() if (kinds[i], bool(split.unseen[i])) == (kind, unseen)])
+                cells = [split.name, value.rpartition("/")[2], kind, "unseen" if unseen else "seen", f"{len(pick):,}"]
+                for i in range(len(METRICS)):
+                    cells += [percent(float(error[i, pick].mean())) for error in (before, errors)]
+                rows.append(cells)
+    names = ["left out", "", "built", "engine's version", "rows", "TPOT as shipped", "without", "TTFT as shipped"]
+    return markdown([*names, "without"], rows, left=4)
 
 
 def headline(results: Results) -> list[str]:
-    """Errors of the parts with an aim, as shipped and under every split."""
-    table = results.table
-    runs = {SHIPPED: results.replays} | {f"left out: {split.name}": split.replays for split in results.splits}
-    rows = []
-    for part in parts_of(table):
-        found = [scores(table, replays, part.rows) for replays in runs.values()]
-        for i, what in enumerate(("TPOT", "TTFT", "planning loss")):
-            name = f"{part.name} ({part.rows.sum():,} rows)" if i == 0 else ""
-            rows.append([name, what, _aim(part.aim[i]), *(percent(score[i]) for score in found)])
+    """Errors of the parts with an aim, as shipped and under every split; in brackets without unseen versions."""
+    table, every = results.table, np.zeros(len(results.table), dtype=bool)
+    runs = [(results.replays, every), *((split.replays, split.unseen) for split in results.splits)]
+    names = [SHIPPED, *(f"left out: {split.name}" for split in results.splits)]
     measured = np.isfinite(table.tpot) & np.isfinite(table.ttft)
     done = measured & np.array([not entry.reason for entry in results.replays])
-    for name, pick in ((f"all predicted rows ({done.sum():,})", done), (f"all rows ({measured.sum():,})", measured)):
-        found = [scores(table, replays, pick) for replays in runs.values()]
-        for i, what in enumerate(("TPOT", "TTFT")):
-            rows.append([name if i == 0 else "", what, "", *(percent(score[i]) for score in found)])
-    return markdown(["mean error of", "", "aim", *runs], rows, left=2)
+    parts = [(f"{part.name} ({part.rows.sum():,} rows)", part.rows, part.aim) for part in parts_of(table)]
+    parts += [
+        (f"all predicted rows ({done.sum():,})", done, NO_AIM),
+        (f"all rows ({measured.sum():,})", measured, NO_AIM),
+    ]
+    rows = []
+    for name, pick, aims in parts:
+        whole = [scores(table, replays, pick) for replays, _ in runs]
+        rest = [
+            scores(table, replays, pick & ~unseen)
+            if aims is not NO_AIM and (pick & unseen).any() and (pick & ~unseen).any()
+            else None
+            for replays, unseen in runs
+        ]
+        for i, what in enumerate(("TPOT", "TTFT", "planning loss")):
+            cells = [
+                percent(of[i]) + (f" ({percent(seen[i])})" if seen else "")
+                for of, seen in zip(whole, rest, strict=True)
+            ]
+            if i < len(METRICS) or aims is not NO_AIM:
+                rows.append([name if i == 0 else "", what, _aim(aims[i]), *cells])
+    return markdown(["mean error of", "", "aim", *names], rows, left=2)
 
 
 def _aim(value: float | None) -> str:

@@ -39,13 +39,13 @@ class Split:
     Attributes
     ----------
     name : in words. key : what is left out for a row. replays : of all rows, in their order; rows that are in no fit
-        have none. borrowed : bool [n], rows whose parameter set had too little left, so that others' rows took part.
+        have none. unseen : bool [n], rows of whose engine's version too little was left, on any GPU.
     """
 
     name: str
     key: Callable[[Row], str]
     replays: list[Replay]
-    borrowed: np.ndarray
+    unseen: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -105,39 +105,39 @@ def pooled(sets: Sequence[Slopes]) -> Slopes:
 
 
 def constants_without(sets: Mapping[str, Slopes], key: Callable[[Row], str]) -> tuple[dict[int, np.ndarray], set[int]]:
-    """For each row, by its `id`, the constants of its set fitted without the rows of the same `key`; and of which rows
-    the set had fewer than LEAST others, so that those of another set, or of several, stood in.
+    """For each row, by its `id`, the constants of its set fitted without the rows of the same `key`; and the rows for
+    which neither that set nor the one of the most alike GPU had LEAST others, so that other sets stood in.
     """
     found: dict[int, np.ndarray] = {}
-    borrowed: set[int] = set()
+    unseen: set[int] = set()
     for own in sets.values():
         keys = np.array([key(row) for row in own.rows])
         for value in sorted(set(keys.tolist())):
             members, others = np.flatnonzero(keys == value), np.flatnonzero(keys != value)
             if len(others) >= LEAST:
-                constants = own.fit(others, own.constants)
+                constants, seen = own.fit(others, own.constants), True
             else:
-                constants = _borrowed(sets, own, members.tolist(), key, value)
-                borrowed |= {id(own.rows[i]) for i in members.tolist()}
-            found |= {id(own.rows[i]): constants for i in members.tolist()}
-    return found, borrowed
+                constants, seen = _borrowed(sets, own, members.tolist(), key, value)
+            ids = [id(own.rows[i]) for i in members.tolist()]
+            found |= dict.fromkeys(ids, constants)
+            unseen |= set() if seen else set(ids)
+    return found, unseen
 
 
 def _borrowed(
     sets: Mapping[str, Slopes], own: Slopes, members: Sequence[int], key: Callable[[Row], str], value: str
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
     """Constants from other rows than those of `value`: of the set that the members would have on the most alike GPU,
-    else of all sets of the engine, else of all.
+    else of all sets of the engine, else of all; and whether it was the first.
     """
     row = own.rows[members[0]]
     moved = sets.get(parameter_set({**row, "gpu": NEIGHBOUR.get(row["gpu"], row["gpu"])}))
     alike = [part for part in sets.values() if part.rows[0]["engine"] == row["engine"]]
-    for parts in filter(None, ([moved] if moved else [], alike, list(sets.values()))):
-        pool = pooled(parts)
-        pick = np.array([i for i, row in enumerate(pool.rows) if key(row) != value], dtype=int)
+    for first, parts in enumerate(([moved] if moved else [], alike, list(sets.values()))):
+        pick = [i for i, row in enumerate(row for part in parts for row in part.rows) if key(row) != value]
         if len(pick) >= LEAST:
-            return pool.fit(pick, np.max([part.constants for part in parts], axis=0))
-    return own.constants
+            return pooled(parts).fit(np.array(pick), np.max([part.constants for part in parts], axis=0)), first == 0
+    return own.constants, False
 
 
 def host_of(constants: Mapping[int, np.ndarray]) -> SpecOf:
@@ -188,6 +188,6 @@ def splits(
     runs = replay_variants(table.rows, variants, jobs=jobs, report=report, intervals=False)
     keys = [*LEFT_OUT.items(), (f"{list(LEFT_OUT)[-1]} and its kernels", list(LEFT_OUT.values())[-1])]
     out = []
-    for (name, key), of, (_, lent) in zip(keys, runs, (*constants, constants[-1]), strict=True):
-        out.append(Split(name, key, of, np.array([id(row) in lent for row in table.rows])))
+    for (name, key), of, (_, unseen) in zip(keys, runs, (*constants, constants[-1]), strict=True):
+        out.append(Split(name, key, of, np.array([id(row) in unseen for row in table.rows])))
     return out

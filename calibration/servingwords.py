@@ -11,7 +11,8 @@ which {predicted} are predicted. Each row is a closed loop of users, replayed re
 
 An error is |predicted / measured - 1| of the mean TPOT or TTFT, and counts as 100 % at most. The bias is the median of
 predicted / measured - 1: above 0 the prediction is too slow. The planning loss is the share of the best attainable
-tokens/s/GPU that somebody misses who chooses deployments by the predictions.
+tokens/s/GPU that somebody misses who chooses deployments by the predictions. The columns *left out* are explained
+below; in brackets is the same without rows of whose engine's version nothing else was measured.
 """
 
 SPLITS = """\
@@ -20,10 +21,10 @@ SPLITS = """\
 The columns *left out* say how far predictions carry: the host's constants are fitted again without the deployment
 (model, engine, GPU, precision and parallel layout), the model or the GPU of a row, and the row is simulated with them.
 A parameter set keeps the kinds of constants that it has, from 0 to {farthest} times as large as shipped. Where fewer
-than {least} of its rows are left (*borrowed* below), the set that the engine would have on the most alike GPU stands
-in, else all sets of the engine, or of all engines: then its version as such is unseen, besides the model or the GPU.
-In the last split the kernels' corrections are those of another GPU too (B200 from H200, H200 and H100 from each other),
-as for a GPU without measured kernels.
+than {least} of its rows are left, the set that the same version has on the most alike GPU stands in; where there is
+none, all sets of the engine, or of all engines. Then the engine's version as such is *unseen*, besides the model or the
+GPU: its errors say more of engines than of GPUs. In the last split the kernels' corrections are those of another GPU
+too (B200 from H200, H200 and H100 from each other), as for a GPU without measured kernels.
 """
 
 FITTED = """\

@@ -179,7 +179,8 @@ class Engine(Part):
     overlap_scheduling: bool = Field(
         default=False,
         strict=True,
-        description="Whether the host prepares the next step while the GPU computes (asynchronous scheduling).",
+        description="Whether the host prepares the next step while the GPU computes (asynchronous scheduling); a new "
+        "request waits a step longer.",
     )
     cuda_graphs: CudaGraphs | None = Field(
         default=None, description="Left out: every decode step is one, of its own size."

@@ -83,8 +83,8 @@ def model_of(row: dict[str, Any]) -> str:
 
 def test_constants_come_from_the_other_rows() -> None:
     own = slopes({"a": 1e-3, "b": 2e-3})
-    found, borrowed = constants_without({"vllm": own}, model_of)
-    assert not borrowed and len(found) == 2 * LEAST
+    found, unseen = constants_without({"vllm": own}, model_of)
+    assert not unseen and len(found) == 2 * LEAST
     for row in own.rows:
         expected = 2e-3 if row["model"] == "a" else 1e-3
         np.testing.assert_allclose(found[id(row)], [expected, *[0] * (len(STEPS) - 1)], atol=2e-6)
@@ -103,8 +103,8 @@ def test_a_set_with_nothing_left_borrows_from_its_engine_first() -> None:
     alone, sibling = slopes({QWEN: 1e-3}), slopes({"Qwen/Qwen3-32B": 2e-3}, seed=1)
     other = slopes({"openai/gpt-oss-120b": 3e-3}, engine="trtllm", seed=2)
     sets = {"one": alone, "two": sibling, "three": other}
-    found, borrowed = constants_without(sets, model_of)
-    assert borrowed == {id(row) for part in sets.values() for row in part.rows}
+    found, unseen = constants_without(sets, model_of)
+    assert unseen == {id(row) for part in sets.values() for row in part.rows}
     assert found[id(alone.rows[0])][0] == pytest.approx(2e-3, rel=1e-2)
     assert found[id(sibling.rows[0])][0] == pytest.approx(1e-3, rel=1e-2)
     assert 1e-3 < found[id(other.rows[0])][0] < 2e-3  # TensorRT-LLM has no other set: both of the rest
@@ -117,8 +117,8 @@ def test_a_gpu_left_out_takes_the_set_of_the_most_alike_one() -> None:
     own, alike = slopes({QWEN: 1e-3}, gpu="b200-sxm"), slopes({QWEN: 2e-3}, seed=1)
     other = slopes({QWEN: 3e-3}, seed=2)
     sets = {"b200": own, parameter_set(alike.rows[0]): alike, "other version": other}
-    found, borrowed = constants_without(sets, lambda row: str(row["gpu"]))
-    assert found[id(own.rows[0])][0] == pytest.approx(2e-3, rel=1e-2) and id(own.rows[0]) in borrowed
+    found, unseen = constants_without(sets, lambda row: str(row["gpu"]))
+    assert found[id(own.rows[0])][0] == pytest.approx(2e-3, rel=1e-2) and id(own.rows[0]) not in unseen
 
 
 def test_pooled_sets_start_without_a_host() -> None:
@@ -261,8 +261,8 @@ def results(folder: Path) -> serving_page.Results:
         return [*runs, Replay(reason="no configuration")]
 
     keys = {"deployment": serving_page.deployment, "model": model_of, "GPU and its kernels": lambda row: row["gpu"]}
-    lent = np.array([True] * 3 + [False] * 4)
-    left = [Split(name, key, off(1.2), lent) for name, key in keys.items()]
+    unseen = np.array([True] * 3 + [False] * 4)
+    left = [Split(name, key, off(1.2), unseen) for name, key in keys.items()]
     sets = {"vllm": slopes({"a": 1e-3}), "trtllm": slopes({"b": 2e-3}, engine="trtllm")}
     return serving_page.Results(table, off(1.1), left, sets)
 
@@ -276,8 +276,9 @@ def test_the_page(tmp_path: Path) -> None:
     assert re.search(r"\| vLLM \| 3 \| 10.0 % \| 10.0 % \| \+10.0 % \| 20.0 % \| 100.0 % \| 10.0 %", page)
     assert re.search(r"\| vLLM 0.12.0, h200-sxm \| 20 of 1 model on 1 GPU \| as shipped \| 1.5 ms \|", page)
     assert re.search(r"\|  \|  \| fitted here \| (1 ms|999 us|1e\+03 us) \|", page)
-    left = r"Qwen3-8B \| dense \| 10.0 % \| 20.0 % \| 10.0 % \| 20.0 % \| 6 \| 3 \|"
-    assert re.search(r"\| model \| " + left, page) and re.search(left.replace("Qwen3-8B", "h200-sxm"), page)
+    for what in (r"model \| Qwen3-8B", r"GPU and its kernels \| h200-sxm"):
+        for seen in ("seen", "unseen"):
+            assert re.search(what + rf" \| dense \| {seen} \| 3 \| 10.0 % \| 20.0 % \| 10.0 % \| 20.0 % \|", page)
     assert re.search(r"\| no configuration \| 1 \|", page)
     assert re.search(r"Qwen3-8B, h200-sxm, bf16, TensorRT-LLM 0.12.0 \| TTFT more than 1.25 times", page)
     assert re.search(r"\| all \| 6 \| 100.0 % \| 0.0 % \| 0.0 % \|", page)
