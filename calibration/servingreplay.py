@@ -28,7 +28,7 @@ NAN = float("nan")
 NO_INTERVAL = (NAN, NAN)
 ALONE = 4
 """So few deployments are replayed in this process: starting others takes longer."""
-MOST_WORDS = 200
+MOST_WORDS = 400
 
 Row = dict[str, Any]
 Report = Callable[[int, int], None]

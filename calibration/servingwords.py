@@ -25,6 +25,9 @@ than {least} of its rows are left, the set that the same version has on the most
 none, all sets of the engine, or of all engines. Then the engine's version as such is *unseen*, besides the model or the
 GPU: its errors say more of engines than of GPUs. In the last split the kernels' corrections are those of another GPU
 too (B200 from H200, H200 and H100 from each other), as for a GPU without measured kernels.
+
+Which kinds of constants a set has, the routing's constants and inferred settings (below) were chosen with all rows in
+sight, so these figures are somewhat kind.
 """
 
 FITTED = """\

@@ -127,7 +127,8 @@ def plan_memory(
 
     plan = plan_for(layout)
     if plan.kv_blocks < 1:
-        least = next((other for other in _wider(model, gpu, layout) if plan_for(other).kv_blocks > 0), None)
+        in_blocks = model.moe is not None and precision.linear("experts").format == "fp8_block"
+        least = next((other for other in _wider(model, gpu, layout, in_blocks) if plan_for(other).kv_blocks > 0), None)
         settings = ", a larger engine.memory_utilisation" if plan_for(layout, share=1.0).kv_blocks > 0 else ""
         settings += ", a smaller engine.max_num_seqs" if plan_for(layout, seqs=1).kv_blocks > 0 else ""
         raise InputError(
@@ -220,23 +221,36 @@ def _windows(
     return layer * full, min(held * layer, pool * len(windows) / model.layers)
 
 
-def _wider(model: Model, gpu: Gpu, layout: Layout) -> Iterator[Layout]:
-    """Layouts with more tensor parallelism, within the linked GPUs, with any groups of experts, fewest GPUs first."""
-    for tensor in range(layout.tensor + 1, gpu.link.domain // (layout.attention_data * layout.pipeline) + 1):
-        stage = tensor * layout.attention_data
-        groups = [layout.expert, *(size for size in range(1, stage + 1) if size != layout.expert)]
-        for expert in groups if model.moe else groups[:1]:
-            wider = replace(layout, tensor=tensor, expert=expert)
-            if stage % expert == 0 and divides(model, wider):
-                yield wider
+BLOCK = 128
+"""Rows and columns of a weight that share a scale in fp8_block."""
+
+
+def _wider(model: Model, gpu: Gpu, layout: Layout, in_blocks: bool) -> Iterator[Layout]:
+    """Layouts with more tensor parallelism, within the linked GPUs, with any groups of experts, fewest GPUs first; at
+    last without the pipeline.
+
+    `in_blocks` : whether the experts are scaled by blocks, which some engines cannot split.
+    """
+    for stages in dict.fromkeys((layout.pipeline, 1)):
+        for tensor in range(1, gpu.link.domain // (layout.attention_data * stages) + 1):
+            stage = tensor * layout.attention_data
+            groups = [layout.expert, *(size for size in range(1, stage + 1) if size != layout.expert)]
+            for expert in groups if model.moe else groups[:1]:
+                wider = replace(layout, tensor=tensor, pipeline=stages, expert=expert)
+                if wider.gpus <= layout.gpus or stage % expert or not divides(model, wider):
+                    continue
+                if model.moe is None or not in_blocks or model.moe.intermediate // wider.expert_tensor % BLOCK == 0:
+                    yield wider
 
 
 def _advice(least: Layout | None, layout: Layout, gpu: Gpu) -> str:
     """The least number of GPUs in words, or that more tensor parallelism does not help."""
     if least is None:
         return f"no tensor parallelism within the {gpu.link.domain} linked GPUs"
-    words = f"at least {least.gpus} GPUs (parallelism.tensor = {least.tensor}"
-    return words + (f", parallelism.expert = {least.expert})" if least.expert != layout.expert else ")")
+    names = ("tensor", "pipeline", "expert")
+    said = [name for name in names if name == "tensor" or getattr(least, name) != getattr(layout, name)]
+    sizes = ", ".join(f"parallelism.{name} = {getattr(least, name)}" for name in said)
+    return f"at least {least.gpus} GPUs ({sizes})"
 
 
 def _gpus(layout: Layout) -> str:

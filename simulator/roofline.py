@@ -209,7 +209,7 @@ def _window(cost: StepCost, points: list[_Point]) -> tuple[float, float, float, 
     if any(p.x is None for p in points):
         right *= (right / left) ** 0.12
     top = max(cost.gpu.peak.values()) * 2.2
-    bottom = min([p.y for p in points] + [cost.gpu.peak[main] / 1e3]) / 2.5
+    bottom = min([p.y for p in points if p.y > 0] + [cost.gpu.peak[main] / 1e3]) / 2.5
     return left, right, bottom, top, strip
 
 

@@ -51,7 +51,9 @@ EngineName = Annotated[str, BeforeValidator(_engine_name), one_of([NO_ENGINE, *l
 
 
 def _version(value: object) -> object:
-    """YAML reads 0.12 as a number."""
+    """YAML reads 0.12 as a number; an empty text says nothing."""
+    if value == "":
+        return None
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

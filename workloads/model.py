@@ -35,6 +35,10 @@ def list_models() -> list[str]:
     return sorted(path.stem.replace("--", "/") for path in MODEL_FOLDER.glob("*.json"))
 
 
+RENAMED = ("meta-llama/llama-3.1-", "meta-llama/meta-llama-3.1-")
+"""What the publisher calls models today, and called them when their configurations were bundled."""
+
+
 def find_model(name: str) -> str | None:
     """The bundled model that `name` means, or None.
 
@@ -43,7 +47,7 @@ def find_model(name: str) -> str | None:
 
     Raises InputError, location left to the caller, when several models have it.
     """
-    wanted = name.lower()
+    wanted = name.lower().replace(*RENAMED)
     for key in (str.lower, lambda full: full.lower().partition("/")[2]):
         for full in list_models():
             if key(full) == wanted:

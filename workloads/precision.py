@@ -146,6 +146,14 @@ ENGINE_LACKS = {
 """Formats of linear layers that an engine cannot multiply (`tensorrt_llm/quantization/mode.py`, `QuantAlgo`;
 `vllm/model_executor/layers/quantization`; `sglang/srt/layers/quantization`)."""
 
+ENGINE_KV = {
+    "trtllm": ("bf16", "fp16", "fp8", "int8", "fp4"),
+    "vllm": ("bf16", "fp16", "fp8"),
+    "sglang": ("bf16", "fp16", "fp8", "fp4"),
+}
+"""Formats of the KV cache that an engine has (`QuantAlgo` of TensorRT-LLM, `CacheDType` of vLLM, `--kv-cache-dtype` of
+SGLang)."""
+
 SPLITS_BLOCKS = ("trtllm",)
 """Engines that pad a GPU's part of a matrix to whole blocks of scales. The others refuse it
 (`quantization/fp8.py` of vLLM 0.10.2 to 0.19.0 and of SGLang 0.5.1 to 0.5.9)."""
@@ -162,6 +170,8 @@ def check_engine(given: Precision, model: Model, engine: str, tensor: int, exper
     lacking = ENGINE_LACKS.get(engine)
     if lacking is None:
         return
+    if given.kv not in ENGINE_KV[engine]:
+        raise fail(f"{engine} has no KV cache in this format", "precision.kv", given.kv, ", ".join(ENGINE_KV[engine]))
     moe = model.moe
     # KV heads are copied where there are more GPUs than heads.
     kv = model.kv_heads * model.head_dim if model.kv_heads >= tensor else tensor * model.head_dim

@@ -359,6 +359,8 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
     engine = resolve_engine(config.engine, gpu.memory.capacity, sharing, gpu.architecture, gpu.base or gpu.name)
     spread = config.parallelism
     share = spread.tensor * spread.attention_data // spread.expert or 1
+    if engine.name == "trtllm" and gpu.vendor.lower() != "nvidia":
+        raise fail("TensorRT-LLM runs on NVIDIA's GPUs only", "engine.name", engine.name, "vllm, sglang, none")
     check_engine(precision, model, engine.name, spread.tensor, share, fail)
     max_len = engine.max_model_len or model.max_context
     if max_len > model.max_context:

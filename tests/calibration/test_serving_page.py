@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration import serving_page
+from calibration import serving_page, servingsections
 from calibration.servingerrors import odd_rows
 from calibration.servingfit import FARTHEST, STEPS, Slopes, parameter_set
+from calibration.servingplots import choose_panels, lines_of
 from calibration.servingreplay import Replay, replay, replay_variants, version_note
 from calibration.servingruns import deployment_spec, workload_spec
 from calibration.servingsplits import (
@@ -246,7 +247,7 @@ def test_rows_that_cannot_be_predicted_stop_no_other(tmp_path: Path, kinesim: An
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def results(folder: Path) -> serving_page.Results:
+def results(folder: Path) -> servingsections.Results:
     """Two deployments and a row without a prediction; predictions 10 % too slow, and 20 % with something left out."""
     table = table_of(
         folder,
@@ -260,11 +261,11 @@ def results(folder: Path) -> serving_page.Results:
         runs = [Replay(factor * t, factor * p, (0.9 * p, 1.2 * p), profile="ideal") for t, p in pairs]
         return [*runs, Replay(reason="no configuration")]
 
-    keys = {"deployment": serving_page.deployment, "model": model_of, "GPU and its kernels": lambda row: row["gpu"]}
+    keys = {"deployment": servingsections.deployment, "model": model_of, "GPU and its kernels": lambda row: row["gpu"]}
     unseen = np.array([True] * 3 + [False] * 4)
     left = [Split(name, key, off(1.2), unseen) for name, key in keys.items()]
     sets = {"vllm": slopes({"a": 1e-3}), "trtllm": slopes({"b": 2e-3}, engine="trtllm")}
-    return serving_page.Results(table, off(1.1), left, sets)
+    return servingsections.Results(table, off(1.1), left, sets)
 
 
 def test_the_page(tmp_path: Path) -> None:
@@ -303,3 +304,24 @@ def test_rows_spread_over_the_table_for_a_quick_look(tmp_path: Path) -> None:
     assert [row["concurrency"] for row in own.rows] == [1, 3, 5] and own.raw.num_rows == len(own) == 3
     assert own.ttft.tolist() == [0.03] * 3
     assert deployment_spec(own.rows[0])["gpu"] == "h200-sxm"
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_lines_go_through_the_users_of_a_layout(tmp_path: Path) -> None:
+    users = [{"concurrency": n} for n in (8, 2, 4)]
+    table = table_of(tmp_path, *users, {"tp": 2}, *({**row, "engine": "trtllm"} for row in users[:2]))
+    found = lines_of(table, np.arange(len(table)))
+    assert {key: rows.tolist() for key, rows in found.items()} == {("vllm", "tp1"): [1, 2, 0]}  # the others are short
+    few = lines_of(table, np.array([3, 4, 5]))  # no line has three points: the longest is drawn
+    assert {key: rows.tolist() for key, rows in few.items()} == {("trtllm", "tp1"): [5, 4]}
+
+
+def test_panels_are_the_groups_with_the_most_rows(tmp_path: Path) -> None:
+    table = table_of(tmp_path, {}, {"gpu": "h100-sxm"}, {"gpu": "h100-sxm", "engine": "sglang"}, {"tpot_ms": ""})
+    tpot = np.full(len(table), 0.01)
+    panels = choose_panels(table, tpot, most=1)
+    assert [(names[1], rows.tolist()) for names, _, rows in panels] == [("h100-sxm", [1, 2])]  # two engines in a panel
+    tpot[1:3] = np.nan  # not predicted
+    assert [rows.tolist() for _, _, rows in choose_panels(table, tpot)] == [[0]]

@@ -108,6 +108,16 @@ def test_bad_input(engine: Any, place: str, found: str) -> None:
     assert found in caught.value.message()
 
 
+def test_what_an_engine_lacks() -> None:
+    for engine, kv in (("vllm", "fp32"), ("sglang", "int4"), ("vllm", "int8")):
+        with pytest.raises(InputError) as caught:
+            loaded(engine, precision={"kv": kv})
+        assert caught.value.place == "precision.kv" and "fp8" in str(caught.value.allowed)
+    assert load_scenario({**BASE, "engine": "trtllm", "precision": {"kv": "int8"}}).config.precision.kv == "int8"
+    with pytest.raises(InputError, match="NVIDIA's GPUs only"):
+        loaded("trtllm", gpu="mi300x")
+
+
 @given(
     name=st.sampled_from(["none", *list_engines()]),
     seqs=st.integers(1, 512),
