@@ -7,7 +7,8 @@ HEAD = """\
 
 How far simulated deployments are from measured ones: {rows} servings of one engine instance under load on {gpus}, of
 which {predicted} are predicted. Each row is a closed loop of users, replayed request by request through the simulator
-([how](serving-tables.md)); `kinesim validate serving TABLE` does it for any table.
+([how](serving-tables.md)); `kinesim validate serving TABLE` does it for any table. The default table is the end-to-end
+sample of NVIDIA AIConfigurator 0.12.0 (Apache-2.0): public InferenceX runs and NVIDIA's own.
 
 An error is |predicted / measured - 1| of the mean TPOT or TTFT, and counts as 100 % at most. The bias is the median of
 predicted / measured - 1: above 0 the prediction is too slow. The planning loss is the share of the best attainable
