@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
     "windows": (120, {"long run": 0.2}),
     "priorities": (120, {"preemption": 0.1}),
     "closed": (100, {"late submission": 0.3}),
-    "aborts": (120, {"abort": 0.3, "preemption": 0.02}),
+    "aborts": (300, {"abort": 0.3, "preemption": 0.02}),
     "stops": (150, {"abort": 0.2, "preemption": 0.05, "prefix hit": 0.1}),
     "symmetric": (120, {"tie": 0.3, "abort": 0.05, "late submission": 0.2}),
     "any": (200, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
