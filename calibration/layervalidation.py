@@ -70,16 +70,21 @@ def _cost(gpu: str, software: str, profile: str | None) -> tuple[Gpu, Profile | 
     return loaded, cost_of(loaded, software, profile)
 
 
+def asked_profile(profile: str, gpu: Gpu) -> Profile | Calibrated:
+    """The profile that `--profile` names, on `gpu`. Raises InputError with that place."""
+    try:
+        return load_cost_profile(profile, gpu)
+    except InputError as error:
+        place = "--profile" if error.place == "profile" else error.place
+        raise InputError(
+            error.problem, file=error.file, place=place, line=error.line, found=error.found, allowed=error.allowed
+        ) from None
+
+
 def cost_of(gpu: Gpu, software: str, profile: str | None) -> Profile | Calibrated:
     """What times operators on `gpu`: the profile asked for, or the nearest to the software. Raises InputError."""
     if profile is not None:
-        try:
-            return load_cost_profile(profile, gpu)
-        except InputError as error:
-            place = "--profile" if error.place == "profile" else error.place
-            raise InputError(
-                error.problem, file=error.file, place=place, line=error.line, found=error.found, allowed=error.allowed
-            ) from None
+        return asked_profile(profile, gpu)
     return Calibrated(gpu, Selection(gpu, software=software), load_profile(FALLBACK))
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from calibration.errortables import WEAK, console_of, percent, plain_table
+from calibration.layervalidation import asked_profile
 from calibration.servingerrors import DEPLOYMENT, METRICS, document, write_serving
 from calibration.servingreplay import replay
 from calibration.servingtables import ServingTable, read_serving
 from calibration.validation import check_output
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
-from simulator.calibrated import load_cost_profile
 from simulator.files import check_writable
 from simulator.printing import print_json
 from simulator.progress import progress_bar
@@ -38,7 +38,7 @@ def validate_serving(
         check_output(out, table)
     rows = read_serving(table)
     if profile is not None:
-        check_profile(profile, rows)
+        asked_profile(profile, load_gpu(rows.rows[0]["gpu"]))  # an error before long work
     if plots is not None:
         _check_plots(rows, plots)
     with progress_bar("replaying") as report:
@@ -56,17 +56,6 @@ def validate_serving(
         print_json(answer)
     else:
         show(answer, written)
-
-
-def check_profile(profile: str, rows: ServingTable) -> None:
-    """InputError, before long work, if a profile asked for cannot be used."""
-    try:
-        load_cost_profile(profile, load_gpu(rows.rows[0]["gpu"]))
-    except InputError as error:
-        place = "--profile" if error.place == "profile" else error.place
-        raise InputError(
-            error.problem, file=error.file, place=place, line=error.line, found=error.found, allowed=error.allowed
-        ) from None
 
 
 def _check_plots(rows: ServingTable, plots: Path) -> None:

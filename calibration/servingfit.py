@@ -1,9 +1,9 @@
-"""Fits the host's constants of the engines' parameter sets to measured deployments, and says how far they carry.
+"""Fits the host's constants of the engines' parameter sets to measured deployments.
 
 `python -m calibration.servingfit TABLE` prints, for every engine (and every version that changed its host), the
-constants that fit best, to be written into `workloads/engines/*.yaml` by hand, and the errors of deployments that were
-left out of the fit: each deployment, each model and each GPU in turn. Everything else about an engine is a documented
-fact and is not fitted.
+constants that fit best, to be written into `workloads/engines/*.yaml` by hand, and the errors of its deployments with
+them. Everything else about an engine is a documented fact and is not fitted. How far the constants carry, to
+deployments that were left out, is `calibration.servingsplits`.
 
 The times of a row are simulated with the constants as they are, and with each of them changed a little; in between they
 are taken as linear in the logarithm, which the last simulation with the fitted constants checks. Errors are weighed
@@ -145,23 +145,19 @@ def _times(run: Sequence[Replay]) -> np.ndarray:
     return np.array([[entry.tpot for entry in run], [entry.ttft for entry in run]])
 
 
-def left_out(slopes: Slopes, key: Callable[[Row], str]) -> np.ndarray:
-    """Errors of TPOT and TTFT, float64 [2, n], of each row with constants fitted without the rows of its `key`."""
-    keys = np.array([key(row) for row in slopes.rows])
-    errors = np.full(slopes.log.shape, np.nan)
-    for value in sorted(set(keys)):
-        own, others = np.flatnonzero(keys == value), np.flatnonzero(keys != value)
-        constants = slopes.fit(others) if len(others) else slopes.constants
-        errors[:, own] = slopes.errors(constants, own)
-    return errors
-
-
 LEFT_OUT: dict[str, Callable[[Row], str]] = {
     "deployment": lambda row: " ".join([row["model"], row["engine"], row["gpu"], row["precision"], layout(row)]),
     "model": lambda row: row["model"],
     "GPU": lambda row: row["gpu"],
 }
 """What is left out of the fit, each value in turn."""
+
+
+def worded(name: str, value: float) -> str:
+    """A constant with its unit: a share has none."""
+    if name.endswith("share"):
+        return f"{value:.2g}" if value > 1e-3 else "0"
+    return "0" if value < 5e-9 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -171,11 +167,9 @@ def main(arguments: Sequence[str]) -> None:
         fitted = slopes.fit(every)
         print(f"\n{key}: {len(every)} rows")
         for name, old, new in zip(STEPS, slopes.constants, fitted, strict=True):
-            print(f"  {name:9} {old * 1e6:10.1f} us -> {new * 1e6:10.1f} us")
+            print(f"  {name:17} {worded(name, old):>8} -> {worded(name, new)}")
         before, after = slopes.errors(slopes.constants, every), slopes.errors(fitted, every)
         print(f"  TPOT, TTFT errors: {_both(before)} as simulated, {_both(after)} fitted")
-        for what, by in LEFT_OUT.items():
-            print(f"  leaving out each {what}: {_both(left_out(slopes, by))}")
         groups = sorted({LEFT_OUT["deployment"](row) for row in slopes.rows})
         for group in groups:
             pick = np.array([i for i in every if LEFT_OUT["deployment"](slopes.rows[i]) == group])

@@ -14,7 +14,9 @@ from calibration.servingrecipes import Row, Told, is_public, told
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import AUTO
+from workloads.formats import BLOCK
 from workloads.model import Model
+from workloads.precision import SPLITS_BLOCKS
 
 REQUESTS_PER_USER = 10
 """The load generators sent ten times as many requests as there were users."""
@@ -23,10 +25,6 @@ SPREAD = (4, 5)
 
 LENGTH_STEP = 16_384
 """`max_model_len` is the next multiple of this, so that rows of several lengths share one compiled deployment."""
-
-REFUSES_PARTS_OF_BLOCKS = ("vllm", "sglang")
-"""Engines that refuse experts scaled by blocks whose part on a GPU is no whole number of blocks."""
-BLOCK = 128
 
 
 def layout_of(row: Row, model: Model, run: Told, experts: str | None = None) -> dict[str, int]:
@@ -46,7 +44,7 @@ def layout_of(row: Row, model: Model, run: Told, experts: str | None = None) -> 
         raise InputError(
             "the experts are on other GPUs than the attention", place="moe_tp, moe_ep", found=shared * groups
         )
-    in_blocks = experts == "fp8_block" and row["engine"] in REFUSES_PARTS_OF_BLOCKS
+    in_blocks = experts == "fp8_block" and row["engine"] not in SPLITS_BLOCKS
     if run.expert == "none":
         groups = 1
     elif run.expert or (in_blocks and model.moe.intermediate // shared % BLOCK):

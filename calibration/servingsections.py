@@ -10,7 +10,7 @@ import numpy as np
 
 from calibration.errortables import percent
 from calibration.servingerrors import DEPLOYMENT, METRICS, family, layout, odd_rows, users
-from calibration.servingfit import STEPS, Slopes
+from calibration.servingfit import STEPS, Slopes, worded
 from calibration.servingplots import TITLES
 from calibration.servingrecipes import number_of, version_of
 from calibration.servingreplay import Replay, Row
@@ -161,8 +161,8 @@ def constants(results: Results) -> list[str]:
         models = len({row["model"] for row in part.rows})
         gpus = len({row["gpu"] for row in part.rows})
         served = f"{len(every):,} of {counted(models, 'model')} on {counted(gpus, 'GPU')}"
-        rows.append([set_name(part.rows), served, SHIPPED, *map(_constant, STEPS, part.constants)])
-        rows.append(["", "", "fitted here", *map(_constant, STEPS, part.fit(every, part.constants))])
+        rows.append([set_name(part.rows), served, SHIPPED, *map(worded, STEPS, part.constants)])
+        rows.append(["", "", "fitted here", *map(worded, STEPS, part.fit(every, part.constants))])
     words = [f"- *{name}*: {Host.model_fields[name].description}" for name in STEPS]
     return [*words, "", *markdown(["parameter set", "rows", "", *STEPS], rows, left=3)]
 
@@ -175,12 +175,6 @@ def set_name(rows: Sequence[Row]) -> str:
         f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers)) or listed(sorted(versions))
     )
     return f"{GROUPS['engine'](rows[0])} {words}, {listed(sorted({row['gpu'] for row in rows}))}"
-
-
-def _constant(name: str, value: float) -> str:
-    if name.endswith("share"):
-        return f"{value:.2g}" if value > 1e-3 else "0"
-    return "0" if value < 5e-9 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
 
 
 def group_table(name: str, results: Results, key: Key) -> list[str]:

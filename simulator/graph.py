@@ -16,7 +16,7 @@ import networkx as nx
 from hwspecs.dtypes import BYTES
 from simulator import gqa
 from simulator import operators as ops
-from simulator.layout import Layout, check_layout, check_tensor_parallel, divides
+from simulator.layout import Layout, check_layout, divides
 from simulator.operators import Experts, Operator
 from simulator.precision import Linear, Precision, gemm_format, passed_bytes
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from workloads.model import Model
 
 __all__ = [
-    "Builder", "Extents", "Layout", "Precision", "StepGraph", "build_graph", "check_layout", "check_tensor_parallel",
+    "Builder", "Extents", "Layout", "Precision", "StepGraph", "build_graph", "check_layout",
     "divides", "gemm_format", "passed_bytes",
 ]  # fmt: skip
 

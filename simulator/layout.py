@@ -111,11 +111,6 @@ def check_link(layout: Layout, gpu: Gpu) -> None:
     )
 
 
-def check_tensor_parallel(model: Model, gpus: int) -> None:
-    """InputError unless heads, KV heads and widths can be divided over `gpus` GPUs (KV heads may be replicated)."""
-    check_layout(model, Layout(tensor=gpus))
-
-
 def divides(model: Model, layout: Layout | int) -> bool:
     """Whether the model can be divided so."""
     try:

@@ -18,6 +18,7 @@ from simulator.layout import Layout, divides
 from simulator.precision import Precision, passed_bytes
 from simulator.reserve import EVERYTHING, IDEAL, Reserve, driver_bytes
 from simulator.weights import layer_share, weight_bytes_per_gpu
+from workloads.formats import BLOCK
 from workloads.model import Model
 
 __all__ = ["IDEAL", "MemoryPlan", "Reserve", "activations_peak", "plan_memory", "weight_bytes_per_gpu"]
@@ -219,10 +220,6 @@ def _windows(
         return layer * (full + share * len(windows)), 0.0
     held = sum((-(-(window - 1) // block_size) + 1) * block_size * max_seqs + max_tokens for window in windows)
     return layer * full, min(held * layer, pool * len(windows) / model.layers)
-
-
-BLOCK = 128
-"""Rows and columns of a weight that share a scale in fp8_block."""
 
 
 def _wider(model: Model, gpu: Gpu, layout: Layout, in_blocks: bool) -> Iterator[Layout]:

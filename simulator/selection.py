@@ -262,9 +262,7 @@ class Selection:
             own = [(profile, group) for group in profile.groups if _may(group, kind, label)]
             candidates += own
             # Files are read only as far as needed: no later software is better than one with these very formats.
-            fits = (self._form(group, label) == (0, 0) and not group.floor for _, group in own)
-            good = (not _outside(group, shape) and not _odd(group, label) for _, group in own)
-            if any(fit and fine for fit, fine in zip(fits, good, strict=True)):
+            if any(self._fits(group, label, shape) for _, group in own):
                 break
         tier = self.tier
         nearest = min((self._form(group, label)[0] for _, group in candidates), default=FAR)
@@ -290,6 +288,11 @@ class Selection:
         if tier == "exact" and len(tiers) > 1:
             tier = tiers[1]
         return Choice(group, profile.name, tier, self._carried(kind, tiers, group))
+
+    def _fits(self, group: Group, label: Mapping[str, str], shape: Mapping[str, float]) -> bool:
+        """Whether a group has the very formats, and nothing speaks against it."""
+        own = self._form(group, label) == (0, 0) and not group.floor
+        return own and not _outside(group, shape) and not _odd(group, label)
 
     def _rank(
         self, profile: Fitted, group: Group, label: Mapping[str, str], shape: Mapping[str, float], largest: int

@@ -146,18 +146,17 @@ class StepCost:
             return max(1, self.tokens[self.padded[tokens]] + self.rows[rows] + self._decode_host[tokens])
         host = self._mixed_host[tokens - prefill.tokens] + self._chunk_host * prefill.seqs
         kernels = self.tokens[tokens] + self.rows[rows] + self.prefill_ticks(prefill)
-        host += kernels * self._slower >> SHIFT
-        if tokens > self.host.mixed_tokens:
-            host += self._eager_host + max(0, self._launch - kernels)
-        return max(1, kernels + host)
+        eager = tokens > self.host.mixed_tokens
+        return max(1, kernels + host + self._eager_host * eager + self._between(kernels, eager))
 
     def launch_ticks(self, tokens: int, rows: int, prefill: PrefillShape) -> int:
         """Of a step with prefill, what its kernels take longer than measured ones, and what passes between them."""
-        kernels = self.kernel_ticks(tokens, rows, prefill)
+        return self._between(self.kernel_ticks(tokens, rows, prefill), self._is_eager(tokens, prefill))
+
+    def _between(self, kernels: int, eager: bool) -> int:
+        """`launch_ticks` of a step whose kernels take `kernels` ticks, with or without a graph."""
         slower = kernels * self._slower >> SHIFT
-        if self._most_tokens(tokens, prefill) <= self.host.mixed_tokens:
-            return slower
-        return slower + max(0, self._launch - kernels)
+        return slower + max(0, self._launch - kernels) if eager else slower
 
     def kernel_ticks(self, tokens: int, rows: int, prefill: PrefillShape) -> int:
         """The kernels of a step with prefill, without the attention of decoding sequences."""
@@ -166,9 +165,9 @@ class StepCost:
             ticks += table[dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, dealt)]
         return ticks
 
-    def _most_tokens(self, tokens: int, prefill: PrefillShape) -> int:
-        """Of a step with prefill, in the rank or micro-batch that gets the most."""
-        return dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, self.ranks)
+    def _is_eager(self, tokens: int, prefill: PrefillShape) -> bool:
+        """Whether no graph covers a step with prefill: that of the rank or micro-batch with the most tokens."""
+        return dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, self.ranks) > self.host.mixed_tokens
 
     def _dealt_ticks(self, tokens: int, rows: int, prefill: PrefillShape | None) -> int:
         """`fixed_ticks` where a step is dealt among ranks and micro-batches: of the one that gets the most."""
@@ -180,10 +179,8 @@ class StepCost:
         seqs, chunks = ceil_div(tokens - prefill.tokens, ranks), ceil_div(prefill.seqs, ranks)
         kernels = self.kernel_ticks(tokens, rows, prefill)
         host = self._mixed_host[seqs] + self._chunk_host * chunks
-        host += kernels * self._slower >> SHIFT
-        if self._most_tokens(tokens, prefill) > self.host.mixed_tokens:
-            host += self._eager_host + max(0, self._launch - kernels)
-        return max(1, kernels + host)
+        eager = self._is_eager(tokens, prefill)
+        return max(1, kernels + host + self._eager_host * eager + self._between(kernels, eager))
 
     def decode_ticks(self, shape: StepShape) -> int:
         """The operators that read the KV of decoding sequences."""

@@ -18,10 +18,9 @@ from packaging.version import InvalidVersion, Version
 from pydantic import BeforeValidator, Field, model_validator
 
 from hwspecs.errors import InputError, near_matches
-from hwspecs.units import parse_quantity
 from hwspecs.validation import validate
 from hwspecs.yamlfile import read_yaml
-from workloads.enginememory import EngineMemory
+from workloads.enginememory import BytesOrZero, EngineMemory
 from workloads.fields import Part, Probability, SecondsOrZero, Tokens, TokensOrZero, finite, one_of
 
 ENGINE_FOLDER = Path(__file__).parent / "engines"
@@ -35,19 +34,17 @@ def list_engines() -> list[str]:
     return sorted(path.stem for path in ENGINE_FOLDER.glob("*.yaml"))
 
 
+NAMES = (NO_ENGINE, *list_engines())
+"""What `engine.name` may say."""
+
+
 def _engine_name(value: object) -> str:
-    names = [NO_ENGINE, *list_engines()]
-    if not isinstance(value, str) or value not in names:
-        raise InputError("unknown engine", found=value, allowed=near_matches(str(value), names))
+    if not isinstance(value, str) or value not in NAMES:
+        raise InputError("unknown engine", found=value, allowed=near_matches(str(value), NAMES))
     return value
 
 
-def _bytes(value: object) -> float:
-    return parse_quantity(value, "bytes")
-
-
-Bytes = Annotated[float, BeforeValidator(_bytes)]
-EngineName = Annotated[str, BeforeValidator(_engine_name), one_of([NO_ENGINE, *list_engines()])]
+EngineName = Annotated[str, BeforeValidator(_engine_name), one_of(NAMES)]
 
 
 def _version(value: object) -> object:
@@ -216,7 +213,7 @@ class _Change(Part):
     """What a version changed, or what is different on some GPUs."""
 
     since: str | None = Field(default=None, description="The first version that does it.")
-    memory_below: Bytes | None = Field(default=None, description="Only on GPUs with less memory.")
+    memory_below: BytesOrZero | None = Field(default=None, description="Only on GPUs with less memory.")
     architectures: list[str] | None = Field(default=None, description="Only on GPUs of these architectures.")
     gpus: list[str] | None = Field(
         default=None, description="Only on these GPUs, and what is derived from them: those have hosts of an age."
@@ -254,6 +251,13 @@ class EngineSet:
     note: str
 
 
+@lru_cache(maxsize=16)
+def _read(name: str) -> tuple[Path, _File]:
+    """An engine's file and what is in it, read once."""
+    path = ENGINE_FOLDER / f"{name}.yaml"
+    return path, validate(_File, read_yaml(path).data, file=path)
+
+
 @lru_cache(maxsize=64)
 def engine_set(
     name: str,
@@ -271,8 +275,7 @@ def engine_set(
     Changes count in the order of the file. A version outside of those known gives the nearest, one that is none gives
     the newest; `note` says so.
     """
-    path = ENGINE_FOLDER / f"{name}.yaml"
-    file = validate(_File, read_yaml(path).data, file=path)
+    path, file = _read(name)
     oldest, newest = (Version(text) for text in file.versions)
     taken, note = newest, ""
     if version is not None:

@@ -25,6 +25,9 @@ the LM head."""
 BODY = PARTS[:3]
 """Those that a checkpoint's quantisation means where it says nothing else."""
 
+BLOCK = 128
+"""Rows and columns of the weights that share a scale in fp8_block."""
+
 
 @dataclass(frozen=True)
 class LinearFormat:
@@ -60,7 +63,7 @@ LINEAR_FORMATS: dict[str, LinearFormat] = {
     "bf16": _alike("bf16", "bf16", "bf16"),
     "fp16": _alike("fp16", "bf16", "fp16"),
     "fp8": _alike("fp8", "fp8", "fp8, scaled per tensor"),
-    "fp8_block": LinearFormat("fp8", "fp8", 4 / 128**2, "fp8_block", ("fp8",), "fp8, scaled by blocks of 128 x 128"),
+    "fp8_block": LinearFormat("fp8", "fp8", 4 / BLOCK**2, "fp8_block", ("fp8",), "fp8, scaled by blocks of 128 x 128"),
     # What engines do with fp8 weights where the GPU has no fp8; no table has kernels of its own, int8_wo moves as much.
     "fp8_wo": LinearFormat("fp8", "bf16", 0.0, "int8_wo", ("bf16",), "fp8 weights, bf16 activations"),
     "nvfp4": LinearFormat("fp4", "fp4", 1 / 16, "nvfp4", ("fp4",), "nvfp4 weights and activations"),

@@ -15,7 +15,7 @@ from hwspecs.dtypes import BYTES, check_dtype
 from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu
 from workloads.fields import Part, one_of
-from workloads.formats import BODY, LINEAR_FORMATS, PARTS, check_linear_format
+from workloads.formats import BLOCK, BODY, LINEAR_FORMATS, PARTS, check_linear_format
 from workloads.model import Model
 
 
@@ -157,8 +157,6 @@ SGLang)."""
 SPLITS_BLOCKS = ("trtllm",)
 """Engines that pad a GPU's part of a matrix to whole blocks of scales. The others refuse it
 (`quantization/fp8.py` of vLLM 0.10.2 to 0.19.0 and of SGLang 0.5.1 to 0.5.9)."""
-
-BLOCK = 128
 
 
 def check_engine(given: Precision, model: Model, engine: str, tensor: int, expert_tensor: int, fail: Fail) -> None:

@@ -24,7 +24,7 @@ from hwspecs.validation import validate
 from hwspecs.yamlfile import parse_yaml, place_text, read_yaml
 from workloads.arrivals import AllAtOnce, Arrivals, FromTrace
 from workloads.attention import AttentionPolicy, Dense
-from workloads.engine import NO_ENGINE, Engine, list_engines, resolve_engine
+from workloads.engine import NAMES, Engine, resolve_engine
 from workloads.fields import Count, Part, Seconds, SecondsOrZero, finite, one_of, short_form
 from workloads.formats import LINEAR_FORMATS
 from workloads.lengths import Lengths, Table, check_weights
@@ -55,7 +55,7 @@ def _router(value: object) -> str:
 
 RouterName = Annotated[str, BeforeValidator(_router), one_of(ROUTERS)]
 _kind_only, _kind_only_schema = short_form(str, "kind", {"enum": ["dense"]})
-_name_only, _name_only_schema = short_form(str, "name", {"enum": [NO_ENGINE, *list_engines()]})
+_name_only, _name_only_schema = short_form(str, "name", {"enum": list(NAMES)})
 _linear_only, _linear_only_schema = short_form(str, "linear", {"enum": ["auto", *LINEAR_FORMATS]})
 
 

@@ -10,25 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from smallmodel import DENSE
 
 from hwspecs.errors import InputError
 from workloads.checkpoints import READERS, REFUSED
 from workloads.formats import LINEAR_FORMATS, PartFormats
 from workloads.model import Model, load_model
 
-DENSE = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "num_hidden_layers": 4,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 100,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
 MOE = DENSE | {
     "architectures": ["Qwen3MoeForCausalLM"],
     "num_experts": 8,

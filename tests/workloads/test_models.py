@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from smallmodel import DENSE
 
 from hwspecs.errors import InputError
 from workloads.formats import PartFormats
@@ -315,20 +316,7 @@ def test_names(spec: str, name: str) -> None:
 
 def config(**changes: object) -> dict:
     """A small Qwen3 configuration; None takes a key away."""
-    base = {
-        "architectures": ["Qwen3ForCausalLM"],
-        "num_hidden_layers": 4,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "vocab_size": 100,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-    }
-    return {key: value for key, value in (base | changes).items() if value is not None}
+    return {key: value for key, value in (DENSE | changes).items() if value is not None}
 
 
 def test_path_folder_and_mapping(tmp_path: Path) -> None:
