@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
-from simulator.graph import Precision, StepGraph, build_graph, check_tensor_parallel
+from simulator.graph import Layout, Precision, StepGraph, build_graph, check_layout
 from simulator.operators import Gemm, Work, experts_hit
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
@@ -130,7 +130,7 @@ def test_one_gpu_does_not_communicate(model: Model) -> None:
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_tensor_parallelism_divides_work_and_adds_two_all_reduces_a_layer(model: Model, tensor: int) -> None:
     try:
-        check_tensor_parallel(model, tensor)
+        check_layout(model, Layout(tensor=tensor))
     except InputError:
         pytest.skip("does not divide")
     one, many = build(model), build(model, tensor=tensor)
