@@ -62,6 +62,17 @@ class Link:
 
 
 @dataclass(frozen=True)
+class ScaleOut:
+    """Network between the domains of `Link`: of one GPU's adapter, `bandwidth` in bytes/s per direction, and `latency`
+    in seconds of a small message from the memory of one GPU to that of another.
+    """
+
+    kind: str
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
 class Pcie:
     """Host link: PCI Express `generation`, and `bandwidth` in bytes/s per direction (before protocol overhead)."""
 
@@ -98,6 +109,7 @@ class Gpu:
     boost_clock : highest SM clock, Hz.
     peak : dense FLOP/s (OP/s for integers) by number format; never the figure for sparse matrices. `fp32` is the
         vector rate; all others are the matrix units'. Not to be changed.
+    link, scale_out : what connects the GPUs of a domain, and what connects domains; None where nothing is known of it.
     sources : dotted path of a figure -> where it comes from.
     origin : the bundled name or the file it was read from.
     base : the GPU that it was derived from by overriding, if any.
@@ -120,6 +132,7 @@ class Gpu:
     sources: Mapping[str, str]
     origin: str
     base: str | None = None
+    scale_out: ScaleOut | None = None
 
     def __hash__(self) -> int:
         return hash((self.name, self.origin, self.sms, self.boost_clock, self.memory, tuple(sorted(self.peak.items()))))
@@ -187,6 +200,8 @@ _UNITS = {
     "l2.size": "B",
     "l2.bandwidth": "B/s",
     "link.bandwidth": "B/s",
+    "scale_out.bandwidth": "B/s",
+    "scale_out.latency": "s",
     "pcie.bandwidth": "B/s",
     "power.tdp": "W",
     "power.idle": "W",
@@ -226,6 +241,7 @@ _Capacity = Annotated[float, _quantity("bytes", 1e3, 1e15, "141 GB"), _text("141
 _Bandwidth = Annotated[float, _quantity("bytes/s", 1e6, 1e15, "4.8 TB/s"), _text("4.8 TB/s")]
 _Flops = Annotated[float, _quantity("FLOP/s", 1e9, 1e19, "989.5 TFLOP/s"), _text("989.5 TFLOP/s")]
 _Clock = Annotated[float, _quantity("Hz", 1e6, 1e11, "1.98 GHz"), _text("1.98 GHz")]
+_Latency = Annotated[float, _quantity("seconds", 1e-9, 1e-1, "2.7 us"), _text("2.7 us")]
 _Watts = Annotated[float, _quantity("watts", 1e-3, 1e6, "700 W"), _text("700 W")]
 
 
@@ -260,6 +276,12 @@ class _LinkSpec(_Part):
     kind: Literal["nvlink", "infinity-fabric", "ualink", "pcie", "other"]
     bandwidth: _Bandwidth = Field(description="per direction and GPU")
     domain: int = Field(ge=1, le=1_000_000, strict=True, description="GPUs that the link connects")
+
+
+class _ScaleOutSpec(_Part):
+    kind: Literal["infiniband", "roce", "ultra-ethernet", "other"]
+    bandwidth: _Bandwidth = Field(description="per direction and GPU")
+    latency: _Latency = Field(description="of a small message from GPU to GPU")
 
 
 class _PcieSpec(_Part):
@@ -313,6 +335,9 @@ class _GpuSpec(_Part):
     memory: _MemorySpec
     l2: _L2Spec
     link: _LinkSpec
+    scale_out: _ScaleOutSpec | None = Field(
+        None, description="network between the domains of the link; left out: replicas stay within a domain"
+    )
     pcie: _PcieSpec
     power: _PowerSpec
     price: _PriceSpec | None = None
@@ -589,6 +614,7 @@ def _build(layers: list[_Layer]) -> Gpu:
         memory=Memory(spec.memory.kind, spec.memory.capacity, spec.memory.bandwidth),
         l2=L2(spec.l2.size, l2_bandwidth),
         link=Link(spec.link.kind, spec.link.bandwidth, spec.link.domain),
+        scale_out=spec.scale_out and ScaleOut(spec.scale_out.kind, spec.scale_out.bandwidth, spec.scale_out.latency),
         pcie=Pcie(spec.pcie.generation, spec.pcie.bandwidth),
         power=Power(spec.power.tdp, spec.power.idle),
         price=Price(spec.price.usd_per_hour, spec.price.date) if spec.price else None,
@@ -615,13 +641,16 @@ def to_spec(gpu: Gpu) -> dict[str, Any]:
     """`gpu` as a mapping that `load_gpu` reads back to the same figures: quantities as text in SI units."""
     record = dataclasses.asdict(gpu)
     del record["origin"], record["base"]
-    if record["price"] is None:
-        del record["price"]
+    for optional in ("price", "scale_out"):
+        if record[optional] is None:
+            del record[optional]
     for path, unit in _UNITS.items():
         if path == "peak":
             record["peak"] = {d: f"{v!r} {unit}" for d, v in record["peak"].items()}
             continue
         *outer, last = path.split(".")
+        if outer and outer[0] not in record:
+            continue
         inner = record[outer[0]] if outer else record
         inner[last] = f"{inner[last]!r} {unit}"
     return record

@@ -102,6 +102,29 @@ def test_sheets(sheet):
     assert gpu.power.tdp == pytest.approx(tdp)
 
 
+# The network between domains: Gb/s of the adapter of one GPU (HDR 200, NDR 400, XDR 800); 0 where nothing is known.
+ADAPTERS = {"a100-sxm": 200, "b300-sxm": 800, "gb300": 800, "r200": 1600, "mi455x": 2400, "h20": 0, "l40s": 0,
+            "rtx-pro-6000": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks(name):
+    gpu, gigabits = load_gpu(name), ADAPTERS.get(name, 400)
+    assert (gpu.scale_out is None) == (gigabits == 0)
+    if gpu.scale_out is not None:
+        assert gpu.scale_out.bandwidth == pytest.approx(gigabits * 1e9 / 8)
+        assert gpu.scale_out.bandwidth < gpu.link.bandwidth and 1e-6 < gpu.scale_out.latency < 1e-5
+
+
+def test_a_network_may_be_given_and_taken_away():
+    network = {"kind": "roce", "bandwidth": "25 GB/s", "latency": "5 us"}
+    gpu = load_gpu({"base": "l40s", "scale_out": network})
+    assert gpu.scale_out is not None and gpu.scale_out.latency == pytest.approx(5e-6)
+    assert gpu.sources["scale_out.bandwidth"].startswith("given")
+    assert gpu.with_values({"scale_out.bandwidth": 5e10}).scale_out.bandwidth == 5e10
+    assert load_gpu({"base": "h200-sxm", "scale_out": None}).scale_out is None
+
+
 def test_every_gpu_is_in_the_golden_sheets():
     assert {s[0] for s in GOLDEN_SHEETS} == set(NAMES)
     assert {s[0] for s in GOLDEN_PEAKS} == set(NAMES)
@@ -243,7 +266,7 @@ def test_gpus_are_values():
 
 
 FACTORS = ["sms", "boost_clock", "peak.bf16", "memory.bandwidth", "memory.capacity", "l2.size", "l2.bandwidth"]
-FACTORS += ["link.bandwidth", "link.domain", "pcie.bandwidth", "power.tdp", "price.usd_per_hour"]
+FACTORS += ["link.bandwidth", "link.domain", "scale_out.bandwidth", "scale_out.latency", "pcie.bandwidth", "power.tdp", "price.usd_per_hour"]
 
 
 def value(gpu: Gpu, path: str):
