@@ -18,6 +18,7 @@ from typing import Any
 
 from hwspecs.errors import InputError
 from workloads.formats import BODY, LINEAR_FORMATS, PartFormats
+from workloads.modules import module_weights
 
 KEY = "quantization_config"
 SIDECAR = "hf_quant_config.json"
@@ -55,39 +56,20 @@ def checkpoint_formats(value: object, shape: Shape, dtype: str, fail: Fail) -> d
         problem = REFUSED.get(str(method), "unsupported quantisation")
         raise fail(problem, method, f"quant_method {', '.join(READERS)}; {INSTEAD}")
     parts = reader(value, shape, fail)
+    projected = parts.pop("output", None)
+    # What is left out is computed in the model's format, or, if that has no kernels here (fp32), in 16 bits.
+    left_out = dtype if dtype in LINEAR_FORMATS else "bf16"
+    own = {} if projected == parts.get("attention") else {"output": projected or left_out}
     kv = _kv_format(value, fail)
-    named = {parts.get(part) for part in _weights(shape) if part in BODY}
+    named = {parts.get(part) for part in module_weights(shape) if part in BODY}
     if len(named) == 1 and (name := named.pop()) is not None:
         pair = {"weight_dtype": LINEAR_FORMATS[name].weights, "activation_dtype": LINEAR_FORMATS[name].activations}
         body: Parts = dict.fromkeys(BODY, name) if name != "fp8" else {}
         parts = body | {"head": parts.get("head")}
-    return pair | {"formats": PartFormats(**parts), "kv_dtype": kv}
+    return pair | {"formats": PartFormats(**parts, **own), "kv_dtype": kv}
 
 
 # ---- which modules a checkpoint leaves out ---------------------------------------------------------------------------
-
-
-def _weights(shape: Shape) -> dict[str, dict[str, int]]:
-    """For each part of the model its modules, as checkpoints name them, and how many weights each has."""
-    hidden, moe = shape["hidden"], shape["moe"]
-    q, kv = (shape[heads] * shape["head_dim"] for heads in ("q_heads", "kv_heads"))
-    found: dict[str, dict[str, int]] = {"attention": {}, "mlp": {}, "experts": {}, "head": {"lm_head": 1}}
-    for i in range(shape["layers"]):
-        layer, mixture = f"model.layers.{i}", moe is not None and moe.moe_layers[i]
-        for name, width in (("q", q), ("k", kv), ("v", kv), ("o", q)):
-            found["attention"][f"{layer}.self_attn.{name}_proj"] = hidden * width
-        if mixture:
-            found["experts"][f"{layer}.{_EXPERTS_OF.get(shape.get('architecture', ''), 'mlp')}.experts.0.x_proj"] = 1
-        for name in ("gate", "up", "down"):
-            if not mixture:
-                found["mlp"][f"{layer}.mlp.{name}_proj"] = 1
-            elif moe.shared_intermediate:
-                found["mlp"][f"{layer}.mlp.shared_expert.{name}_proj"] = 1
-    return {part: modules for part, modules in found.items() if modules}
-
-
-_EXPERTS_OF = {"MixtralForCausalLM": "block_sparse_moe", "MiniMaxM2ForCausalLM": "block_sparse_moe"}
-"""The module that holds a layer's experts, where it is not `mlp`."""
 
 
 class _Patterns:
@@ -128,7 +110,7 @@ class _Patterns:
 
 def _without(name: str, shape: Shape, ignored: _Patterns, *, head: bool = False) -> Parts:
     """`name` for all parts that are not on the list; for the head only if the tool quantises it."""
-    held = _weights(shape).items()
+    held = module_weights(shape).items()
     return {part: name for part, modules in held if not ignored.most_of(modules) and (head or part != "head")}
 
 
@@ -150,11 +132,13 @@ def _mxfp4(value: Value, shape: Shape, fail: Fail) -> Parts:
 
 
 def _weight_only(bits_keys: tuple[str, ...]) -> Callable[[Value, Shape, Fail], Parts]:
-    """GPTQ and AWQ: integers in groups that share a scale. The bytes of scales are those of groups of 128."""
+    """GPTQ and AWQ: integers in groups that share a scale, of 32 weights or, as counted here, of 128."""
 
     def read(value: Value, shape: Shape, fail: Fail) -> Parts:
         bits = next((value[key] for key in bits_keys if key in value), None)
         name = {4: "int4_wo", 8: "int8_wo"}.get(bits) if isinstance(bits, int) else None
+        if name == "int4_wo" and value.get("group_size", value.get("q_group_size")) == 32:
+            name = "int4_wo_32"
         if name is None:
             raise fail("no kernels for weights of so many bits", bits, "bits 4 or 8")
         # GPTQModel excludes modules as keys of `dynamic`: `-:` and a regular expression.
@@ -210,7 +194,7 @@ def _mixed(layers: Value, shape: Shape, fail: Fail) -> Parts:
     parts: Parts = {}
     for name, modules in found.items():
         listed = _Patterns(modules, fail, KEY)
-        parts |= {part: name for part, held in _weights(shape).items() if listed.most_of(held)}
+        parts |= {part: name for part, held in module_weights(shape).items() if listed.most_of(held)}
     return parts
 
 
@@ -226,7 +210,7 @@ def _compressed(value: Value, shape: Shape, fail: Fail) -> Parts:
         targets = group.get("targets", ["Linear"])
         chosen = _Patterns(targets, fail, "targets")
         everything = "Linear" in chosen.names
-        for part, modules in _weights(shape).items():
+        for part, modules in module_weights(shape).items():
             if part not in parts and not ignored.most_of(modules) and (everything or chosen.most_of(modules)):
                 parts[part] = name
     return parts
@@ -240,6 +224,8 @@ def _scheme(group: Value, fail: Fail) -> str:
     kind, multiplied = _number(weights), "" if inputs is None else _number(inputs)
     if kind == "float4":
         kind = "mxfp4" if weights.get("group_size") == 32 else "nvfp4"
+    elif kind == "int4" and weights.get("group_size") == 32:
+        kind = "int4_32"
     elif kind == "float8" and weights.get("strategy") == "block":
         if weights.get("block_structure") not in (None, [128, 128], "128x128"):
             raise fail("blocks of this size have no kernels", weights.get("block_structure"), "[128, 128]")
@@ -263,6 +249,7 @@ _SCHEMES = {
     ("int8", "int8"): "int8",
     ("int8", ""): "int8_wo",
     ("int4", ""): "int4_wo",
+    ("int4_32", ""): "int4_wo_32",
     ("nvfp4", "float4"): "nvfp4",
     ("nvfp4", ""): "nvfp4_wo",
     ("mxfp4", ""): "w4a16_mxfp4",

@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwspecs.dtypes import BYTES, check_dtype
+from workloads import parameters
+from workloads.attentionshapes import GatedDelta, Indexer, Latent
 from workloads.formats import BODY, LINEAR_FORMATS, PartFormats
+
+__all__ = ["GatedDelta", "Indexer", "Latent", "Model", "Moe"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Moe:
     router_bias : whether the router has one for each expert, added to its logits or only to choose by.
     router_dtype : format of the router's weights and arithmetic if it is not the model's.
     balanced : whether that bias was trained to keep the experts evenly used (arXiv 2408.15664).
+    shared_gate : whether a linear gate of one output scales what the shared experts add.
+    groups, top_groups : equal groups that the experts are in, and those of them that a token's experts may be of.
     """
 
     experts: int
@@ -41,18 +47,24 @@ class Moe:
     router_bias: bool = False
     router_dtype: str | None = None
     balanced: bool = False
+    shared_gate: bool = False
+    groups: int = 1
+    top_groups: int = 1
 
 
 @dataclass(frozen=True)
 class Model:
-    """The shape of a decoder-only transformer with grouped-query attention and gated MLPs.
+    """The shape of a decoder-only transformer with gated MLPs.
+
+    Its attention is grouped-query attention unless `latent` is given, and on the layers of `layer_linear` linear.
 
     Attributes
     ----------
     name : such as `Qwen/Qwen3-8B`.
     architecture : the class that the configuration names, such as `Qwen3ForCausalLM`.
     layers, hidden, vocab : number of layers, width of the residual stream, size of the vocabulary.
-    q_heads, kv_heads, head_dim : attention heads, and the elements of one.
+    q_heads, kv_heads, head_dim : attention heads, and the elements of one. Of latent attention those of its expanded
+        form, in which each head has a key of its own.
     intermediate : width of the dense MLPs (of those layers that have one).
     tie_embeddings : whether the LM head is the embedding table.
     max_context : longest sequence, prompt and output together, that the positions are made for.
@@ -69,6 +81,12 @@ class Model:
         `dtype` in a quantised checkpoint.
     formats : formats of parts of the checkpoint about which those two do not say all.
     kv_dtype : format for which the checkpoint has scales of the KV cache; None if it says nothing of it.
+    latent : multi-head latent attention, if that is what all layers have.
+    linear : linear attention of the layers that have it.
+    layer_linear : for each layer, whether its attention is linear; empty for no layer.
+    output_gate : whether the queries' projection has a gate as wide as the queries, for the attention's output.
+    draft_layers : layers beyond `layers` that predict further tokens (multi-token prediction); they are in the
+        checkpoint and not in the counts of parameters.
     origin : bundled name or file.
     config : the configuration as read, overrides included; not to be changed. Like `origin` no part of the identity.
     """
@@ -101,52 +119,100 @@ class Model:
     embedding_is_active: bool = True
     formats: PartFormats = field(default_factory=PartFormats)
     kv_dtype: str | None = None
+    latent: Latent | None = None
+    linear: GatedDelta | None = None
+    layer_linear: tuple[bool, ...] = ()
+    output_gate: bool = False
+    draft_layers: int = 0
 
     def parameter_counts(self) -> dict[str, int]:
         """Exact number of parameters by part.
 
-        `embedding`, `attention` (projections, their biases and sinks), `mlp` (dense MLPs and shared experts), `experts`
-        (routed, with their biases), `router`, `norms` (the final one and the heads' included), `lm_head` (0 if it is
-        the embedding table).
+        `embedding`, `attention` (projections, their biases and sinks, the indexer, convolutions and decays of linear
+        attention), `mlp` (dense MLPs and shared experts), `experts` (routed, with their biases), `router` (with the
+        shared experts' gate), `norms` (the final one and those inside of the attention included), `lm_head` (0 if it
+        is the embedding table).
         """
-        h, q, kv = self.hidden, self.q_heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = h * q + 2 * h * kv + q * h
-        attention += (q + 2 * kv) * self.attention_bias + h * self.output_bias + self.q_heads * self.attention_sinks
-        qk_gains = (q + kv if self.qk_norm_across_heads else 2 * self.head_dim) * self.qk_norm
-        moe_layers = sum(self.moe.moe_layers) if self.moe else 0
-        mlp = (self.layers - moe_layers) * self._mlp(self.intermediate)
-        experts = router = 0
+        h, mixtures, linear = self.hidden, self.moe_layers, self.linear_layers
+        attention, norms = parameters.attention(self)
+        linear_attention, linear_norms = parameters.linear_attention(self)
+        mlp = (self.layers - mixtures) * parameters.mlp(self, self.intermediate)
         if self.moe:
-            mlp += moe_layers * self._mlp(self.moe.shared_intermediate)
-            experts = moe_layers * self.moe.experts * 3 * h * self.moe.intermediate + self.expert_biases
-            router = moe_layers * self.moe.experts * (h + self.moe.router_bias)
+            mlp += mixtures * parameters.mlp(self, self.moe.shared_intermediate)
         return {
             "embedding": self.vocab * h,
-            "attention": self.layers * attention,
+            "attention": self.kv_layers * attention + linear * linear_attention,
             "mlp": mlp,
-            "experts": experts,
-            "router": router,
-            "norms": self.layers * (2 * h + qk_gains) + h,
+            "experts": mixtures * parameters.experts(self),
+            "router": mixtures * parameters.router(self),
+            "norms": self.layers * 2 * h + self.kv_layers * norms + linear * linear_norms + h,
             "lm_head": 0 if self.tie_embeddings else self.vocab * h,
         }
 
-    def _mlp(self, width: int) -> int:
-        """Parameters of a gated MLP: gate, up and down projections."""
-        return 3 * self.hidden * width + (2 * width + self.hidden) * self.mlp_bias * (width > 0)
+    def draft_parameter_counts(self) -> dict[str, int]:
+        """The same of the layers for multi-token prediction, which are not in the other counts.
+
+        One is a layer with softmax attention (and experts, if there are any) behind a `projection` of the hidden state
+        and the newest token's embedding, a norm of each, and one before the head; the tables are the model's own
+        (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+        """
+        attention, gains = parameters.attention(self)
+        h = self.hidden
+        each = {
+            "attention": attention,
+            "mlp": parameters.mlp(self, self.moe.shared_intermediate if self.moe else self.intermediate),
+            "experts": parameters.experts(self),
+            "router": parameters.router(self),
+            "norms": 2 * h + gains + 3 * h,
+            "projection": 2 * h * h,
+        }
+        return {part: self.draft_layers * count for part, count in each.items()}
+
+    @property
+    def attention_kind(self) -> str:
+        """In a word or two: `grouped`, `latent`, `sparse latent` (behind an indexer), `linear and grouped`."""
+        if self.latent is not None:
+            return "latent" if self.latent.indexer is None else "sparse latent"
+        return "linear and grouped" if self.linear_layers else "grouped"
+
+    @property
+    def output_width(self) -> int:
+        """Elements that a layer's softmax attention hands to its output projection."""
+        return self.q_heads * (self.latent.value_dim if self.latent is not None else self.head_dim)
+
+    @property
+    def output_parameters(self) -> int:
+        """Parameters of the attention's output projections, without biases; they are among `attention`'s."""
+        width = self.kv_layers * self.output_width
+        if self.linear is not None:
+            width += self.linear_layers * self.linear.values
+        return width * self.hidden
+
+    @property
+    def linear_layers(self) -> int:
+        """Layers whose attention is linear: they have a state for each sequence, and no KV."""
+        return sum(self.layer_linear)
+
+    @property
+    def kv_layers(self) -> int:
+        """Layers that have KV."""
+        return self.layers - self.linear_layers
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers whose MLP is a mixture of experts."""
+        return sum(self.moe.moe_layers) if self.moe else 0
 
     @property
     def expert_biases(self) -> int:
         """Parameters of the routed experts that are biases: checkpoints leave them unquantised."""
-        if not self.moe or not self.moe.bias:
-            return 0
-        return sum(self.moe.moe_layers) * self.moe.experts * (2 * self.moe.intermediate + self.hidden)
+        return self.moe_layers * parameters.expert_biases(self)
 
     @property
     def linear_parts(self) -> tuple[str, ...]:
         """Which of `formats.BODY` the model has."""
-        moe_layers = sum(self.moe.moe_layers) if self.moe else 0
-        dense = moe_layers < self.layers or bool(self.moe and self.moe.shared_intermediate)
-        return tuple(part for part in BODY if {"mlp": dense, "experts": moe_layers > 0}.get(part, True))
+        dense = self.moe_layers < self.layers or bool(self.moe and self.moe.shared_intermediate)
+        return tuple(part for part in BODY if {"mlp": dense, "experts": self.moe_layers > 0}.get(part, True))
 
     @property
     def parameters(self) -> int:
@@ -170,10 +236,17 @@ class Model:
     def kv_bytes_per_token(self, kv_dtype: str | None = None) -> float:
         """Bytes of KV cache that one token takes on all layers; in the checkpoint's format if none is given.
 
-        A layer with a sliding window counts like the others: how much of its past it keeps is up to the KV cache.
+        A layer with a sliding window counts like the others: how much of its past it keeps is up to the KV cache. A
+        layer with linear attention has none.
         """
-        size = BYTES[check_dtype(kv_dtype or self.kv_dtype or self.dtype)]
-        return 2 * self.layers * self.kv_heads * self.head_dim * size
+        name = check_dtype(kv_dtype or self.kv_dtype or self.dtype)
+        if self.latent is not None:
+            return self.layers * self.latent.token_bytes(name)
+        return 2 * self.kv_layers * self.kv_heads * self.head_dim * BYTES[name]
+
+    def state_bytes(self) -> float:
+        """Bytes that a sequence takes whatever its length: the states of linear attention, on all layers."""
+        return self.linear_layers * self.linear.sequence_bytes(self.dtype) if self.linear is not None else 0.0
 
     def weight_bytes(self, weight_dtype: str | None = None) -> float:
         """Bytes of all parameters in one format, or, if none is given, of the checkpoint in its own.
@@ -196,6 +269,9 @@ class Model:
             found[name] = found.get(name, 0.0) + parameters * size
 
         counts["experts"] -= self.expert_biases
+        if self.formats.output is not None:
+            counts["attention"] -= self.output_parameters
+            add(self.formats.output, self.output_parameters)
         for part in self.linear_parts:
             add(getattr(self.formats, part) or self.weight_dtype, counts[part])
         add(self.formats.head or self.dtype, counts["lm_head"])

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError, near_matches
 
-PARTS = ("attention", "mlp", "experts", "head")
-"""Linear layers whose format may be their own: attention's projections, dense MLPs and shared experts, routed experts,
-the LM head."""
+PARTS = ("attention", "output", "mlp", "experts", "head")
+"""Linear layers whose format may be their own: attention's projections, of these the output projection, dense MLPs and
+shared experts, routed experts, the LM head."""
 
-BODY = PARTS[:3]
+BODY = ("attention", "mlp", "experts")
 """Those that a checkpoint's quantisation means where it says nothing else."""
 
 BLOCK = 128
@@ -81,6 +81,8 @@ LINEAR_FORMATS: dict[str, LinearFormat] = {
     "int8": _alike("int8", "sq", "int8 weights and activations (SmoothQuant)"),
     "int8_wo": LinearFormat("int8", "bf16", 0.0, "int8_wo", ("bf16",), "int8 weights, bf16 activations"),
     "int4_wo": LinearFormat("int4", "bf16", 2 / 128, "int4_wo", ("bf16",), "int4 weights, bf16 activations"),
+    # Kimi-K2.5's experts (compressed-tensors, pack-quantized): a bf16 scale for 32 weights.
+    "int4_wo_32": LinearFormat("int4", "bf16", 2 / 32, "int4_wo", ("bf16",), "int4 weights by 32, bf16 activations"),
 }
 """Name -> format. Scales per tensor, row or column are too few to count."""
 
@@ -94,9 +96,13 @@ def check_linear_format(name: object) -> str:
 
 @dataclass(frozen=True)
 class PartFormats:
-    """Formats by part, names of LINEAR_FORMATS; None for the number formats that are said for the whole model."""
+    """Formats by part, names of LINEAR_FORMATS; None for the number formats that are said for the whole model.
+
+    `output` is None where the output projection of the attention is in the format of the others.
+    """
 
     attention: str | None = None
     mlp: str | None = None
     experts: str | None = None
     head: str | None = None
+    output: str | None = None

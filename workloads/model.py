@@ -17,8 +17,9 @@ from typing import Any
 
 from hwspecs.errors import InputError, near_matches
 from hwspecs.yamlfile import place_text, read_text
-from workloads.architectures import ARCHITECTURES, CONFIG_KEYS, Config, dtype_of
+from workloads.architectures import ARCHITECTURES, CONFIG_KEYS, NESTED, TEXT
 from workloads.checkpoints import KEY, SIDECAR, checkpoint_formats
+from workloads.configuration import Config, dtype_of
 from workloads.decoder import Model, Moe
 
 __all__ = ["ARCHITECTURES", "MODEL_FOLDER", "Model", "Moe", "find_model", "list_models", "load_model"]
@@ -120,8 +121,13 @@ def load_model(
             data[KEY] = {"quant_method": "modelopt", **_parse(read_text(sidecar), sidecar)}
 
         def line_of(key: str) -> int | None:
-            match = re.search(rf'"{re.escape(key)}"\s*:', text)
-            return text.count("\n", 0, match.start()) + 1 if match else None
+            start = 0
+            for name in key.split("."):
+                match = re.compile(rf'"{re.escape(name)}"\s*:').search(text, start)
+                if match is None:
+                    return None
+                start = match.start()
+            return text.count("\n", 0, start) + 1
 
         return data, title, source, line_of, path
 
@@ -149,11 +155,34 @@ def load_model(
         name = title or name
 
     def complain(problem: str, key: str, found: object, allowed: str | None) -> InputError:
-        if file is None or key in given:
-            return fail(problem, (key,), found, allowed)
+        path = tuple(key.split("."))
+        said = path if file is None else _given_path(path, given)
+        if said is not None:
+            return fail(problem, said, found, allowed)
         return InputError(problem, file=file, place=key, line=line_of(key), found=found, allowed=allowed)
 
-    return _build(Config({**data, **given}, complain), name, source)
+    return _build(Config(_overridden(data, given), complain), name, source)
+
+
+def _given_path(path: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Where among the values that override a configuration's `path` was said; None if the configuration says it."""
+    for i, name in enumerate(path):
+        inner = given.get(TEXT) if name == TEXT else None
+        if name in given and (not isinstance(inner, Mapping) or path[i + 1 : i + 2] == () or path[i + 1] in inner):
+            return path[i:]
+    return None
+
+
+def _overridden(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with other values; what is given beside TEXT holds for what TEXT says, too."""
+    inner = data.get(TEXT)
+    if not isinstance(inner, Mapping):
+        return {**data, **given}
+    within = {key: value for key, value in given.items() if key in inner or key not in data}
+    whole = {**data, **{key: value for key, value in given.items() if key in data}}
+    said = given.get(TEXT, {})
+    whole[TEXT] = {**inner, **said, **within} if isinstance(said, Mapping) else said
+    return whole
 
 
 def _build(config: Config, name: str, origin: str) -> Model:
@@ -167,13 +196,15 @@ def _build(config: Config, name: str, origin: str) -> Model:
     for key, value in config.data.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise config.fail("not a finite number", key, value, "a number")
-    dtype = dtype_of(config, first)
-    shape = ARCHITECTURES[first](config)
+    text = config.inside(TEXT) if first in NESTED else config
+    dtype = dtype_of(text if text.has("dtype") or text.has("torch_dtype") else config, first)
+    shape = ARCHITECTURES[first](text)
+    quantised = text if text.has(KEY) else config
     formats = checkpoint_formats(
-        config.data.get(KEY),
+        quantised.data.get(KEY),
         {**shape, "architecture": first},
         dtype,
-        lambda problem, found, allowed: config.fail(problem, KEY, found, allowed),
+        lambda problem, found, allowed: quantised.fail(problem, KEY, found, allowed),
     )
     return Model(
         name=name,

@@ -49,6 +49,9 @@ class Precision(Part):
         "`activations`.",
     )
     attention: LinearName = Field(default=None, description="Format of the attention's projections.")
+    output: LinearName = Field(
+        default=None, description="Format of the attention's output projection, if it is not that of `attention`."
+    )
     mlp: LinearName = Field(default=None, description="Format of dense MLPs and shared experts.")
     experts: LinearName = Field(default=None, description="Format of routed experts.")
     head: LinearName = Field(
@@ -87,8 +90,8 @@ def resolve(given: Precision, model: Model, gpu: Gpu, fail: Fail) -> Precision:
             raise fail(f"{model.name} has no {what}", f"precision.{part}", getattr(given, part), "nothing here")
     pair = {"weights": model.weight_dtype, "activations": model.activation_dtype}
     said = {key: getattr(given, key) for key in pair if getattr(given, key) != "auto"}
-    own = {part: name for part in has if (name := getattr(model.formats, part)) is not None}
-    alike = len({own.get(part) for part in model.linear_parts}) == 1
+    own = {part: name for part in (*has, "output") if (name := getattr(model.formats, part)) is not None}
+    alike = len({own.get(part) for part in model.linear_parts}) == 1 and "output" not in own
     if len(said) == 1 and given.linear is None and not alike:
         (key, found), allowed = next(iter(said.items())), "both `weights` and `activations`, or formats by part"
         raise fail(f"the parts of {model.name} have different formats", f"precision.{key}", found, allowed)
@@ -99,7 +102,9 @@ def resolve(given: Precision, model: Model, gpu: Gpu, fail: Fail) -> Precision:
             parts[part] = name, "linear" if alike and part in BODY else part, f"{name} (of {model.name})"
     if given.linear is not None:
         parts |= dict.fromkeys(model.linear_parts, (given.linear, "linear", given.linear))
-    parts |= {part: (name, part, name) for part in has if (name := getattr(given, part)) is not None}
+    parts |= {part: (name, part, name) for part in (*has, "output") if (name := getattr(given, part)) is not None}
+    if given.output is None and (given.linear is not None or given.attention is not None):
+        parts.pop("output", None)
     for name, place, found in parts.values():
         _check(name, gpu, f"precision.{place}", found, fail)
     names = {part: name for part, (name, _, _) in parts.items()}
@@ -113,6 +118,11 @@ def resolve(given: Precision, model: Model, gpu: Gpu, fail: Fail) -> Precision:
     else:
         pair |= said
     left = {part: name for part, name in names.items() if not _is_plain(name, pair)}
+    if names.get("output") is not None:
+        plain = next((name for name in LINEAR_FORMATS if _is_plain(name, pair)), None)
+        left |= {"output": names["output"]}
+        if names["output"] == names.get("attention", plain):
+            left.pop("output")
     kept: dict[str, str | None] = dict.fromkeys(("linear", *PARTS)) | left
     body = {left.get(part) for part in model.linear_parts}
     if len(body) == 1:
@@ -154,6 +164,17 @@ ENGINE_KV = {
 """Formats of the KV cache that an engine has (`QuantAlgo` of TensorRT-LLM, `CacheDType` of vLLM, `--kv-cache-dtype` of
 SGLang)."""
 
+LATENT_KV = {
+    "trtllm": ("bf16", "fp16", "fp8"),
+    "vllm": ("bf16", "fp16", "fp8"),
+    "sglang": ("bf16", "fp16", "fp8", "fp4"),
+}
+"""The same of latent attention (`supported_kv_cache_dtypes` of vLLM's `v1/attention/backends/mla`; SGLang's
+`MLATokenToKVPool` and `MLATokenToKVPoolFP4`; TensorRT-LLM to 1.3.0rc20, whose MLA knows no other)."""
+
+SPARSE_KV = ("bf16", "fp8")
+"""The same behind an indexer, of any engine: FlashMLA's sparse kernels and TRTLLM-gen's have no others."""
+
 SPLITS_BLOCKS = ("trtllm",)
 """Engines that pad a GPU's part of a matrix to whole blocks of scales. The others refuse it
 (`quantization/fp8.py` of vLLM 0.10.2 to 0.19.0 and of SGLang 0.5.1 to 0.5.9)."""
@@ -168,20 +189,29 @@ def check_engine(given: Precision, model: Model, engine: str, tensor: int, exper
     lacking = ENGINE_LACKS.get(engine)
     if lacking is None:
         return
-    if given.kv not in ENGINE_KV[engine]:
-        raise fail(f"{engine} has no KV cache in this format", "precision.kv", given.kv, ", ".join(ENGINE_KV[engine]))
+    caches, of = ENGINE_KV[engine], ""
+    if model.latent is not None:
+        caches, of = LATENT_KV[engine], f" for the latent attention of {model.name}"
+        if model.latent.indexer is not None:
+            caches, of = SPARSE_KV, f" for the sparse attention of {model.name}"
+    if given.kv not in caches:
+        raise fail(f"{engine} has no KV cache in this format{of}", "precision.kv", given.kv, ", ".join(caches))
     moe = model.moe
     # KV heads are copied where there are more GPUs than heads.
     kv = model.kv_heads * model.head_dim if model.kv_heads >= tensor else tensor * model.head_dim
     split = {"attention": [(model.q_heads * model.head_dim, tensor), (kv, tensor)]}
+    split["output"] = [(model.output_width, tensor)]
+    if model.latent is not None:
+        expanded = model.q_heads * (model.latent.nope_dim + model.latent.value_dim)
+        split["attention"] = [(model.q_heads * model.head_dim, tensor), (expanded, tensor), *split["output"]]
     if moe is None or not all(moe.moe_layers):
         split["mlp"] = [(model.intermediate, tensor)]
     if moe is not None:
         split["experts"] = [(moe.intermediate, expert_tensor)]
     pair = {"weights": given.weights, "activations": given.activations}
     plain = next((name for name in LINEAR_FORMATS if _is_plain(name, pair)), None)
-    for part in (*model.linear_parts, "head"):
-        name = given.by_part()[part] or (plain if part != "head" else None)
+    for part in (*model.linear_parts, "output", "head"):
+        name = given.by_part()[part] or (plain if part not in ("output", "head") else None)
         if name in lacking:
             place = part if getattr(given, part) is not None else "linear"
             able = ", ".join(other for other in LINEAR_FORMATS if other not in lacking)

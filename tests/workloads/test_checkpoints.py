@@ -113,8 +113,8 @@ def test_gpt_oss_has_mxfp4_experts_alone() -> None:
         (["self_attn"], ("experts",)),
         (["re:.*self_attn.*", "re:.*mlp.gate$"], ("experts",)),
         ([f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "qkvo"], ("experts",)),
-        ([f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "qkv"], ("experts",)),  # 2/3 of its weights
-        ([f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "kv"], ALL),  # a third of them
+        ([f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "qkv"], ("experts", "output")),
+        ([f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "kv"], ALL),  # half of q, k and v
         (["model.layers.0.self_attn"], ALL),  # one layer of four
         (["re:.*mlp.experts.*"], ("attention",)),
         (["model.layers.*.mlp.experts*"], ("attention",)),
@@ -261,3 +261,52 @@ def test_any_content_gives_formats_or_one_message(method: str, said: dict[str, A
     except InputError:
         return
     assert 0 < found.weight_bytes() <= 2 * found.parameters
+
+
+# ---- latent and linear attention -------------------------------------------------------------------------------------
+
+MODELOPT: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+
+
+def quantised(base: str, **said: Any) -> Model:
+    return load_model({"base": base, "quantization_config": said})
+
+
+def test_checkpoints_of_deepseek_in_nvfp4() -> None:
+    """nvidia/DeepSeek-R1-FP4 leaves the attention out, its second version all of it but the output projection."""
+    first = quantised("deepseek-r1", **MODELOPT, exclude_modules=[f"model.layers.{i}.self_attn*" for i in range(61)])
+    assert first.formats == PartFormats(mlp="nvfp4", experts="nvfp4") and first.weight_dtype == "bf16"
+    names = [f"model.layers.{i}.self_attn.{name}" for i in range(61) for name in LATENT]
+    second = quantised("deepseek-r1", **MODELOPT, exclude_modules=names)
+    assert second.formats == PartFormats(mlp="nvfp4", experts="nvfp4", output="nvfp4")
+    # 61 matrices of 16,384 x 7,168: 16 bits less 4.5
+    assert first.weight_bytes() - second.weight_bytes() == 61 * 16_384 * 7168 * (2 - 0.5625)
+    # The other way round, the output projection stays in the model's own format.
+    rest = quantised("deepseek-r1", **MODELOPT, exclude_modules=["*o_proj"])
+    assert rest.formats == PartFormats("nvfp4", "nvfp4", "nvfp4", output="bf16") and rest.weight_dtype == "fp4"
+
+
+def test_checkpoints_inside_of_a_text_model() -> None:
+    """Modules of a text model have its path before them; patterns may leave the path out."""
+    routed = ["*self_attn*", "*shared_experts*", "language_model.model.layers.0.mlp*", "lm_head"]
+    kimi = quantised("kimi-k2.5", **MODELOPT, exclude_modules=routed, kv_cache_quant_algo="FP8")
+    assert kimi.formats == PartFormats(experts="nvfp4") and kimi.kv_dtype == "fp8"
+    named = ("conv1d", "in_proj_a", "in_proj_b", "norm", "A_log", "dt_bias")
+    left = [f"model.language_model.layers.{i}.linear_attn.{name}" for i in range(60) for name in named if i % 4 != 3]
+    block: dict[str, Any] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    qwen = quantised("qwen3.5-397b-a17b", **block, modules_to_not_convert=["lm_head", "model.visual", *left])
+    assert qwen.formats == everywhere("fp8_block")
+    attention = [f"model.language_model.layers.{i}.linear_attn" for i in range(60)]
+    assert quantised("qwen3.5-397b-a17b", **block, modules_to_not_convert=["self_attn", *attention]).formats == (
+        PartFormats(mlp="fp8_block", experts="fp8_block")
+    )
+    # Where it stands beside the text model, it holds for it.
+    config = load_model("qwen3.5-397b-a17b").config
+    assert load_model({**config, "quantization_config": block}).formats == everywhere("fp8_block")
+
+
+def test_groups_of_32_integers_take_more_scales() -> None:
+    found = model(MOE, quant_method="compressed-tensors", config_groups={"g": group(INT4 | {"group_size": 32})})
+    assert model(DENSE, quant_method="gptq", bits=4, group_size=32).formats == everywhere("int4_wo_32")
+    assert found.formats.experts == "int4_wo_32" and LINEAR_FORMATS["int4_wo_32"].weight_bytes == 0.5625

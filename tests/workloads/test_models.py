@@ -10,6 +10,8 @@ import pytest
 from smallmodel import DENSE
 
 from hwspecs.errors import InputError
+from workloads.architectures import NESTED
+from workloads.decoder import GatedDelta, Indexer, Latent
 from workloads.formats import PartFormats
 from workloads.model import ARCHITECTURES, MODEL_FOLDER, find_model, list_models, load_model
 
@@ -118,7 +120,54 @@ TENSORS = {
         (62 * 256 * 2, (1536, 3072)), (62 * 256, (3072, 1536)),
         (124, (3072,)), (1, (3072,)),
     ],
+    "deepseek-ai/DeepSeek-R1": [
+        (2, (129_280, 7168)),
+        (61, (1536, 7168)), (61, (1536,)), (61, (24_576, 1536)),  # q_a, its norm, q_b: 128 heads of 128 + 64
+        (61, (576, 7168)), (61, (512,)), (61, (32_768, 512)),  # kv_a: 512 + 64, its norm, kv_b: 128 x (128 + 128)
+        (61, (7168, 16_384)),  # o: 128 heads of 128
+        (6, (18_432, 7168)), (3, (7168, 18_432)),  # the dense MLPs of the first three layers
+        (58, (256, 7168)), (58, (256,)),  # router, and a bias to choose by
+        (58 * 257 * 2, (2048, 7168)), (58 * 257, (7168, 2048)),  # 256 experts and a shared one
+        (122, (7168,)), (1, (7168,)),
+    ],
+    "moonshotai/Kimi-K2.5": [  # without what turns pictures into tokens
+        (2, (163_840, 7168)),
+        (61, (1536, 7168)), (61, (1536,)), (61, (12_288, 1536)),  # 64 heads
+        (61, (576, 7168)), (61, (512,)), (61, (16_384, 512)),
+        (61, (7168, 8192)),
+        (2, (18_432, 7168)), (1, (7168, 18_432)),
+        (60, (384, 7168)), (60, (384,)),
+        (60 * 385 * 2, (2048, 7168)), (60 * 385, (7168, 2048)),
+        (122, (7168,)), (1, (7168,)),
+    ],
+    "zai-org/GLM-5": [
+        (2, (154_880, 6144)),
+        (78, (2048, 6144)), (78, (2048,)), (78, (16_384, 2048)),  # 64 heads of 192 + 64
+        (78, (576, 6144)), (78, (512,)), (78, (28_672, 512)),  # 64 x (192 + 256)
+        (78, (6144, 16_384)),
+        (78, (4096, 2048)), (78, (128, 6144)), (156, (128,)), (78, (32, 6144)),  # indexer: 32 heads of 128
+        (6, (12_288, 6144)), (3, (6144, 12_288)),
+        (75, (256, 6144)), (75, (256,)),
+        (75 * 257 * 2, (2048, 6144)), (75 * 257, (6144, 2048)),
+        (156, (6144,)), (1, (6144,)),
+    ],
+    "Qwen/Qwen3.5-397B-A17B": [  # 45 layers of linear attention, 15 with softmax
+        (2, (248_320, 4096)),
+        (45, (12_288, 4096)), (45, (8192, 4096)), (90, (64, 4096)),  # q, k and v: 2 x 16 x 128 + 64 x 128; z; b and a
+        (45, (12_288, 4)), (90, (64,)), (45, (128,)),  # convolution; decay and its bias; norm of a head
+        (45, (4096, 8192)),
+        (15, (16_384, 4096)), (30, (512, 4096)), (15, (4096, 8192)), (30, (256,)),  # 32 heads of 256 and their gate
+        (60, (512, 4096)), (60, (1, 4096)),  # router, and the gate of the shared expert
+        (60 * 513 * 2, (1024, 4096)), (60 * 513, (4096, 1024)),
+        (120, (4096,)), (1, (4096,)),
+    ],
 }  # fmt: skip
+TENSORS["deepseek-ai/DeepSeek-V3"] = TENSORS["deepseek-ai/DeepSeek-R1"]
+TENSORS["deepseek-ai/DeepSeek-V3.2"] = [
+    *TENSORS["deepseek-ai/DeepSeek-R1"],
+    # The indexer: its queries, a key, the key's norm, and the heads' weights.
+    (61, (8192, 1536)), (61, (128, 7168)), (122, (128,)), (61, (64, 7168)),
+]  # fmt: skip
 TENSORS["Qwen/Qwen3-235B-A22B-FP8"] = TENSORS["Qwen/Qwen3-235B-A22B"]  # its block scales are no parameters
 
 PUBLISHED = {  # exact totals of the published checkpoints
@@ -138,6 +187,13 @@ CARDS = {
     "Qwen/Qwen3-235B-A22B": ("235", "22"),  # model cards; Qwen3 technical report, arXiv 2505.09388, table 2
     "Qwen/Qwen3-235B-A22B-FP8": ("235", "22"),
     "Qwen/Qwen3-30B-A3B": ("30.5", "3.3"),
+    # README_WEIGHTS of DeepSeek-V3: 671 B, of which 36.7 B are active; the model card says 37.
+    "deepseek-ai/DeepSeek-V3": ("671", "36.7"),
+    "deepseek-ai/DeepSeek-R1": ("671", "37"),
+    "deepseek-ai/DeepSeek-V3.2": ("671", "37"),
+    "moonshotai/Kimi-K2.5": ("1030", "32"),  # "1T"; Kimi K2's report, arXiv 2507.20534, table 2, says 1.04 T and 32.6 B
+    "zai-org/GLM-5": ("744", "40"),  # model card
+    "Qwen/Qwen3.5-397B-A17B": ("397", "17"),  # model card; the published 397 B see as well, 0.5 B of them
     "mistralai/Mixtral-8x7B-v0.1": ("46.7", "12.9"),  # Mistral AI's announcement, December 2023
 }
 
@@ -146,6 +202,7 @@ CHECKPOINTS = {
     "openai/gpt-oss-120b": (60.8 * 2**30, 0.05 * 2**30),  # model card, table 1
     "openai/gpt-oss-20b": (12.8 * 2**30, 0.05 * 2**30),
     "MiniMaxAI/MiniMax-M2.5": (214.32 * 2**30, 0.005 * 2**30),  # sum of its tensors (the same as of MiniMax-M2.7)
+    "moonshotai/Kimi-K2.5": (595e9, 1.5e9),  # 595 GB with what turns pictures into tokens, 0.5 B parameters
 }
 
 NON_EMBEDDING = {  # billions, as on the model cards
@@ -177,6 +234,16 @@ KV_BYTES = {
     "openai/gpt-oss-120b": 73_728,  # 2 x 36 x 8 x 64 x 2, half of it in layers with a window of 128
     "openai/gpt-oss-20b": 49_152,  # 2 x 24 x 8 x 64 x 2
     "MiniMaxAI/MiniMax-M2.5": 253_952,  # 2 x 62 x 8 x 128 x 2
+    "deepseek-ai/DeepSeek-V3": 70_272,  # 61 x (512 + 64) x 2
+    "deepseek-ai/DeepSeek-R1": 70_272,
+    "deepseek-ai/DeepSeek-V3.2": 78_324,  # 61 x ((512 + 64) x 2 + 128 + 4): an indexer's key in fp8 with its scale
+    "moonshotai/Kimi-K2.5": 70_272,  # 61 x (512 + 64) x 2
+    "zai-org/GLM-5": 100_152,  # 78 x ((512 + 64) x 2 + 128 + 4)
+    "Qwen/Qwen3.5-397B-A17B": 30_720,  # 2 x 15 x 2 x 256 x 2: a quarter of 60 layers
+}
+KV_BYTES_FP8 = {  # those that are not half as large
+    "deepseek-ai/DeepSeek-V3.2": 48_068,  # 61 x (512 + 4 x 4 + 64 x 2 + 132): 656 bytes, and the indexer's key
+    "zai-org/GLM-5": 61_464,  # 78 x (656 + 132)
 }
 
 
@@ -222,7 +289,7 @@ def test_parameters_without_embeddings_round_to_the_model_card(name: str) -> Non
 def test_kv_bytes_per_token(name: str) -> None:
     model = load_model(name)
     assert model.kv_bytes_per_token("bf16") == KV_BYTES[name] == model.kv_bytes_per_token()
-    assert model.kv_bytes_per_token("fp8") == KV_BYTES[name] / 2
+    assert model.kv_bytes_per_token("fp8") == KV_BYTES_FP8.get(name, KV_BYTES[name] / 2)
 
 
 def test_active_parameters() -> None:
@@ -292,6 +359,87 @@ def test_what_is_particular_to_minimax() -> None:
     assert model.moe.router_bias and model.moe.router_dtype == "fp32" and model.layer_windows == (None,) * 62
     bare = load_model({"base": "minimax-m2.5", "use_qk_norm": False, "use_routing_bias": False})
     assert model.parameters - bare.parameters == 62 * (6144 + 1024 + 256)
+
+
+def test_what_is_particular_to_latent_attention() -> None:
+    model = load_model("deepseek-r1")
+    assert model.latent == Latent(kv_rank=512, rope_dim=64, nope_dim=128, value_dim=128, q_rank=1536)
+    assert (model.q_heads, model.kv_heads, model.head_dim, model.rotary_dim) == (128, 128, 192, 64)
+    assert model.latent.head_dim == 192 and model.output_width == 128 * 128 and model.draft_layers == 1
+    assert model.state_bytes() == 0 and model.kv_layers == 61
+    moe = model.moe
+    assert moe is not None and moe.moe_layers == (False,) * 3 + (True,) * 58 and moe.shared_intermediate == 2048
+    assert moe.balanced and moe.router_bias and (moe.groups, moe.top_groups) == (8, 4)
+    kimi, glm = load_model("kimi-k2.5").moe, load_model("glm-5").moe
+    assert kimi is not None and glm is not None and kimi.groups == glm.groups == 1
+    # V2-Lite projects queries at once: 7168 x 24,576 in place of 7168 x 1536, 1536 x 24,576 and a norm of 1536.
+    direct = load_model({"base": "deepseek-r1", "q_lora_rank": None}).parameters
+    assert direct - model.parameters == 61 * (7168 * 24_576 - 1536 * (7168 + 24_576 + 1))
+
+
+def test_what_is_particular_to_sparse_attention() -> None:
+    model = load_model("deepseek-v3.2")
+    assert model.latent is not None and model.latent.indexer == Indexer(heads=64, head_dim=128, top_k=2048)
+    assert model.latent.indexer.key_bytes == 132 and model.latent.key_bytes("fp8") == 656
+    assert model.latent.key_bytes("bf16") == 1152 == load_model("deepseek-r1").latent.key_bytes("bf16")  # type: ignore[union-attr]
+    # Of 671.9 B parameters 0.85 B are the indexers'.
+    indexers = model.parameters - load_model("deepseek-v3").parameters
+    assert indexers == 61 * (8192 * 1536 + 128 * 7168 + 256 + 64 * 7168)
+
+
+def test_what_is_particular_to_linear_attention() -> None:
+    model = load_model("qwen3.5-397b-a17b")
+    assert model.linear == GatedDelta(k_heads=16, v_heads=64, k_head_dim=128, v_head_dim=128, conv_width=4)
+    assert model.layer_linear == (True, True, True, False) * 15 and (model.linear_layers, model.kv_layers) == (45, 15)
+    assert model.linear.channels == 12_288 and model.output_gate and model.rotary_dim == 64 and model.qk_norm
+    assert model.moe is not None and model.moe.shared_gate and model.moe.shared_intermediate == 1024
+    # A sequence's states: 64 matrices of 128 x 128 in fp32 and three inputs of 12,288 channels in bf16 a layer.
+    assert model.state_bytes() == 45 * (64 * 128 * 128 * 4 + 3 * 12_288 * 2) == 192_061_440
+    narrow = load_model({"base": "qwen3.5-397b-a17b", "mamba_ssm_dtype": "bfloat16"})
+    assert narrow.state_bytes() == 45 * (64 * 128 * 128 * 2 + 3 * 12_288 * 2)
+    assert load_model("qwen3-8b").state_bytes() == 0
+    by_interval = load_model({"base": "qwen3.5-397b-a17b", "layer_types": None})
+    assert by_interval.layer_linear == model.layer_linear
+
+
+def test_layers_that_predict_further_tokens() -> None:
+    """DeepSeek-V3's checkpoint: 671,026,419,200 parameters and a layer with experts, 11,507,286,272; a projection of
+    14,336 x 7,168; norms of the embedding and of the hidden state, and one before the head. With its own copies of both
+    tables, 1.85 B, that is the 684.5 B that Hugging Face shows; the README counts 11.5 B.
+    """
+    model = load_model("deepseek-v3")
+    counts = model.draft_parameter_counts()
+    assert sum(counts.values()) == 11_507_286_272 + 14_336 * 7168 + 3 * 7168
+    assert model.parameters + sum(counts.values()) + 2 * 129_280 * 7168 == pytest.approx(684.5e9, abs=0.05e9)
+    # Qwen3.5: one with softmax attention, 6,562,001,408.
+    qwen = load_model("qwen3.5-397b-a17b").draft_parameter_counts()
+    assert sum(qwen.values()) == 6_562_001_408 + 8192 * 4096 + 3 * 4096
+    assert load_model("kimi-k2.5").draft_parameter_counts()["experts"] == 0
+
+
+def test_bytes_of_latent_models_by_part() -> None:
+    r1 = load_model("deepseek-r1")
+    assert r1.formats == PartFormats("fp8_block", "fp8_block", "fp8_block")
+    # All matrices but embedding, head and routers in fp8 by blocks; with norms 3.8 GB in bf16.
+    rest = 2 * 129_280 * 7168 + 58 * 257 * 7168 // 257 * 256 + 58 * 256 + 61 * (2 * 7168 + 1536 + 512) + 7168
+    assert r1.weight_bytes_by_format() == {
+        "fp8_block": (r1.parameters - rest) * (1 + 4 / 16384),
+        "bf16": 2 * rest,
+    }
+    kimi = load_model("kimi-k2.5")
+    assert kimi.formats == PartFormats(experts="int4_wo_32") and kimi.dtype == "bf16"
+    experts = 60 * 384 * 3 * 2048 * 7168
+    assert kimi.weight_bytes_by_format()["int4_wo_32"] == experts * (0.5 + 2 / 32)
+
+
+def test_overrides_reach_into_the_text_model() -> None:
+    """A key beside `text_config` and one inside of it say the same."""
+    model = load_model({"base": "kimi-k2.5", "num_hidden_layers": 30})
+    assert model.layers == 30 and model.hidden == 7168
+    assert load_model({"base": "kimi-k2.5", "text_config": {"num_hidden_layers": 30}}) == model
+    assert load_model({"base": "kimi-k2.5", "quantization_config": None}).formats == PartFormats()
+    whole = {**model.config, "name": model.name}
+    assert load_model(whole) == model
 
 
 def test_every_bundled_model_is_covered_and_readable() -> None:
@@ -428,6 +576,34 @@ BAD = [
     (moe(mlp_only_layers=[4]), "mlp_only_layers", "4", "0 to 3"),
     (moe(mlp_only_layers=[True]), "mlp_only_layers", "True", "a list of layer numbers"),
     (config(hidden_size=float("nan")), "hidden_size", "nan", "a number"),
+    ({"base": "deepseek-r1", "kv_lora_rank": None}, "kv_lora_rank", None, "an integer from 1"),
+    ({"base": "deepseek-r1", "qk_rope_head_dim": 0}, "qk_rope_head_dim", "0", "an integer from 1"),
+    ({"base": "deepseek-r1", "num_experts_per_tok": 300}, "num_experts_per_tok", "300", "at most 256"),
+    ({"base": "deepseek-r1", "n_group": 7}, "n_group", "7", "a divisor of 256"),
+    ({"base": "deepseek-r1", "topk_group": 9}, "topk_group", "9", "at most n_group = 8"),
+    ({"base": "deepseek-r1", "topk_method": "best"}, "topk_method", "best", "noaux_tc"),
+    ({"base": "glm-5", "index_topk": None}, "index_topk", None, "an integer from 1"),
+    ({"base": "glm-5", "index_topk_freq": 4}, "index_topk_freq", "4", "nothing, or 1"),
+    ({"base": "glm-5", "q_lora_rank": None}, "q_lora_rank", None, "an integer"),
+    ({"base": "kimi-k2.5", "hidden_size": "wide"}, "hidden_size", "wide", "an integer"),
+    (
+        {"base": "kimi-k2.5", "text_config": {"num_experts_per_tok": 500}},
+        "text_config.num_experts_per_tok", "500", "at most 384",
+    ),
+    ({"base": "kimi-k2.5", "text_config": 3}, "text_config", "3", "a mapping"),
+    (config(architectures=["KimiK25ForConditionalGeneration"]), "text_config", None, "a mapping"),
+    (
+        {"base": "qwen3.5-397b-a17b", "layer_types": ["sliding_attention"] * 60},
+        "layer_types", "sliding_attention", "linear_attention, full_attention",
+    ),
+    ({"base": "qwen3.5-397b-a17b", "layer_types": ["linear_attention"] * 60}, "layer_types", "linear", "at least one"),
+    ({"base": "qwen3.5-397b-a17b", "layer_types": ["full_attention"]}, "layer_types", "full", "60 layers"),
+    ({"base": "qwen3.5-397b-a17b", "linear_num_value_heads": 40}, "linear_num_value_heads", "40", "a multiple of"),
+    ({"base": "qwen3.5-397b-a17b", "mamba_ssm_dtype": "fp12"}, "mamba_ssm_dtype", "fp12", "float32"),
+    (
+        {"base": "qwen3.5-397b-a17b", "rope_parameters": {"partial_rotary_factor": 2}},
+        "rope_parameters.partial_rotary_factor", "2", "at most 1",
+    ),
 ]  # fmt: skip
 
 
@@ -440,6 +616,18 @@ def test_bad_configurations_say_where_what_and_what_is_allowed(
     assert error.value.file == "s.yaml" and error.value.place == f"model.{place}"
     assert (error.value.found is None) == (found is None) and (found or "") in str(error.value.found)
     assert allowed in str(error.value)
+
+
+def test_a_bad_value_in_a_nested_part_of_a_file_has_its_line(tmp_path: Path) -> None:
+    """Of two keys of the same name it is the one inside of `text_config` that is named."""
+    path = tmp_path / "config.json"
+    text = json.loads((MODEL_FOLDER / "Qwen--Qwen3.5-397B-A17B.json").read_text())
+    data = {"hidden_size": 1, **text, "text_config": text["text_config"] | {"hidden_size": -1}}
+    path.write_text(json.dumps(data, indent=2))
+    line = path.read_text().splitlines().index('    "hidden_size": -1,') + 1
+    with pytest.raises(InputError) as error:
+        load_model(path)
+    assert (error.value.file, error.value.line, error.value.place) == (path, line, "text_config.hidden_size")
 
 
 def test_a_bad_value_in_a_file_has_its_line(tmp_path: Path) -> None:
@@ -492,5 +680,12 @@ def test_bad_specs(spec: object, problem: str, allowed: str) -> None:
 
 def test_every_architecture_of_the_table_can_be_read() -> None:
     extra = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    extra |= {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    extra |= {"n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1}
+    extra |= {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 8}
+    extra |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4}
+    extra |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
     for architecture in ARCHITECTURES:
-        assert load_model(config(architectures=[architecture]) | extra).parameters > 0
+        shape = config() | extra
+        data = {"text_config": shape} if architecture in NESTED else shape
+        assert load_model({**data, "architectures": [architecture]}).parameters > 0
