@@ -83,7 +83,7 @@ def held_out_power(tables: Sequence[KernelTable], *, seed: int = 0, jobs: int | 
         kind, _, found = _predicted(rows, library)
         watts, model = found.watts.copy(), MODELS[table.kind]
         for names, pick in rows.groups(("gpu", "software", *model.labels)):
-            label = {name: names[name] for name in model.labels}
+            label = model.label_of(names)
             shape = {name: rows.columns[name][pick] for name in model.columns}
             own = load_gpu(names["gpu"])
             work = model.work(shape, label, own)

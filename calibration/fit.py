@@ -33,7 +33,7 @@ LEAST_ROWS = 8
 LEAST_REGIME = 40
 """Rows that a regime needs for error bands of its own."""
 HELD_OUT = 0.25
-SINGLE = ("gemm", "collective", "elementwise", "page_topk")
+SINGLE = ("gemm", "collective", "elementwise", "page_topk", "mla_bmm")
 """Kinds that are one kernel, or one and a quantisation; an MoE block is five and more."""
 FEW_ROWS, MANY_ROWS = 300, 2_000
 """Below the first a group gets fewer and shallower trees, from the second on they learn quicker: as held-out rows of
@@ -64,7 +64,7 @@ def tasks_of(tables: Iterable[KernelTable], seed: int = 0) -> list[Task]:
             if len(index) < LEAST_ROWS:
                 continue
             shape = {name: table.columns[name][index] for name in model.columns}
-            label = {name: names[name] for name in model.labels}
+            label = model.label_of(names)
             rows = Rows(shape, label, load_gpu(names["gpu"]), table.seconds[index], l2=_l2(table, index, names))
             found.append(Task(names["gpu"], names["software"], table.kind, rows, seed))
     return sorted(found, key=lambda t: (t.gpu, t.software, t.kind, tuple(t.rows.label.values())))

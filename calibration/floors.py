@@ -15,6 +15,8 @@ LEAST = 8e-6
 """Seconds. Kernels that quantise and multiply need up to so long for nothing; a floor is above."""
 SURE = 30e-6
 """Seconds. No launch of a few kernels on a GPU takes so long; where all rows do, the host does."""
+BLOCK = 400e-6
+"""Seconds. No layer's attention of a few dozen launches takes so long for next to no work."""
 FLAT = 1.15
 """By how much times may rise where the ideal time rises from next to nothing to a fifth of them. A latency that is
 added to the work lets them rise by 1.3 or more."""
@@ -39,6 +41,6 @@ def detect_floor(rows: Rows, modelled: np.ndarray, *, single: bool = True) -> fl
     if len(idle) < FEWEST:
         return 0.0
     level = float(np.median(idle))
-    if single and lowest > SURE:
+    if lowest > (SURE if single else BLOCK):
         return level
     return level if len(some) >= FEWEST and np.median(some) < FLAT * level else 0.0

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from calibration.axes import axes_of
 from calibration.errortables import percent
 from calibration.tables import KernelTable
-from calibration.validation import Errors, along, axes_of, summary
+from calibration.validation import Errors, along, summary
 from simulator.files import replace_file
 
 INK, SOFT, GRID = "#1F2933", "#616E7C", "#E4E7EB"
@@ -38,6 +39,13 @@ MAPS = {
     "collective": ("bytes", "gpus"),
     "elementwise": ("rows", "row_bytes"),
     "page_topk": ("batch", "context_len"),
+    "mla_decode": ("batch", "context_len"),
+    "mla_prefill": ("batch", "query_len"),
+    "mla_bmm": ("tokens", "q_heads"),
+    "mla_module": ("batch", "context"),
+    "dsa_module": ("batch", "context"),
+    "linear_attention": ("batch", "seq_len"),
+    "expert_all_to_all": ("tokens", "hidden"),
 }
 SCALES = (0.05, 0.1, 0.2, 0.4, 1.0)
 """Mean errors that the dark end of the maps' colours may stand for."""

@@ -17,7 +17,7 @@ from hwspecs.gpu import Gpu
 from workloads.formats import LINEAR_FORMATS
 from workloads.model import Model, find_model, load_model
 
-ALIASES = {"llama-3.3-70b": "llama-3.1-70b"}
+ALIASES = {"llama-3.3-70b": "llama-3.1-70b", "deepseek-v3.1": "deepseek-v3", "deepseek-v3.1-terminus": "deepseek-v3"}
 """Names of models whose configuration is bundled under another name, of the same shape."""
 
 SUFFIXES = re.compile(r"-(fp8|fp4|nvfp4|bf16|kv|instruct|thinking|it|base|dynamic|hf|\d{4}|v0\.1)(?=-|$)")
@@ -29,12 +29,25 @@ FORMATS = {"fp4": "nvfp4", "mxfp4": "w4a16_mxfp4", "int4": "int4_wo", "bfloat16"
 WEIGHT_ONLY = {"fp8": "fp8_wo", "fp8_block": "fp8_wo", "nvfp4": "nvfp4_wo"}
 """What vLLM and SGLang (their Marlin kernels) multiply on a GPU that lacks a format. TensorRT-LLM refuses it."""
 
-NVFP4_EXPERTS = ("minimax-m2", "gpt-oss")
-"""Models whose nvfp4 checkpoints leave the attention unquantised: of nvidia/MiniMax-M2.5-NVFP4 2,730,491,904 weights
-are not, those of its projections."""
+NVFP4_PARTS = {
+    "minimax-m2": ("experts",),
+    "gpt-oss": ("experts",),
+    "kimi-k2": ("experts",),
+    "qwen3.5": ("experts",),
+    "glm-5": ("experts",),
+    "deepseek-r1": ("mlp", "experts", "output"),
+    "deepseek-v3.2": ("experts",),
+    "deepseek-v3": ("mlp", "experts", "output"),
+}
+"""Models of whose nvfp4 checkpoints only some parts are in it; the rest is as published before quantisation. Of
+nvidia/MiniMax-M2.5-NVFP4 2,730,491,904 weights are not, those of its projections; nvidia/DeepSeek-R1-0528-NVFP4-v2 has
+the MLPs and the output projection of the attention in it, nvidia/Kimi-K2.5-NVFP4 and nvidia/Qwen3.5-397B-A17B-NVFP4 the
+routed experts (their model cards and hf_quant_config.json); of GLM-5 and DeepSeek-V3.2 the same is assumed."""
 
-BLOCKS_BY = "qwen/"
-"""The publisher of fp8 checkpoints scaled by blocks, named -FP8, of models that are bundled as bf16."""
+BLOCKS_BY = ("qwen/", "zai-org/", "zhipuai/")
+"""Publishers of fp8 checkpoints scaled by blocks, named -FP8, of models that are bundled as bf16."""
+ALWAYS_BLOCKS = ("qwen3.5", "glm-5")
+"""Models of which there is no other fp8 checkpoint."""
 
 KV_AUTO = {"trtllm": None, "sglang": Version("0.5.9"), "vllm": Version("0.15.1")}
 """Engines, and the first version read of each, that keep the KV cache in the format for which a checkpoint has scales
@@ -67,11 +80,14 @@ def formats_of(precision: str, name: str, *, engine: str, version: str | None, g
     parts = {part: own for part in model.linear_parts if (own := getattr(model.formats, part)) is not None}
     if LINEAR_FORMATS[linear].weights in {LINEAR_FORMATS[own].weights for own in parts.values()}:
         return _published(parts, engine, gpu)
-    if linear == "fp8" and name.lower().startswith(BLOCKS_BY) and name.lower().endswith("-fp8"):
+    lower = name.lower()
+    named = lower.startswith(BLOCKS_BY) and lower.endswith("-fp8")
+    if linear == "fp8" and (named or any(part in lower for part in ALWAYS_BLOCKS)):
         return _able({"linear": "fp8_block"}, engine, gpu)
     found = {"linear": linear}
-    if linear == "nvfp4" and any(part in name.lower() for part in NVFP4_EXPERTS):
-        found = {"linear": model.dtype, "experts": linear}
+    narrow = next((parts for part, parts in NVFP4_PARTS.items() if part in lower), None)
+    if linear == "nvfp4" and narrow is not None:
+        found = {"linear": model.dtype} | {part: linear for part in narrow if part in (*model.linear_parts, "output")}
     if linear in ("fp8", "nvfp4") and _follows_checkpoint(engine, version):
         found["kv"] = "fp8"
     return _able(found, engine, gpu)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from packaging.version import InvalidVersion, Version
 from pydantic import Field
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Range = tuple[int, int]
 
 
-class _For(Part):
+class Conditions(Part):
     """Which rows a rule holds for; what is left out does not matter."""
 
     models: list[str] = Field(default_factory=list)
@@ -35,12 +35,13 @@ class _For(Part):
     until: str | None = None
     lengths: list[Range] = Field(default_factory=list)
     public: bool | None = None
-    tp: Range | None = None
-    moe_ep: Range | None = None
-    attention_dp: Range | None = None
     concurrency: Range | None = None
 
+    ranges: ClassVar[dict[str, str]] = {"concurrency": "concurrency"}
+    """Conditions that are ranges -> the columns that they are of."""
+
     def holds(self, row: Row, version: str | None) -> bool:
+        """Whether they hold for `row`, whose engine has this version."""
         name, number = row["model"].lower(), number_of(version)
         listed = ((self.engines, "engine"), (self.gpus, "gpu"), (self.precisions, "precision"))
         if self.models and not any(part in name for part in self.models):
@@ -49,8 +50,8 @@ class _For(Part):
             return False
         if self.lengths and (row["input_len"], row["output_len"]) not in self.lengths:
             return False
-        for column in ("tp", "moe_ep", "attention_dp", "concurrency"):
-            limits = getattr(self, column)
+        for condition, column in self.ranges.items():
+            limits = getattr(self, condition)
             if limits is not None and not limits[0] <= row[column] <= limits[1]:
                 return False
         if self.public not in (None, is_public(row)):
@@ -62,6 +63,14 @@ class _For(Part):
         return (self.since is None or number >= Version(self.since)) and (
             self.until is None or number <= Version(self.until)
         )
+
+
+class _For(Conditions):
+    tp: Range | None = None
+    moe_ep: Range | None = None
+    attention_dp: Range | None = None
+
+    ranges: ClassVar[dict[str, str]] = {name: name for name in ("tp", "moe_ep", "attention_dp", "concurrency")}
 
 
 class _Known(Part):

@@ -139,7 +139,7 @@ def _between(tasks: Sequence[Task], profiles: Sequence[Fitted]) -> list[tuple[st
             same_engine = engine(profile.software) == engine(task.software)
             related = load_gpu(profile.gpu).architecture == load_gpu(task.gpu).architecture
             for group in profile.groups:
-                if group.kind != task.kind or not _same(group, task, ("dtype", "op", "kv_dtype")):
+                if group.kind != task.kind or not _same(group, task, set(group.label) - {"kernel"}):
                     continue
                 if profile.gpu == task.gpu and not same_engine:
                     found.append((task.kind, "software", _errors(group, task)))
@@ -149,7 +149,7 @@ def _between(tasks: Sequence[Task], profiles: Sequence[Fitted]) -> list[tuple[st
     return found
 
 
-def _same(group: Group, task: Task, names: tuple[str, ...]) -> bool:
+def _same(group: Group, task: Task, names: Iterable[str]) -> bool:
     return all(group.label.get(name) == task.rows.label.get(name) for name in names)
 
 
@@ -168,7 +168,7 @@ def _pools(tasks: Sequence[Task]) -> list[Pool]:
     pools: dict[tuple[str, ...], list[Task]] = {}
     for task in tasks:
         label = task.rows.label
-        key = (task.kind, *(label[name] for name in MODELS[task.kind].labels if name != "kernel"))
+        key = (task.kind, *(label[name] for name in label if name != "kernel"))
         pools.setdefault(key, []).append(task)
     found = []
     for key in sorted(pools):

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from calibration.axes import axes_of
 from calibration.kinds import KINDS
 from calibration.tables import KernelTable, check_suffix, encode
 from hwspecs.errors import InputError
@@ -109,8 +110,10 @@ def errors_of(table: KernelTable, predictions: Predictions, *, power: bool = Fal
     if power:
         covered = np.zeros(len(rows), dtype=bool)
     keys = {name: (texts, codes[rows]) for name, (texts, codes) in table.codes.items()}
-    if "kv_dtype" in keys:
-        keys["dtype"] = _joined(keys["dtype"], keys.pop("kv_dtype"), "{} kv {}")
+    keys.setdefault("dtype", (["bf16"], np.zeros(len(rows), dtype=np.int32)))  # linear attention has one format
+    for name, form in (("kv_dtype", "{} kv {}"), ("gemm_dtype", "{} gemm {}")):
+        if name in keys:
+            keys["dtype"] = _joined(keys["dtype"], keys.pop(name), form)
     bound = encode(predictions.bound[rows])
     keys["regime"] = _joined(bound, _decade(predictions.seconds[rows]), "{}, {}")
     keys["profile"] = encode(predictions.profile[rows])
@@ -163,7 +166,7 @@ def by(errors: Errors, *names: str) -> list[dict[str, Any]]:
 
 def group_names(errors: Errors) -> list[str]:
     """The keys by which error tables are made, in the order in which they are shown."""
-    first = ("gpu", "software", "kernel", "op", "dtype", "routing", "regime", "profile", "status")
+    first = ("gpu", "software", "model", "kernel", "op", "phase", "dtype", "routing", "regime", "profile", "status")
     return [name for name in first if name in errors.keys]
 
 
@@ -197,57 +200,6 @@ def worst_rows(table: KernelTable, errors: Errors, count: int = 10) -> list[dict
 
 
 # ---- along an axis ---------------------------------------------------------------------------------------------------
-
-Axis = tuple[str, str, np.ndarray]
-"""Name, words for a plot, and values [n]."""
-
-
-def axes_of(table: KernelTable) -> list[Axis]:
-    """What the error is looked at along: the shape columns that matter, and sizes made of them."""
-    c = table.columns
-    if table.kind == "gemm":
-        return [
-            ("m", "m (tokens)", c["m"]),
-            ("n", "n", c["n"]),
-            ("k", "k", c["k"]),
-            ("flops", "FLOPs: 2 m n k", 2 * c["m"] * c["n"] * c["k"]),
-        ]
-    if table.kind == "attention_decode":
-        read = np.where(c["window"] > 0, np.minimum(c["window"], c["context_len"]), c["context_len"])
-        elements = 2 * c["batch"] * read * c["kv_heads"] * c["head_dim"]
-        return [
-            ("batch", "batch (sequences)", c["batch"]),
-            ("context_len", "context length (tokens)", c["context_len"]),
-            ("kv_elements", "K and V elements read", elements),
-            ("group", "query heads per KV head", c["q_heads"] / c["kv_heads"]),
-        ]
-    if table.kind == "attention_prefill":
-        return [
-            ("batch", "batch (sequences)", c["batch"]),
-            ("query_len", "query length (tokens)", c["query_len"]),
-            ("blocks", "batch x query length x heads", c["batch"] * c["query_len"] * c["q_heads"]),
-            ("group", "query heads per KV head", c["q_heads"] / c["kv_heads"]),
-        ]
-    if table.kind == "moe":
-        return [
-            ("tokens", "tokens", c["tokens"]),
-            ("tokens_per_expert", "tokens per expert", c["tokens"] * c["top_k"] / c["experts"]),
-            ("experts_here", "experts on this GPU", c["experts"] / c["ep"]),
-            ("width", "intermediate width on this GPU", c["intermediate"] / c["tp"]),
-        ]
-    if table.kind == "elementwise":
-        return [
-            ("rows", "rows (tokens)", c["rows"]),
-            ("row_bytes", "bytes of a row", c["row_bytes"]),
-            ("bytes", "bytes", c["rows"] * c["row_bytes"]),
-        ]
-    if table.kind == "page_topk":
-        return [
-            ("batch", "batch (sequences)", c["batch"]),
-            ("context_len", "context length (tokens)", c["context_len"]),
-            ("pages", "pages of all KV heads", c["batch"] * c["kv_heads"] * c["context_len"] / c["page"]),
-        ]
-    return [("bytes", "message (bytes)", c["bytes"]), ("gpus", "GPUs", c["gpus"])]
 
 
 def along(errors: Errors, values: np.ndarray, pick: np.ndarray | None = None) -> dict[str, list[float]]:

@@ -84,6 +84,8 @@ class KernelModel:
     work : (shape, label, gpu) -> KernelWork.
     features : (shape, label, gpu) -> list of arrays, free of rates. names : what they are called.
     in_graph : the largest values that constants have inside a CUDA graph; what was fitted beyond is the host's.
+    named : further keys of a label, read off the kernel's name: `routine` of linear attention, say. What a call asks
+        for by such a key is only done by kernels that are of it.
     """
 
     kind: str
@@ -96,3 +98,9 @@ class KernelModel:
     features: Callable[[Shape, Label, Gpu], list[Any]]
     names: tuple[str, ...]
     in_graph: Mapping[str, float] = field(default_factory=dict)
+    named: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+
+    def label_of(self, names: Mapping[str, str]) -> dict[str, str]:
+        """The label of a row of a table: its `labels`, and what the kernel's name says."""
+        label = {name: names[name] for name in self.labels}
+        return label | {key: says(label["kernel"]) for key, says in self.named.items()}

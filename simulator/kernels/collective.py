@@ -1,4 +1,4 @@
-"""Physics of collectives within one node: steps of latency, bytes over the link by algorithm, and host launch.
+"""Physics of collectives: steps of latency, bytes over the link by algorithm, and host launch.
 
 `bytes` counts as nccl-tests do: the whole message S. With n GPUs
 
@@ -10,6 +10,10 @@
 Between small and huge, NCCL's time grows with a power of S below one (flags in the data, fewer channels, short
 pipelines) and a faster link hardly shortens that, as A100, H100 and B200 show alike: it is a latency here. An `eager`
 all-reduce first copies the message into a registered buffer: 2 S of HBM traffic before the exchange starts.
+
+Everything was measured within one domain of the link. A further column `nodes`, which no table has, is for GPUs that lie
+in several, as many in each: NCCL's rings leave a domain through the adapters of all its members, which pass their part
+of the bytes while the link passes the rest, and the message goes up and down a tree of domains. That is assumed.
 """
 
 from __future__ import annotations
@@ -85,6 +89,24 @@ def _multicast(label: Label, gpu: Gpu, gpus: Any, message: Any) -> Any:
     return ((gpus >= 4) & (message > 2 * MIB)) | ((gpus >= 8) & (message >= MIB))
 
 
+def _network(shape: Shape, label: Label, gpu: Gpu) -> Any:
+    """Seconds that each adapter passes the bytes of its part of the rings; 0 within a domain."""
+    nodes = np.asarray(shape.get("nodes", 1), dtype=np.float64)
+    if gpu.scale_out is None or not np.any(nodes > 1):
+        return 0.0
+    gpus = np.asarray(shape["gpus"], dtype=np.float64)
+    moved = _messages(label, gpus) * np.asarray(shape["bytes"], dtype=np.float64) * nodes / gpus
+    return np.where(nodes > 1, moved / (FASTEST * gpu.scale_out.bandwidth), 0.0)
+
+
+def _hops(shape: Shape, label: Label, gpu: Gpu) -> Any:
+    """Seconds of the steps between domains, an all-reduce up a tree and down."""
+    nodes = np.asarray(shape.get("nodes", 1), dtype=np.float64)
+    if gpu.scale_out is None or not np.any(nodes > 1):
+        return 0.0
+    return (1 + (label["op"] == "all_reduce")) * np.ceil(np.log2(nodes)) * gpu.scale_out.latency
+
+
 def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
     """Seconds: a latency of steps and protocol, and the link (with the copy before it, where there is one)."""
     gpus = np.asarray(shape["gpus"], dtype=np.float64)
@@ -96,14 +118,14 @@ def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
 
     ramps = sum(constants[f"ramp_{a}"] * np.clip((size - a) / (b - a), 0.0, 1.0) for a, b in RAMPS)
     grown = constants["grow"] * (message / MIB) ** constants["power"] * (1 + constants["grow_peers"] * peers)
-    latency = constants["overhead"] + constants["step"] * steps + ramps + grown
+    latency = constants["overhead"] + constants["step"] * steps + ramps + grown + _hops(shape, label, gpu)
     moved = _messages(label, gpus) * message
     if _sharp(label, gpu):
         moved = np.where(gpus >= 8, np.minimum(moved, constants["sharp"] * message * (gpus + 1) / gpus), moved)
     part = np.minimum(constants["link"] * constants["link_peers"] ** peers, FASTEST)
-    link = moved / (part * gpu.link.bandwidth)
+    link = np.maximum(moved / (part * gpu.link.bandwidth), _network(shape, label, gpu))
 
-    limit = _own_limit(label, gpu, gpus)
+    limit = np.where(np.asarray(shape.get("nodes", 1)) > 1, 0.0, _own_limit(label, gpu, gpus))
     if np.any(limit > 0):
         one_shot_only = label["kernel"].startswith("TRTLLM")
         own = message <= limit

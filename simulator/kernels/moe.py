@@ -9,7 +9,8 @@ and 0.8 x tokens, scaled to the number of pairs; its moments below are closed fo
 is that of the most loaded GPU: the largest of `ep` sums of `experts / ep` draws.
 
 A simulated step knows better what its most loaded GPU gets: two more columns, `pairs` and `hit` (`simulator.routing`),
-of which the physics makes use. No table has them: corrections stay those of a balanced routing of as many tokens.
+of which the physics makes use. No table has them: corrections stay those of a balanced routing of as many tokens. With
+an all-to-all fewer tokens than all come to a GPU, `arriving` of them.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class _Parts(NamedTuple):
 def _parts(load: _Load, shape: Shape, label: Label) -> _Parts:
     kind = FORMATS[label["dtype"]]
     hidden = np.asarray(shape["hidden"], dtype=np.float64)
-    tokens = np.asarray(shape["tokens"], dtype=np.float64)
+    tokens = np.asarray(shape.get("arriving", shape["tokens"]), dtype=np.float64)
     up = (load.matrices - 1) * load.width
     columns_up, columns_down = np.ceil(up / TILE_N), np.ceil(hidden / TILE_N)
     weights = load.hit * hidden * (up + load.width) * kind.weight

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from calibration import plots, validation
+from calibration.axes import axes_of
 from calibration.kinds import KINDS
 from calibration.tables import KernelTable, read_kernels
-from calibration.validation import along, axes_of, by, document, errors_of, summary, unit_warning, worst_regimes
+from calibration.validation import along, by, document, errors_of, summary, unit_warning, worst_regimes
 from hwspecs.errors import InputError
 from simulator.kernels.registry import MODELS
 from simulator.predict import Predictions

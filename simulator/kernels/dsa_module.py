@@ -1,0 +1,75 @@
+"""A block of DeepSeek's sparse attention (DSA) with its projections and its lightning indexer: `latent_block` with one.
+
+The indexer scores every token of the past, the 2,048 best are chosen, and absorbed attention reads these alone. Where
+no sequence has more than that, some engines use dense attention with expanded keys and values, and the indexer only
+keeps its keys. `indexer` 0: the choice of the layer before is used again, and the indexer does nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hwspecs.gpu import Gpu
+from simulator.kernels import latent_block as latent
+from simulator.kernels.base import Constant, Constants, KernelModel, KernelWork, Label, Shape, Terms
+
+TILE_EXPANDED = 128.0
+TILE = 64.0
+"""Query heads that FlashMLA's sparse kernels take at a time on Hopper."""
+COLUMNS = (*latent.COLUMNS, "indexer")
+
+
+def reads(kernel: str) -> str:
+    """Whether a kernel's attention reads everything (`dense`) or the indexer's choice (`sparse`)."""
+    return "dense" if "dense" in kernel else "sparse"
+
+
+def block(label: Label, gpu: Gpu) -> latent.Block:
+    """What the kernel of this label does."""
+    kernel, cache = label["kernel"], label["kv_dtype"]
+    expanded = reads(kernel) == "dense"
+    eight = cache != "bf16" and "fp8" in gpu.peak and gpu.architecture != "Hopper" and "flashmla" not in kernel.lower()
+    tile = TILE_EXPANDED if expanded else TILE
+    token = 2 * latent.WIDTH if cache == "bf16" else latent.WIDTH if eight else latent.SPARSE_FP8
+    return latent.Block(expanded, not expanded, not expanded, True, tile, "fp8" if eight else "bf16", token)
+
+
+def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
+    """Seconds: the launches, and the sum of the kernels' own rooflines."""
+    found = latent.parts(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu, constants)
+    return latent.together(constants["launch"], found, constants["sharpness"])
+
+
+def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
+    return latent.roof(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+
+
+def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
+    return latent.work(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+
+
+def features(shape: Shape, label: Label, gpu: Gpu) -> list[Any]:
+    return latent.features(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+
+
+DSA_MODULE = KernelModel(
+    kind="dsa_module",
+    columns=COLUMNS,
+    labels=("kernel", "phase", "model", "dtype", "kv_dtype", "gemm_dtype"),
+    constants={
+        **latent.CONSTANTS,
+        "expanded": Constant(0.6, 0.1, 0.9),
+        "sparse": Constant(0.5, 0.05, 0.9),
+        "masked": Constant(0.5, 1e-3, 1.0),
+        "scores": Constant(0.4, 0.02, 0.9),
+        "row": Constant(3000.0, 10.0, 1e5),
+        "element": Constant(0.2, 1e-3, 10.0),
+        "passes": Constant(2.0, 0.1, 20.0),
+    },
+    terms=terms,
+    roof=roof,
+    work=work,
+    features=features,
+    names=latent.NAMES,
+    named={"reads": reads},
+)
