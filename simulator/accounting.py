@@ -59,7 +59,7 @@ def host_seconds(cost: StepCost, timeline: Timeline) -> float:
     seqs, chunks = (ceil_div(timeline[name], layout.ranks) for name in ("decode_seqs", "prefill_seqs"))
     stages, layers = layout.pipeline, cost.graph.model.layers / layout.pipeline
     tokens = dealt_tokens(
-        timeline["tokens"], timeline["prefill_tokens"], timeline["prefill_seqs"], layout.ranks, layout.ranks
+        timeline["tokens"], timeline["prefill_tokens"], timeline["prefill_seqs"], layout.ranks, layout.ranks, cost.queries
     )
     mixed = host.mixed_seconds(seqs, chunks, tokens, layers)
     seconds = stages * np.where(chunks > 0, mixed, host.decode_seconds(seqs, layers))
@@ -103,7 +103,7 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
             for e in range(len(cost.decode_caps))
         )
         seqs = timeline["decode_seqs"][rows]
-        shape = StepShape(seqs, seqs, seqs, middle)
+        shape = StepShape(seqs * cost.queries, seqs * cost.queries, seqs, middle)
         terms, shape = cost.terms(op, shape), mean_shape(shape, op.dealt)
         seconds = timeline[f"decode_s.{cost.decode_ops.index(op)}"][rows]
     else:

@@ -62,6 +62,7 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         objective=objective,
         stop_on_accept=requests.stop_on_accept,
         prefill_first=deployment.params.prefill == "first",
+        granted=cost.advance.step / cost.advance.unit,
     )
     host = host_seconds(cost, log.timeline)
     if host:
@@ -76,7 +77,7 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         host=host,
     )
     ratio = gpu.peak[dtype] / gpu.memory.bandwidth
-    law_model = law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * model.layers)
+    law_model = law.law_model(model, config.precision.kv)
     kv_bytes = BYTES[config.precision.kv]
     summary["kinetics_law_eflops"] = metrics.law_eflops(columns, law_model, config.attention, ratio, kv_bytes)
     if config.workload.strategy.kind == "best_of_n":
@@ -204,8 +205,20 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
         notes.append(f"{gpu.name} has other SMs than {gpu.base} but its FLOP/s: give gpu.peak too if they go together")
     if gpu.base is not None and not (gpu.base in list_gpus() and same_figures(gpu, load_gpu(gpu.base))):
         notes.append(f"{gpu.name} is hypothetical: {gpu.base} with other figures, at its price if no other is given")
+    said = deployment.scenario.config.speculation
+    if said is not None:
+        advance = deployment.cost.advance
+        notes.append(
+            f"speculation ({said.method}): {said.tokens} drafted tokens a step, of which {advance.step / advance.unit - 1:.2f} "
+            "are accepted in the mean; every sequence gets this mean in every step"
+        )
     if model.moe is not None:
         notes.append(_routing_note(deployment.graph.routing_skew, layout.expert))
+    if layout.gpus > gpu.link.domain and gpu.scale_out is not None:
+        notes.append(
+            f"a replica lies in several domains of {gpu.link.domain} GPUs: what passes between them rests on the figures of "
+            f"their {gpu.scale_out.kind} adapters, not on measurements"
+        )
     if gpu.link.kind == "infinity-fabric" and 1 < layout.gpus < gpu.link.domain:
         notes.append("tensor parallelism below the whole domain uses only some of the links of a GPU: not modelled")
     kept = engine.memory is None or engine.memory.windows == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu
 from simulator.calls import call_label, kernel_call
 from simulator.cost import OpTime, operator_time
-from simulator.operators import Operator
+from simulator.modules import PHASES, Whole, choose, module_label
+from simulator.operators import Module, Operator
 from simulator.profile import Profile, list_profiles, load_profile
 from simulator.profilefile import read_profile
 from simulator.selection import TRANSFER, Choice, Selection, bind_label, bundled, engine
@@ -39,22 +41,54 @@ class Calibrated:
 
     def __init__(self, gpu: Gpu, selection: Selection, fallback: Profile, reduces: Selection | None = None) -> None:
         self.gpu, self.selection, self.fallback, self.reduces = gpu, selection, fallback, reduces or selection
+        self._wholes: dict[tuple[Module, str], Whole | None] = {}
         main = selection.profile(selection.names()[0])
         carried = selection.tier in ("sibling", "foreign") and main.name != TRANSFER
         self.name = f"{TRANSFER} of {main.name}" if carried else main.name
         self.description, self.fitted_on = main.description, main.fitted_on
 
+    def whole(self, op: Operator) -> Whole | None:
+        """The kernels of the block that an operator shares the time of (`simulator.modules`); None if it has its own.
+
+        Blocks are for operators of one phase, and where a table has nothing finer of the engine.
+        """
+        module = op.module
+        if module is None or op.axis not in PHASES:
+            return None
+        key = replace(module, block=""), op.axis
+        if key not in self._wholes:
+            self._wholes[key] = self._whole(module, op.axis)
+        return self._wholes[key]
+
+    def _whole(self, module: Module, axis: str) -> Whole | None:
+        found = choose(module, axis, self.selection.choose)
+        if found is None or module.kind != "mla_module":
+            return found
+        label = module_label(module, axis)
+        parts = {name: label[name] for name in ("dtype", "kv_dtype")}
+        direct = self.selection.choose(f"mla_{axis}", parts)
+        asked = self.selection.software
+        if direct is None or (asked is not None and _engine(direct) != engine(asked) == _engine(found.main)):
+            return found
+        return None
+
     def choice(self, op: Operator) -> Choice | None:
         """The kernel that stands for an operator, or None if the rule of thumb does: nobody measured its kind."""
+        whole = self.whole(op)
+        if whole is not None:
+            return whole.main
         found = call_label(op)
         if found is None:
             return None
         return (self.reduces if op.kind == "all_reduce" else self.selection).choose(*found, _width(op))
 
     def operator_time(self, op: Operator, shape: StepShape) -> OpTime:
-        """Seconds of one execution and their parts (see `simulator.cost`); a host-side floor is never among them."""
-        choice = self.choice(op)
-        call = None if choice is None else kernel_call(op, shape)
+        """Seconds of one execution and their parts (see `simulator.cost`); a host-side floor is never among them.
+
+        Of an operator that shares the time of a block: as if it had no kernel of its own.
+        """
+        choice = None if self.whole(op) is not None else self.choice(op)
+        call = None if choice is None else kernel_call(op, shape, self.gpu.link.domain)
         if choice is None or call is None:
             return operator_time(op, shape, self.gpu, self.fallback)
         estimate = choice.group.estimate(
@@ -100,6 +134,14 @@ def load_cost_profile(
         allowed = near_matches(name, known) + "; or the path of a .yaml or .npz file"
         raise InputError("unknown profile", place="profile", found=name, allowed=allowed)
     return load_profile(name, relative_to=relative_to)
+
+
+def _engine(choice: Choice) -> str | None:
+    """Whose kernel a group is; None for what is pooled over engines."""
+    if choice.profile == TRANSFER:
+        words = choice.group.label["kernel"].split(" ")
+        return words[1] if len(words) > 1 else None
+    return engine(choice.profile.split("@")[-1])
 
 
 def _width(op: Operator) -> dict[str, float]:

@@ -15,9 +15,10 @@ import numpy as np
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
-from simulator.operators import Gemm, Heads, Operator, Work
+from simulator.exchange import Exchange
+from simulator.operators import Gemm, Heads, KeyGemm, Message, Operator, Work
 from simulator.profile import Profile
-from simulator.shape import StepShape, ceil_div
+from simulator.shape import StepShape, ceil_div, smaller
 
 BOUNDS = ("compute", "memory", "l2", "link", "overhead")
 
@@ -82,21 +83,46 @@ def operator_time(op: Operator, shape: StepShape, gpu: Gpu, profile: Profile) ->
     fix = profile.correction(op.kind)
     memory = hbm_bytes(work, gpu) / (gpu.memory.bandwidth * fix.memory_efficiency)
     l2 = work.act_bytes / (gpu.l2.bandwidth * fix.memory_efficiency)
-    link = work.comm_bytes / (gpu.link.bandwidth * fix.link_efficiency)
+    link, hops = link_seconds(op, work.comm_bytes, gpu, fix.link_efficiency)
     compute: Any = 0.0
     if op.dtype is not None:
         compute = work.flops / (gpu.peak[op.dtype] * fix.compute(op.dtype))
     if profile.tiling and op.dtype is not None:
         if isinstance(op.dims, Gemm):
             compute = gemm_compute(op, shape, gpu) / fix.compute(op.dtype)
-        elif isinstance(op.dims, Heads) and op.kind == "attention_prefill":
+        elif isinstance(op.dims, Heads) and op.axis == "prefill":
             compute = compute * prefill_waste(op.dims, shape, gpu)
         elif isinstance(op.dims, Heads):
             waste, fill = decode_waste(op.dims, shape, gpu)
             compute, memory = compute * waste * fill, memory * fill
     busy = maximum(maximum(compute, memory), maximum(l2, link))
-    overhead = fix.overhead * (busy > 0)
+    overhead = (fix.overhead + hops) * (busy > 0)
     return OpTime(busy + overhead, compute, memory, l2, link, overhead)
+
+
+def link_seconds(op: Operator, moved: Any, gpu: Gpu, efficiency: float) -> tuple[Any, float]:
+    """Seconds of `moved` bytes over each GPU's link, or over its adapter if it is slower to pass its part of them to
+    other domains meanwhile; and the network's latency, 0 within a domain. Both reach `efficiency` of their bandwidth.
+
+    Raises
+    ------
+    ValueError : no network is known (`simulator.layout.check_link` reports that in time).
+    """
+    dims, domain = op.dims, gpu.link.domain
+    link = moved / (gpu.link.bandwidth * efficiency)
+    if not isinstance(dims, Message | Exchange) or dims.span is None or dims.span.domains(domain) == 1:
+        return link, 0.0
+    if gpu.scale_out is None:
+        raise ValueError(f"{op.name} reaches beyond a domain of {gpu.name}, which has no network")
+    network = moved * dims.beyond(domain) / (gpu.scale_out.bandwidth * efficiency)
+    return maximum(link, network), dims.hops(domain) * gpu.scale_out.latency
+
+
+def gemm_rows(op: Operator, shape: StepShape) -> Any:
+    """Rows of a GEMM: tokens, sampled rows, or the keys that a prefill reads."""
+    if isinstance(op.dims, KeyGemm):
+        return 0 if shape.prefill is None else shape.prefill.kv[op.dims.extent]
+    return op.rows(shape)
 
 
 def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
@@ -107,7 +133,7 @@ def gemm_compute(op: Operator, shape: StepShape, gpu: Gpu) -> Any:
     """
     assert isinstance(op.dims, Gemm) and op.dtype is not None
     dims = op.dims
-    rows = shape.rows if op.axis == "rows" else shape.tokens
+    rows = gemm_rows(op, shape)
     m: Any = rows
     groups: Any = 1
     if op.block is not None:
@@ -145,7 +171,7 @@ def prefill_waste(heads: Heads, shape: StepShape, gpu: Gpu) -> Any:
     splits = maximum(chunks.kv[heads.extent] / seqs // SPLIT_KV, 1)
     blocks = seqs * tiles * heads.kv_heads
     # Splitting is only worth it while SMs would idle.
-    blocks = maximum(blocks, _smaller(blocks * splits, gpu.sms))
+    blocks = maximum(blocks, smaller(blocks * splits, gpu.sms))
     return tiles * ATTENTION_TILE / rows * (ceil_div(blocks, gpu.sms) * gpu.sms / blocks)
 
 
@@ -158,9 +184,3 @@ def decode_waste(heads: Heads, shape: StepShape, gpu: Gpu) -> tuple[Any, Any]:
     group = heads.q_heads // heads.kv_heads
     blocks = maximum(shape.decode_seqs, shape.decode_kv[heads.extent] / heads.page / SPLIT_KV) * heads.kv_heads
     return ceil_div(group, DECODE_TILE) * DECODE_TILE / group, maximum(gpu.sms / (2 * maximum(blocks, 1)), 1.0)
-
-
-def _smaller(a: Any, b: Any) -> Any:
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return np.minimum(a, b)
-    return a if a < b else b

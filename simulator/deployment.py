@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from simulator.calibrated import Calibrated, load_cost_profile
+from simulator.drafting import NO_DRAFT, Draft, prediction_module
 from simulator.graph import Precision, StepGraph, build_graph
 from simulator.host import HostTime
 from simulator.layout import Layout
 from simulator.memory import IDEAL, MemoryPlan, Reserve, plan_memory
-from simulator.policy import EngineParams, to_ticks
+from simulator.policy import ONE_TOKEN, Advance, EngineParams, to_ticks
 from simulator.profile import Profile
 from simulator.routing import usual_skew
 from simulator.stepcost import StepCost
@@ -67,11 +69,12 @@ def _deploy(scenario: LoadedScenario) -> Deployment:
         config.precision.weights, config.precision.activations, config.precision.kv, **config.precision.by_part()
     )
     parallelism = config.parallelism
-    layout = Layout(**parallelism.model_dump(exclude={"routing_skew"}))
+    layout = Layout.given(parallelism.model_dump(), config.engine.model_dump(include={"all_to_all", "shared_experts"}))
     engine, skew = config.engine, parallelism.routing_skew
     if skew is None:
         skew = 0.0 if engine.name == NO_ENGINE else usual_skew(model)
-    graph = build_graph(model, config.attention, precision, layout, routing_skew=skew)
+    draft, advance = _speculation(scenario, precision)
+    graph = build_graph(model, config.attention, precision, layout, routing_skew=skew, draft=draft)
     max_model_len = engine.max_model_len or model.max_context
     memory = plan_memory(
         model,
@@ -84,6 +87,7 @@ def _deploy(scenario: LoadedScenario) -> Deployment:
         max_tokens=engine.max_num_batched_tokens,
         max_seqs=engine.max_num_seqs,
         reserve=Reserve(**engine.memory.model_dump(exclude={"margin"})) if engine.memory else IDEAL,
+        draft=draft,
     )
     cost = StepCost(
         graph,
@@ -94,8 +98,28 @@ def _deploy(scenario: LoadedScenario) -> Deployment:
         max_context=max_model_len,
         host=_host(scenario, layout),
         fused=_fused(engine.fused_rows, layout.tensor),
+        advance=advance,
     )
     return Deployment(scenario, graph, profile, memory, cost, _params(scenario, cost, memory))
+
+
+def _speculation(scenario: LoadedScenario, precision: Precision) -> tuple[Draft, Advance]:
+    """What drafts, and how far a decoding sequence comes in a step."""
+    said, model = scenario.config.speculation, scenario.model
+    if said is None:
+        return NO_DRAFT, ONE_TOKEN
+    mean = said.mean
+    advance = Advance(said.tokens, mean.numerator, mean.denominator)
+    if said.method == "mtp":
+        # Checkpoints in fp4 leave the module as it was published (SGLang pull request 18937), those in fp8 do not.
+        narrow = any(BYTES[precision.linear(part).dtype] < 1 for part in model.linear_parts)
+        own = Precision(kv=precision.kv) if narrow else precision
+        return Draft(said.tokens, prediction_module(model), own, shared=True), advance
+    drafter = scenario.drafter
+    if drafter is None:
+        return Draft(said.tokens), advance
+    own = Precision(drafter.weight_dtype, drafter.activation_dtype, precision.kv)
+    return Draft(said.tokens, drafter, own), advance
 
 
 def rehost(deployment: Deployment, scenario: LoadedScenario) -> Deployment:
@@ -147,4 +171,6 @@ def _params(scenario: LoadedScenario, cost: StepCost, memory: MemoryPlan) -> Eng
         request_ticks=to_ticks(engine.host.request),
         request_token_ticks=to_ticks(engine.host.token),
         ahead=engine.overlap_scheduling,
+        receive_steps=engine.receive_interval,
+        speculation=cost.advance,
     )

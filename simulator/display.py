@@ -111,7 +111,7 @@ def _what(result: Result) -> Table:
     replicas = (
         f"{scenario['replicas']} replicas, {scenario['router']} router" if scenario["replicas"] > 1 else "one replica"
     )
-    layout = Layout(**{name: size for name, size in scenario["parallelism"].items() if name != "routing_skew"})
+    layout = Layout.given(scenario["parallelism"], engine)
     if layout.gpus > 1:
         replicas += f" ({layout})" if scenario["replicas"] == 1 else f" of {layout}"
     step = "step" if layout.ranks == 1 else f"step of each of {layout.ranks} ranks or micro-batches"
@@ -134,6 +134,7 @@ MEMORY_TEXT = {
     "weights": "weights",
     "kv": "KV cache",
     "window_kv": "KV of sliding windows",
+    "states": "states of linear attention",
     "activations": "activations",
     "graphs": "CUDA graphs",
     "context": "CUDA context",

@@ -10,6 +10,7 @@ import gc
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from simulator.replica import Replica, Run
 from simulator.sequence import Chain, Sequence
 from simulator.stepcost import StepCost
 from simulator.timeline import Recorder, Timeline, column_names
-from workloads.routers import ROUTERS
+from workloads.routers import ROUTERS, Load
 
 if TYPE_CHECKING:
     from workloads.requests import Requests
@@ -49,6 +50,28 @@ class RunLog:
     gaps: np.ndarray
     timeline: Timeline
     events: int
+    passages: Passages | None = None
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How requests passed from prefill to decode workers, one entry each, in seconds (NaN where they did not).
+
+    Attributes
+    ----------
+    worker : that computed the prompt, -1 without one. prefilled_s : when it was done. reserved_s : when the decode
+        worker set its place aside. sent_s, arrived_s : first and last of the transfer, without what was sent while the
+        prompt was computed. joined_s : when it began to decode.
+    workers : prefill workers; replicas are numbered from them on to the decode workers.
+    """
+
+    worker: np.ndarray
+    prefilled_s: np.ndarray
+    reserved_s: np.ndarray
+    sent_s: np.ndarray
+    arrived_s: np.ndarray
+    joined_s: np.ndarray
+    workers: int
 
 
 class _Alarm(simpy.Event):
@@ -76,11 +99,11 @@ def simulate(
         prefill, its context exceeds the token budget.
     """
     check_servable(requests, params)
-    return _Engine(requests, cost, params, progress).run()
+    return Engine(requests, cost, params, progress).run()
 
 
-def check_servable(requests: Requests, params: EngineParams) -> None:
-    """See `simulate`."""
+def check_servable(requests: Requests, params: EngineParams, *, prompts: bool = False) -> None:
+    """See `simulate`. With `prompts` a replica computes prompts alone."""
     total = requests.prompt_tokens + requests.output_tokens
     served = total[total <= params.max_model_len]
     if not len(served):
@@ -91,20 +114,18 @@ def check_servable(requests: Requests, params: EngineParams) -> None:
             allowed=f"at least {int(total.min())}, up to what the model supports",
         )
     longest = int(served.max())
-    if -(-(longest - 1) // params.block_size) > params.kv_blocks:
+    prompt = int(requests.prompt_tokens[total <= params.max_model_len].max())
+    needs = prompt if prompts else longest - 1 + params.speculation.drafted
+    if -(-needs // params.block_size) > params.kv_blocks:
         raise InputError(
-            f"the KV cache of a replica is too small for the longest request, which needs {longest - 1} tokens",
+            f"the KV cache of a replica is too small for the longest request, which needs {needs:,} tokens",
             place="engine",
             found=f"{params.kv_blocks * params.block_size} tokens",
             allowed="more memory or tensor parallelism, a narrower KV format, or a smaller max_model_len",
         )
     if not params.chunked_prefill:
         # After a preemption what was generated is computed with the prompt.
-        whole = (
-            longest - 1
-            if params.reserve_output < 1
-            else int(requests.prompt_tokens[total <= params.max_model_len].max())
-        )
+        whole = longest - 1 if params.reserve_output < 1 and not prompts else prompt
         if whole > params.max_num_batched_tokens:
             raise InputError(
                 f"without chunked prefill a prompt of up to {whole} tokens does not fit into one step",
@@ -114,7 +135,9 @@ def check_servable(requests: Requests, params: EngineParams) -> None:
             )
 
 
-class _Engine:
+class Engine:
+    """See `simulate`; `disaggregated` adds what two pools of workers do differently."""
+
     def __init__(
         self,
         requests: Requests,
@@ -125,12 +148,8 @@ class _Engine:
         self.requests, self.params, self.progress = requests, params, progress
         self.env = simpy.Environment(initial_time=0)
         self.recorder = Recorder(column_names(len(cost.decode_caps), len(cost.decode_ops), len(cost.prefill_caps)))
-        self.replicas = [
-            Replica(number, params, cost, self.recorder, self._schedule_end, self._on_leave)
-            for number in range(params.replicas)
-        ]
-        self.router = ROUTERS[params.router]()
-        self.outstanding = [0] * params.replicas
+        self.router, self.load = ROUTERS[params.router](params.router_seed), Load(params.replicas)
+        self.replicas = self._workers(cost)
         n = requests.n
         self.status = array("b", bytes(n))
         self.replica_of = array("i", [-1]) * n
@@ -148,7 +167,7 @@ class _Engine:
         self.session = _compact(requests.session)
         self.accepted = requests.accepted.tolist() if requests.stop_on_accept else None
         shared = params.prefix_sharing and len(requests.prefix_id)
-        self.chains = _Chains(requests, params.block_size) if shared else None
+        self.chains = Chains(requests, params.block_size) if shared else None
         self.job_left = [b - a for a, b in zip(self.job_ptr, self.job_ptr[1:], strict=False)]
         self.closed = requests.concurrency is not None
         self.think_ticks = to_ticks(requests.think_time_s)
@@ -156,13 +175,25 @@ class _Engine:
         self.live: dict[int, Sequence] = {}
         self.next_job = 0
         self.submissions = self.final = self.events = 0
-        # Priorities at one tick: arrivals, step ends by replica, timeouts, wake-ups by replica.
-        self.at_timeout = 1 + params.replicas
-        self.at_wake = 2 + params.replicas
-        self.position = -1  # the replica whose step end is being processed; -1 before all of them, `replicas` after
-        self.waking = [False] * params.replicas
-        self.way = bool(params.request_ticks or params.request_token_ticks)
+        # Priorities at one tick: arrivals, ends of transfers, step ends by replica, timeouts, wake-ups by replica.
+        self.after = len(self.replicas)
+        self.at_timeout = 2 + self.after
+        self.at_wake = 3 + self.after
+        self.position = -1  # the replica whose step end is being processed; -1 before all of them, `after` after
+        self.waking = [False] * self.after
+        self.door = self._door()
+        self.way = bool(self.door.request_ticks or self.door.request_token_ticks)
         self.now = 0  # ticks; SimPy's clock as of the event being processed
+
+    def _workers(self, cost: StepCost) -> list[Replica]:
+        return [
+            Replica(number, self.params, cost, self.recorder, self._schedule_end, self._on_leave)
+            for number in range(self.params.replicas)
+        ]
+
+    def _door(self) -> EngineParams:
+        """Where requests come in."""
+        return self.params
 
     def run(self) -> RunLog:
         jobs = self.requests.n_jobs
@@ -194,7 +225,7 @@ class _Engine:
             generated=np.frombuffer(self.generated, dtype=np.int64).copy(),
             preemptions=np.frombuffer(self.preemptions, dtype=np.int64).copy(),
             prefix_hit_tokens=np.frombuffer(self.hit_tokens, dtype=np.int64).copy(),
-            peak_blocks=np.array([self.params.kv_blocks - replica.least_free for replica in self.replicas]),
+            peak_blocks=np.array([replica.params.kv_blocks - replica.least_free for replica in self.replicas]),
             gaps=np.array([gap for replica in self.replicas for gap in replica.gaps]).reshape(-1, 3),
             timeline=self.recorder.finish(),
             events=self.events,
@@ -211,7 +242,7 @@ class _Engine:
         self.now = self.env.now  # type: ignore[assignment]
 
     def _schedule_end(self, replica: Replica, run: Run) -> None:
-        self._alarm(run.end, 1 + replica.number, self._on_step_end, (replica, run, run.end))
+        self._alarm(run.end, 2 + replica.number, self._on_step_end, (replica, run, run.end))
 
     def _on_step_end(self, event: simpy.Event) -> None:
         replica, run, end = event._value
@@ -252,7 +283,7 @@ class _Engine:
         seq = self.live.get(event._value)
         if seq is None:
             return
-        self.position = self.params.replicas
+        self.position = self.after
         aborted: list[Sequence] = []
         self._abort(seq, aborted)
         self._finalise(aborted, Status.ABORTED)
@@ -262,7 +293,7 @@ class _Engine:
         self._begin()
         replica: Replica = event._value
         self.waking[replica.number] = False
-        self.position = self.params.replicas
+        self.position = self.after
         if replica.run is None:
             replica.schedule(self.now)
 
@@ -281,19 +312,15 @@ class _Engine:
                 self.job_left[job] -= 1
                 self._count_final()
                 continue
-            number = self.router.choose(self.outstanding, self.session[index])
-            replica = self.replicas[number]
-            self.outstanding[number] += 1
-            self.replica_of[index] = number
             rank = (self.priority[index], self.submissions)
-            self.submissions += 1
             chain = self.chains.of(index) if self.chains else ()
-            seq = Sequence(index, self.prompt[index], self.output[index], chain, rank, replica)
+            seq = self._route(index, chain, rank)
+            self.submissions += 1
             self.live[index] = seq
             if self.timeout_ticks is not None:
                 self._alarm(now + self.timeout_ticks, self.at_timeout, self._on_timeout, index)
             if coming is not None:
-                due = now + params.request_ticks + params.request_token_ticks * seq.prompt
+                due = now + self.door.request_ticks + self.door.request_token_ticks * seq.prompt
                 coming.setdefault(due, []).append(seq)
             else:
                 self._enqueue(seq)
@@ -302,11 +329,29 @@ class _Engine:
                 self._alarm(due, 0, self._on_queue, seqs)
         return self.job_left[job] == 0
 
+    def _route(self, index: int, chain: Chain, rank: tuple[int, int]) -> Sequence:
+        """A request and the replica that it is sent to."""
+        prompt = self.prompt[index]
+        number = self.router.choose(self.load, self.session[index], partial(self._cached, chain))
+        self.load.add(number, prompt)
+        self.replica_of[index] = number
+        return Sequence(index, prompt, self.output[index], chain, rank, self.replicas[number])
+
+    def _cached(self, chain: Chain, number: int) -> int:
+        """Blocks of a new request that are in the cache of a replica."""
+        return self.replicas[number].cached(chain, self.now, number < self.position)
+
     def _enqueue(self, seq: Sequence) -> None:
         replica: Replica = seq.replica
         number = replica.number
         replica.enqueue(seq, self.now, number < self.position)
-        if replica.run is None and number != self.position and not self.waking[number]:
+        if replica.run is None and number != self.position:
+            self._wake(replica)
+
+    def _wake(self, replica: Replica) -> None:
+        """Have an idle replica look for work."""
+        number = replica.number
+        if not self.waking[number]:
             self.waking[number] = True
             self._alarm(self.now, self.at_wake + number, self._on_wake, replica)
 
@@ -347,8 +392,12 @@ class _Engine:
         aborted += replica.take_marked()
         self._finalise(finished, Status.FINISHED)
         self._finalise(aborted, Status.ABORTED)
+        self._hand_over(replica, finished, aborted)
         self._close_jobs(finished)
         self._close_jobs(aborted)
+
+    def _hand_over(self, replica: Replica, finished: list[Sequence], aborted: list[Sequence]) -> None:
+        """What goes elsewhere leaves."""
 
     def _abort(self, seq: Sequence, aborted: list[Sequence]) -> None:
         """A request that waits or is yet to do so leaves now and joins `aborted`; a running one is marked."""
@@ -372,7 +421,7 @@ class _Engine:
         for seq in leaving:
             index = seq.index
             self.live.pop(index, None)
-            self.outstanding[seq.replica.number] -= 1
+            self._unload(seq)
             self.status[index] = status
             self.finish[index] = now
             if seq.first_token is not None:
@@ -384,6 +433,10 @@ class _Engine:
             self.hit_tokens[index] = seq.hit_tokens
             self.job_left[self.job[index]] -= 1
             self._count_final()
+
+    def _unload(self, seq: Sequence) -> None:
+        """Its router no longer counts a request that is final."""
+        self.load.remove(seq.replica.number, seq.prompt)
 
     def _close_jobs(self, gone: list[Sequence]) -> None:
         """Closed loop: for each job that became final with one of `gone`, the next is submitted."""
@@ -408,7 +461,7 @@ def _compact(values: np.ndarray) -> array:
     return array("q", values.astype(np.int64, copy=False).tobytes())
 
 
-class _Chains:
+class Chains:
     """Prefix chains as the KV pool knows them: (key, blocks) per unit, equal keys for equal content up to there."""
 
     def __init__(self, requests: Requests, block_size: int) -> None:

@@ -211,6 +211,8 @@ def _cell(values: np.ndarray, at: Any) -> tuple[Any, Any]:
     """Which interval of the sorted `values` a number lies in, and how far along it in the logarithm, 0 to 1."""
     lower = np.clip(np.searchsorted(values, at, side="right") - 1, 0, len(values) - 2)
     low, high = values[lower], values[lower + 1]
+    if values[0] == 0:  # no past, say
+        at, low, high = np.asarray(at) + 1.0, low + 1.0, high + 1.0
     return lower, np.clip(np.log(np.asarray(at) / low) / np.log(high / low), 0.0, 1.0)
 
 

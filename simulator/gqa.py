@@ -7,8 +7,9 @@ An attention kind is one module like this one. It states
   `gemm` for the projections, `attention_decode` and `attention_prefill`, `elementwise` for rotation and cache writes;
 - its KV bytes: `kv_bytes_per_token`, on one GPU.
 
-Sliding windows per layer, attention sinks, partial rotation and the norms of queries and keys belong to this kind. A
-sink is one more logit a query head and row, without a key in the cache; its exponential is not counted.
+Sliding windows per layer, attention sinks, partial rotation, the norms of queries and keys and a gate of the output
+(Qwen3.5: the queries' projection has twice the width) belong to this kind. A sink is one more logit a query head and
+row, without a key in the cache; its exponential is not counted.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def heads_per_gpu(model: Model, tensor: int) -> tuple[int, int]:
 
 
 def kv_bytes_per_token(model: Model, kv_dtype: str, tensor: int, page: int | None = None) -> float:
-    """Bytes that a token takes in the KV cache of one of `tensor` GPUs, on all layers.
+    """Bytes that a token takes in the KV cache of one of `tensor` GPUs, on all layers that are not linear attention.
 
     A layer with a sliding window counts like the others. `page` : tokens behind one summary vector of block top-k.
     """
-    per_token = 2 * model.layers * heads_per_gpu(model, tensor)[1] * model.head_dim * BYTES[kv_dtype]
+    layers = model.layers - sum(model.layer_linear)
+    per_token = 2 * layers * heads_per_gpu(model, tensor)[1] * model.head_dim * BYTES[kv_dtype]
     if page is not None:
         per_token *= 1 + 1 / (2 * page)  # a summary vector per page beside its K and V
     return per_token
@@ -43,14 +45,16 @@ def kv_bytes_per_token(model: Model, kv_dtype: str, tensor: int, page: int | Non
 def copied_parameters(model: Model, tensor: int) -> int:
     """Parameters of the K and V projections beyond the model's own, over all GPUs: the copies of KV heads."""
     copies = max(1, tensor // model.kv_heads)
-    return (copies - 1) * 2 * model.kv_heads * model.head_dim * model.hidden * model.layers
+    layers = model.layers - sum(model.layer_linear)
+    return (copies - 1) * 2 * model.kv_heads * model.head_dim * model.hidden * layers
 
 
 def add_block(builder: Builder, suffix: str, window: int | None, count: int) -> None:
     """Add projections, rotation with cache writes, and attention of `count` layers with this `window` to the graph."""
     model, h, d = builder.model, builder.model.hidden, builder.model.head_dim
     hq, hkv = heads_per_gpu(model, builder.tensor)
-    builder.add(builder.gemm("attention", f"qkv_proj{suffix}", (hq + 2 * hkv) * d, h, count))
+    gate = hq * d if model.output_gate else 0
+    builder.add(builder.gemm("attention", f"qkv_proj{suffix}", (hq + 2 * hkv) * d + gate, h, count))
     if model.qk_norm_across_heads and builder.tensor > 1:
         # The norm's mean squares are over the heads of all GPUs: two fp32 a token, of Q and of K.
         builder.add(ops.all_reduce(f"qk_norm_all_reduce{suffix}", 2, builder.tensor, count=count, act=4))
@@ -66,7 +70,13 @@ def add_block(builder: Builder, suffix: str, window: int | None, count: int) -> 
     )
     builder.add(rope)
     _attend(builder, suffix, window, count)
-    builder.add(builder.gemm("attention", f"o_proj{suffix}", h, hq * d, count))
+    if gate:
+        # The output times the sigmoid of the gate: both are read, the product written.
+        gated = ops.elementwise(
+            f"output_gate{suffix}", count=count, act_bytes=3 * gate * builder.a, flops=5 * gate, routine="silu_mul"
+        )
+        builder.add(gated)
+    builder.add(builder.gemm("output", f"o_proj{suffix}", h, hq * d, count))
 
 
 def _attend(builder: Builder, suffix: str, window: int | None, count: int) -> None:
@@ -78,7 +88,8 @@ def _attend(builder: Builder, suffix: str, window: int | None, count: int) -> No
     decode_cap, prefill_cap = policy.decode_cap(window), policy.prefill_cap(window)
 
     def heads(extents: Extents, cap: int | None, page: int = 1, budget: int | None = None) -> Heads:
-        return Heads(hq, hkv, d, extents.index(cap), cap, page, builder.precision.kv, budget)
+        queries = builder.queries if extents is builder.decode else 1
+        return Heads(hq, hkv, d, extents.index(cap), cap, page, builder.precision.kv, budget, queries)
 
     page = policy.page
     budget = None if page is None else decode_cap

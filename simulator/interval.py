@@ -135,7 +135,7 @@ def _outside(cost: StepCost, op: Operator, choice: Choice) -> bool:
     """Whether widths or heads of the model, which no step changes, lie outside of the fitted ranges."""
     ones = tuple(1 for _ in cost.decode_caps)
     chunks = PrefillShape(1, 1, tuple(1 for _ in cost.prefill_caps), tuple(1 for _ in cost.prefill_caps))
-    call = kernel_call(op, StepShape(1, 1, 1, ones, chunks))
+    call = kernel_call(op, StepShape(1, 1, 1, ones, chunks), cost.gpu.link.domain)
     steps = {"m", "batch", "context_len", "query_len", "past_len", "tokens", "bytes", "rows"}
     if call is None:
         return False

@@ -84,9 +84,16 @@ def find_stalls(
 
 
 def all_itl(
-    timeline: Timeline, gaps: np.ndarray, quantiles: tuple[float, ...], stalls: Stalls | None = None
+    timeline: Timeline,
+    gaps: np.ndarray,
+    quantiles: tuple[float, ...],
+    stalls: Stalls | None = None,
+    granted: float = 1.0,
 ) -> tuple[float, list[float]]:
-    """Mean and quantiles (seconds) of the ITL of all tokens but the first of each request."""
+    """Mean and quantiles (seconds) of the ITL of all tokens but the first of each request.
+
+    `granted` : tokens that a sequence gets from a step in the mean; those beyond the first come with it.
+    """
     values, weights, begin = spread_steps(timeline)
     seqs = np.repeat(timeline["decode_seqs"], np.diff(begin))
     weights = weights * seqs
@@ -99,6 +106,8 @@ def all_itl(
     if len(gaps):
         values = np.concatenate([values, gaps[:, 2] - gaps[:, 1]])
         weights = np.concatenate([weights, np.ones(len(gaps))])
+    if granted > 1:
+        values, weights = np.append(values, 0.0), np.append(weights, (granted - 1) * weights.sum())
     total = weights.sum()
     mean = float((values * weights).sum() / total) if total else float("nan")
     return mean, weighted_quantiles(values[weights > 0], weights[weights > 0], quantiles)

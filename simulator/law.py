@@ -5,25 +5,43 @@
 with P parameters (active ones of an MoE), H query heads, G KV heads, D = head_dim x layers, a prompt of `a` tokens and
 `n` generated ones, KV in two bytes unless said otherwise. Parameter traffic is amortised over the batch and prefill
 is not counted, as in the paper. Arrays broadcast.
+
+The paper's models have grouped-query attention. H D and G D stand for the FLOPs and the bytes of a key, and so they are
+chosen for latent attention (`law_model`). Layers of linear attention have no term: what they read does not grow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hwspecs.dtypes import BYTES
+
+if TYPE_CHECKING:
+    from workloads.model import Model
 
 
 @dataclass(frozen=True)
 class LawModel:
-    """What the law knows of a model."""
+    """What the law knows of a model.
+
+    Attributes
+    ----------
+    parameters, q_heads, kv_heads : P, H and G.
+    depth : D = head_dim x layers.
+    budget : keys that a token reads at most by the model's own choice; None for all.
+    index_flops, index_bytes : of that choice, for each token and key of its past, on all layers.
+    """
 
     parameters: float
     q_heads: int
-    kv_heads: int
-    depth: int
-    """D = head_dim x layers."""
+    kv_heads: float
+    depth: float
+    budget: int | None = None
+    index_flops: float = 0.0
+    index_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,25 @@ class LawCost:
     @property
     def eflops(self) -> Any:
         return self.parameter_flops + self.attention_flops + self.attention_bytes * self.ratio
+
+
+def law_model(model: Model, kv_dtype: str) -> LawModel:
+    """What the law knows of `model` with a KV cache in `kv_dtype`.
+
+    Of latent attention D is such that 4 H D are the FLOPs of a key in decode, where it is absorbed: on each layer and
+    head 2 (kv_rank + rope_dim) of its score and 2 kv_rank of its value; and G such that 2 G D elements have the bytes
+    that a key takes in the cache. An indexer scores every key of the past, and at most `top_k` of them are read.
+    """
+    latent, layers = model.latent, model.kv_layers
+    if latent is None:
+        return LawModel(model.active_parameters, model.q_heads, model.kv_heads, model.head_dim * layers)
+    depth = layers * (latent.kv_rank + latent.rope_dim / 2)
+    kv_heads = layers * latent.key_bytes(kv_dtype) / BYTES[kv_dtype] / (2 * depth)
+    plain = LawModel(model.active_parameters, model.q_heads, kv_heads, depth)
+    if (indexer := latent.indexer) is None:
+        return plain
+    flops = 2.0 * layers * indexer.heads * indexer.head_dim
+    return replace(plain, budget=indexer.top_k, index_flops=flops, index_bytes=float(layers * indexer.key_bytes))
 
 
 def dense(model: LawModel, a: Any, n: Any, ratio: float, kv_bytes: float = 2.0) -> LawCost:
@@ -70,6 +107,17 @@ def block_top_k(
         cost.attention_flops + 2 * model.q_heads * model.depth * pages,
         cost.attention_bytes + kv_bytes * model.kv_heads * model.depth * pages,
         ratio,
+    )
+
+
+def indexed(model: LawModel, a: Any, n: Any, ratio: float, kv_bytes: float = 2.0) -> LawCost:
+    """One trial with a model that reads `model.budget` keys a token and scores all of its past to choose them."""
+    assert model.budget is not None
+    cost, pairs = top_k(model, a, n, model.budget, ratio, kv_bytes), (2 * a + n) * n / 2
+    return replace(
+        cost,
+        attention_flops=cost.attention_flops + model.index_flops * pairs,
+        attention_bytes=cost.attention_bytes + model.index_bytes * pairs,
     )
 
 

@@ -80,7 +80,8 @@ def case_of(row: Mapping[str, Any]) -> LayerCase:
 
     Raises
     ------
-    InputError : a model that there is not, or that `tp` GPUs cannot share; an attention or phase that there is not, no
+    InputError : a model that there is not, that `tp` GPUs cannot share, or whose attention is latent or linear, which
+        layers are not measured with; an attention or phase that there is not, no
         page or budget for block_topk. The place is the column.
     """
     sparse = _one_of(row, "attention", (DENSE, BLOCK_TOPK)) == BLOCK_TOPK
@@ -91,6 +92,11 @@ def case_of(row: Mapping[str, Any]) -> LayerCase:
     if sparse and (budget < page or budget % page):
         raise InputError("no number of whole pages", place="budget", found=budget, allowed="a multiple of the page")
     model = _model(str(row["model"]))
+    if model.latent is not None or model.linear is not None:
+        raise InputError(
+            "layers are measured with attention of grouped queries",
+            place="model", found=model.name, allowed="a model without latent or linear attention",
+        )  # fmt: skip
     case = LayerCase(
         model=model,
         reading=Reading(budget, page) if sparse else Reading(),
@@ -126,7 +132,8 @@ def _one_of(row: Mapping[str, Any], column: str, allowed: tuple[str, ...]) -> st
 def first_layer(model: Model) -> Model:
     """The model with its first layer only, so that every operator of the graph occurs once."""
     moe = model.moe and dataclasses.replace(model.moe, moe_layers=model.moe.moe_layers[:1])
-    return dataclasses.replace(model, layers=1, layer_windows=model.layer_windows[:1], moe=moe)
+    windows, linear = model.layer_windows[:1], model.layer_linear[:1]
+    return dataclasses.replace(model, layers=1, layer_windows=windows, layer_linear=linear, moe=moe)
 
 
 def layer_graph(case: LayerCase) -> StepGraph:

@@ -22,6 +22,7 @@ def gpus() -> list[dict[str, Any]]:
         row["link"] = gpu.link.kind
         row["link_gb_s"] = round(gpu.link.bandwidth / 1e9, 1)
         row["domain"] = gpu.link.domain
+        row["scale_out_gb_s"] = round(gpu.scale_out.bandwidth / 1e9, 1) if gpu.scale_out else None
         row["tdp_w"] = gpu.power.tdp
         row["usd_per_hour"] = gpu.price.usd_per_hour if gpu.price else None
         rows.append(row)
@@ -29,7 +30,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def models() -> list[dict[str, Any]]:
-    """One row a model: parameters, shape, KV bytes per token in bf16."""
+    """One row a model: parameters, shape, attention, KV bytes per token in bf16 and bytes of a sequence's states."""
     from workloads.model import list_models, load_model
 
     rows = []
@@ -43,7 +44,9 @@ def models() -> list[dict[str, Any]]:
                 "layers": model.layers,
                 "heads": f"{model.q_heads}/{model.kv_heads}",
                 "context": model.max_context,
+                "attention": model.attention_kind,
                 "kv_bytes_per_token": int(model.kv_bytes_per_token("bf16")),
+                "state_bytes": int(model.state_bytes()) or None,
             }
         )
     return rows

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
 from hwspecs.units import format_quantity
-from simulator import gqa
+from simulator import kinds
+from simulator.drafting import NO_DRAFT, Draft
 from simulator.layout import Layout, divides
 from simulator.precision import Precision, passed_bytes
 from simulator.reserve import EVERYTHING, IDEAL, Reserve, driver_bytes
-from simulator.weights import layer_share, weight_bytes_per_gpu
+from simulator.weights import drafter_bytes_per_gpu, layer_share, weight_bytes_per_gpu
 from workloads.formats import BLOCK
 from workloads.model import Model
 
@@ -29,8 +30,10 @@ class MemoryPlan:
     """Bytes on one GPU, and the KV cache they leave room for.
 
     `driver` is what the driver keeps of the capacity; `usable` what the engine's rule lets it use; `window_kv` the KV
-    set aside for layers with a sliding window; `kv` the rest of the KV, of which `kv_bytes_per_token` is a token's on
-    one GPU; `left` what nobody takes. `kv_blocks` is the capacity of the replica in blocks of `block_size` tokens.
+    set aside for layers with a sliding window, `states` what is for the states of linear attention; `kv` the rest of
+    the KV, of which `kv_bytes_per_token` is a token's on one GPU; `left` what nobody takes. `kv_blocks` is the capacity
+    of the replica in blocks of `block_size` tokens; `max_seqs` the sequences of a rank whose states have room, at most
+    the engine's limit.
     """
 
     capacity: float
@@ -43,11 +46,13 @@ class MemoryPlan:
     communication: float
     workspace: float
     window_kv: float
+    states: float
     kv: float
     left: float
     kv_bytes_per_token: float
     block_size: int
     kv_blocks: int
+    max_seqs: int
 
     @property
     def kv_tokens(self) -> int:
@@ -76,8 +81,12 @@ def activations_peak(
     if model.moe is not None:
         width = max(model.moe.intermediate * model.moe.top_k, model.moe.shared_intermediate or 0)
     width = -(-width // tensor)
-    attention = (model.q_heads + 2 * model.kv_heads) * model.head_dim // tensor
-    rows = (1 + (model.moe.top_k if model.moe else 0)) * model.hidden * layout.attention_data
+    attention = (model.q_heads * (1 + model.output_gate) + 2 * model.kv_heads) * model.head_dim // tensor
+    if model.linear is not None:
+        attention = max(attention, (model.linear.channels + model.linear.values) // tensor)
+    # With an all-to-all a GPU gets, of all ranks' tokens, as many rows as it sends.
+    rows = (1 + (model.moe.top_k if model.moe else 0)) * model.hidden
+    rows *= 1 if layout.exchanges else layout.attention_data
     tokens = max_tokens * (2 * model.hidden + rows + max(3 * width, attention)) * a
     vocab = -(-model.vocab // tensor) if reserve.rule == EVERYTHING else model.vocab
     return max(tokens, max_seqs * vocab * reserve.sampling)
@@ -95,6 +104,7 @@ def plan_memory(
     max_tokens: int,
     max_seqs: int,
     reserve: Reserve = IDEAL,
+    draft: Draft = NO_DRAFT,
 ) -> MemoryPlan:
     """The memory plan of the fullest GPU of a replica.
 
@@ -104,6 +114,7 @@ def plan_memory(
     page : that of a block top-k policy, None without page summaries.
     utilisation : the engine's share.
     max_tokens, max_seqs : limits of a step, of each rank of attention.
+    draft : what drafts, which has weights and a KV cache too.
 
     Raises
     ------
@@ -124,6 +135,7 @@ def plan_memory(
             max_tokens=max_tokens,
             max_seqs=seqs,
             reserve=reserve,
+            draft=draft,
         )
 
     plan = plan_for(layout)
@@ -154,12 +166,14 @@ def _plan(
     max_tokens: int,
     max_seqs: int,
     reserve: Reserve,
+    draft: Draft,
 ) -> MemoryPlan:
     capacity, peers = gpu.memory.capacity, layout.gpus - 1
     driver = driver_bytes(capacity) if reserve.rule != EVERYTHING else 0.0
     total = capacity - driver
     weights = weight_bytes_per_gpu(model, precision, layout, reserve.expert_width)
-    activations = activations_peak(model, precision, layout, max_tokens, max_seqs, reserve)
+    weights += drafter_bytes_per_gpu(draft, layout, reserve.expert_width)
+    activations = activations_peak(model, precision, layout, max_tokens, max_seqs * (draft.tokens + 1), reserve)
     graphs, context = reserve.graphs, reserve.context
     communication = reserve.communication if peers else 0.0
     workspace = reserve.workspace + reserve.workspace_peer * peers
@@ -179,10 +193,14 @@ def _plan(
             pool = usable - others
     # A share that leaves too little beside it would not start: no more than what is there is taken.
     pool = max(0.0, min(pool, total - others))
-    token = gqa.kv_bytes_per_token(model, precision.kv, layout.tensor, page) * layer_share(model, layout)
+    token = kinds.kv_bytes_per_token(model, precision.kv, layout.tensor, page) * layer_share(model, layout)
+    drafted = 0.0 if draft.model is None else kinds.kv_bytes_per_token(draft.model, precision.kv, layout.tensor)
     token, window_kv = _windows(model, token, pool, block_size, max_tokens, max_seqs, reserve.windows)
-    kv = pool - window_kv
-    blocks = int(kv // (token * block_size))
+    each = kinds.state_bytes(model, layout.tensor) * layer_share(model, layout)
+    token += drafted
+    states, seqs = _states(each, pool - window_kv, max_seqs, reserve)
+    kv = pool - window_kv - states
+    blocks = int(kv // (token * block_size)) if seqs else 0
     return MemoryPlan(
         capacity=capacity,
         driver=driver,
@@ -194,11 +212,13 @@ def _plan(
         communication=communication,
         workspace=workspace,
         window_kv=window_kv,
+        states=states,
         kv=kv,
         left=max(0.0, total - others - pool),
         kv_bytes_per_token=token,
         block_size=block_size,
         kv_blocks=blocks * layout.attention_data,
+        max_seqs=seqs,
     )
 
 
@@ -220,6 +240,20 @@ def _windows(
         return layer * (full + share * len(windows)), 0.0
     held = sum((-(-(window - 1) // block_size) + 1) * block_size * max_seqs + max_tokens for window in windows)
     return layer * full, min(held * layer, pool * len(windows) / model.layers)
+
+
+def _states(each: float, pool: float, max_seqs: int, reserve: Reserve) -> tuple[float, int]:
+    """Bytes set aside for the states of linear attention, and the sequences for which they do.
+
+    `each` : bytes of a sequence. An engine sets aside a share of the memory for KV (`reserve.states`), in which a
+    running sequence may hold several slots; or, with a share of 0, what `max_seqs` sequences need, here at most half.
+    """
+    if not each:
+        return 0.0, max_seqs
+    if reserve.states:
+        return reserve.states * pool, min(max_seqs, int(reserve.states * pool / each / reserve.state_slots))
+    seqs = min(max_seqs, int(pool / 2 / each))
+    return seqs * each, seqs
 
 
 def _wider(model: Model, gpu: Gpu, layout: Layout, in_blocks: bool) -> Iterator[Layout]:

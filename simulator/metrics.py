@@ -70,6 +70,7 @@ def summarise(
     objective: dict[str, float | None] | None,
     stop_on_accept: bool,
     prefill_first: bool = False,
+    granted: float = 1.0,
 ) -> dict[str, Any]:
     """The `summary` of a result; keys are the metrics' names with units, nested by theme."""
     status, generated = columns["status"], columns["generated"]
@@ -83,7 +84,7 @@ def summarise(
     stalls = None
     if prefill_first:
         stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"])
-    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls)
+    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls, granted)
     flops = gpus_each * sum(op.flops for op in operators)
     hbm = gpus_each * sum(op.hbm_bytes for op in operators)
     energy = gpus_each * sum(op.energy for op in operators) + gpus * makespan * joules(gpu).awake
@@ -153,12 +154,14 @@ def law_eflops(
     """The Kinetics law for the tokens that were generated: parameters, attention compute and memory, in equivalent
     FLOPs.
 
-    Windows count as a budget without search. With dense attention the prompt's KV is read once for the trials of a
-    problem, as the law has it.
+    Windows count as a budget without search, an indexer as one with. With dense attention the prompt's KV is read once
+    for the trials of a problem, as the law has it.
     """
     a, n = columns["prompt_tokens"].astype(float), columns["generated"].astype(float)
     cap = attention.decode_cap(None)
-    if cap is None:
+    if model.budget is not None:
+        cost, shared = law.indexed(model, a, n, ratio, kv_bytes), 0.0
+    elif cap is None:
         cost = law.dense(model, a, n, ratio, kv_bytes)
         jobs = columns["job"]
         longest = np.zeros(int(jobs.max()) + 1)

@@ -9,19 +9,24 @@ to the next and may stay in the L2; `comm` goes over the link. FLOPs count a mul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from simulator.routing import Load, busiest_load, experts_hit, mean_load
-from simulator.shape import StepShape
+from simulator.shape import StepShape, ceil_div
+from simulator.span import Span
+
+if TYPE_CHECKING:
+    from workloads.attentionshapes import Latent
 
 __all__ = [
-    "AXES", "KINDS", "Experts", "Gemm", "Heads", "Message", "Operator", "Work", "all_gather", "all_reduce",
-    "attention_decode", "attention_prefill", "elementwise", "experts_hit", "gemm", "grouped_gemm", "over_pairs",
-    "page_scores", "page_select", "reduce_scatter", "send",
+    "AXES", "KINDS", "Experts", "Gemm", "Heads", "KeyGemm", "Message", "Module", "Operator", "Work", "all_gather",
+    "all_reduce", "attention_decode", "attention_prefill", "elementwise", "experts_hit", "gemm", "grouped_gemm",
+    "over_pairs", "page_scores", "page_select", "reduce_scatter", "rows_of", "send", "used",
 ]  # fmt: skip
 
 
@@ -57,13 +62,22 @@ class Gemm:
     """Formats of weights and activations together, as tables of kernels call them (`simulator.kernels.formats`)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeyGemm(Gemm):
+    """A GEMM whose rows are not a step's tokens but the keys that its prefill reads in an extent."""
+
+    extent: int
+    cap: int | None = None
+
+
 @dataclass(frozen=True)
 class Experts:
     """The experts' block of an MoE layer, which engines run, and measurements time, as one fused kernel: from permuting
     the tokens to summing their outputs.
 
     `intermediate` and `experts` are the model's; `tensor` GPUs share an expert, and `groups` such groups hold equal
-    parts of the experts. `skew` is that of the routing, 0 for uniform (`simulator.routing`).
+    parts of the experts and of `redundant` copies of them. `skew` is that of the routing, 0 for uniform
+    (`simulator.routing`). `arriving` : the part of all tokens that comes to a GPU at all, 1 where all of them do.
     """
 
     hidden: int
@@ -74,14 +88,21 @@ class Experts:
     format: str
     groups: int = 1
     skew: float = 0.0
+    redundant: int = 0
+    arriving: float = 1.0
 
     def mean(self, tokens: Any) -> Load:
         """What `tokens` tokens of the whole group give one GPU on average."""
-        return mean_load(tokens, self.experts, self.top_k, self.groups, self.skew)
+        return mean_load(tokens, self.experts, self.top_k, self.groups, self.skew, self.redundant)
 
     def busiest(self, tokens: Any) -> Load:
         """What they give the GPU that the others wait for."""
-        return busiest_load(tokens, self.experts, self.top_k, self.groups, self.skew)
+        return busiest_load(tokens, self.experts, self.top_k, self.groups, self.skew, self.redundant)
+
+    @property
+    def slots(self) -> int:
+        """Experts and copies."""
+        return self.experts + self.redundant
 
     @property
     def uneven(self) -> bool:
@@ -91,10 +112,30 @@ class Experts:
 
 @dataclass(frozen=True)
 class Message:
-    """What a collective moves: `width` bytes a row between `gpus` GPUs."""
+    """What a collective moves: `width` bytes a row between `gpus` GPUs.
+
+    `span` : where they lie, if not side by side in one domain. `steps` : times that the message goes around or up and
+    down between domains.
+    """
 
     gpus: int
     width: float
+    span: Span | None = None
+    steps: int = 1
+
+    def domains(self, domain: int) -> int:
+        """Domains of `domain` GPUs that it goes between."""
+        return 1 if self.span is None else self.span.domains(domain)
+
+    def beyond(self, domain: int) -> float:
+        """Bytes over each adapter for each byte over each link: a ring leaves a domain once, through all adapters of
+        its members there in parallel.
+        """
+        return 1.0 if self.span is None else 1 / self.span.members(domain)
+
+    def hops(self, domain: int) -> int:
+        """Steps over the network, one after the other: the depth of a tree of domains."""
+        return self.steps * math.ceil(math.log2(self.domains(domain)))
 
 
 @dataclass(frozen=True)
@@ -114,6 +155,35 @@ class Heads:
     """Format of the KV cache."""
     budget: int | None = None
     """Tokens that block top-k reads; None where no pages are chosen."""
+    queries: int = 1
+    """New tokens of a sequence in a decode step: more than one where drafted tokens are verified."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """The attention of some layers with its projections, which tables time as a whole, by phase (`simulator.modules`).
+
+    Attributes
+    ----------
+    kind : of its tables. block : which of the graph's, so that each has its own. model, latent, hidden : whose shape.
+    q_heads : of one GPU. kv, gemm : formats of the cache and of the projections. decode, prefill : extents of the whole
+        past.
+    """
+
+    kind: str
+    block: str
+    model: str
+    latent: Latent
+    hidden: int
+    q_heads: int
+    kv: str
+    gemm: str
+    decode: int
+    prefill: int
+
+    def extent(self, axis: str) -> int:
+        """That of a phase."""
+        return self.decode if axis == "decode" else self.prefill
 
 
 @dataclass(frozen=True)
@@ -132,7 +202,9 @@ class Operator:
     block, share : the fused kernel that the operator is a part of, and its part of that kernel's time.
     dealt : batches among which the rows of a step are dealt: ranks of attention, micro-batches of a pipeline. `work` is
         that of one of them (`simulator.shape.busiest_shape`, `mean_shape`).
+    each : rows of a step for one of its own, where it sees sequences and not all their drafted tokens.
     routine : what kernel passes over the rows, or scores and selects pages, as tables of kernels call their `op`.
+    module : the attention block that the operator is a part of, where tables time such blocks as a whole.
     """
 
     name: str
@@ -142,12 +214,19 @@ class Operator:
     dtype: str | None
     work: Callable[[StepShape], Work]
     stream: str = "compute"
-    dims: Gemm | Heads | Message | None = None
+    dims: Any = None
     block: Experts | None = None
     share: float = 0.0
     routine: str | None = None
     busiest: Callable[[StepShape], Work] | None = None
     dealt: int = 1
+    each: int = 1
+    module: Module | None = None
+
+    def rows(self, shape: StepShape) -> Any:
+        """Rows that it sees if it does not read the past."""
+        rows = rows_of(shape, self.axis)
+        return rows if self.each == 1 else ceil_div(rows, self.each)
 
     def total(self, shape: StepShape) -> Work:
         """Work of all layers in one step of `shape`."""
@@ -159,20 +238,35 @@ KINDS = (
     "grouped_gemm",
     "attention_prefill",
     "attention_decode",
+    "mla_prefill",
+    "mla_decode",
+    "mla_bmm",
+    "sparse_index",
+    "linear_attention",
     "elementwise",
     "all_reduce",
     "all_gather",
     "reduce_scatter",
     "send",
+    "all_to_all",
 )
 AXES = ("tokens", "rows", "decode", "prefill")
 
 
-def _m(shape: StepShape, axis: str) -> Any:
-    return shape.rows if axis == "rows" else shape.tokens
+def rows_of(shape: StepShape, axis: str) -> Any:
+    """Rows that an operator of `axis` sees which does not read the past."""
+    match axis:
+        case "rows":
+            return shape.rows
+        case "decode":
+            return shape.decode_seqs
+        case "prefill":
+            return 0 if shape.prefill is None else shape.prefill.tokens
+        case _:
+            return shape.tokens
 
 
-def _used(rows: Any) -> Any:
+def used(rows: Any) -> Any:
     """1 where there is a row; of a mean below one row, the share of batches that have one."""
     return np.minimum(rows, 1) if isinstance(rows, np.ndarray) else min(rows, 1)
 
@@ -187,8 +281,8 @@ def gemm(
     """
 
     def work(shape: StepShape) -> Work:
-        m = _m(shape, axis)
-        return Work(flops=2 * m * n * k, weight_bytes=n * k * weight * _used(m), act_bytes=m * (k + n) * act)
+        m = rows_of(shape, axis)
+        return Work(flops=2 * m * n * k, weight_bytes=n * k * weight * used(m), act_bytes=m * (k + n) * act)
 
     return Operator(name, "gemm", axis, count, dtype, work, dims=Gemm(n, k, format=format))
 
@@ -231,7 +325,7 @@ def elementwise(
     """An operator that passes over its rows once: FLOPs and bytes are per row (token, or sampled row)."""
 
     def work(shape: StepShape) -> Work:
-        m = _m(shape, axis)
+        m = rows_of(shape, axis)
         return Work(m * flops, m * weight_bytes, m * kv_bytes, m * act_bytes)
 
     return Operator(name, "elementwise", axis, count, None, work, routine=routine)
@@ -243,7 +337,8 @@ def over_pairs(
     """Passes once over the tokens of an experts' block and over the (token, expert) pairs of this GPU."""
 
     def of(tokens: Any, load: Load) -> Work:
-        return Work(load.pairs * pair_flops, act_bytes=tokens * token_bytes + load.pairs * pair_bytes)
+        arriving = tokens if block.arriving == 1 else tokens * block.arriving
+        return Work(load.pairs * pair_flops, act_bytes=arriving * token_bytes + load.pairs * pair_bytes)
 
     def work(shape: StepShape) -> Work:
         return of(shape.tokens, block.mean(shape.tokens))
@@ -266,9 +361,9 @@ def attention_decode(name: str, heads: Heads, *, count: int, dtype: str, kv: flo
     def work(shape: StepShape) -> Work:
         read = shape.decode_kv[heads.extent]
         return Work(
-            flops=4 * heads.q_heads * heads.head_dim * read,
+            flops=4 * heads.q_heads * heads.head_dim * heads.queries * read,
             kv_bytes=2 * heads.kv_heads * heads.head_dim * kv * read,
-            act_bytes=2 * heads.q_heads * heads.head_dim * act * shape.decode_seqs,
+            act_bytes=2 * heads.q_heads * heads.head_dim * act * heads.queries * shape.decode_seqs,
         )
 
     return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads)
@@ -302,9 +397,10 @@ def page_scores(name: str, heads: Heads, *, count: int, dtype: str, kv: float, a
     def work(shape: StepShape) -> Work:
         pages = shape.decode_kv[heads.extent] / heads.page
         return Work(
-            flops=2 * heads.q_heads * heads.head_dim * pages,
+            flops=2 * heads.q_heads * heads.head_dim * heads.queries * pages,
             kv_bytes=heads.kv_heads * heads.head_dim * kv * pages,
-            act_bytes=4 * heads.q_heads * pages + heads.q_heads * heads.head_dim * act * shape.decode_seqs,
+            act_bytes=heads.queries
+            * (4 * heads.q_heads * pages + heads.q_heads * heads.head_dim * act * shape.decode_seqs),
         )
 
     return Operator(name, "attention_decode", "decode", count, dtype, work, dims=heads, routine="scores")
@@ -317,22 +413,25 @@ def page_select(name: str, heads: Heads, *, count: int) -> Operator:
 
     def work(shape: StepShape) -> Work:
         pages = shape.decode_kv[heads.extent] / heads.page
-        return Work(flops=heads.q_heads * pages, act_bytes=4 * heads.q_heads * pages)
+        scores = heads.queries * heads.q_heads * pages
+        return Work(flops=scores, act_bytes=4 * scores)
 
     return Operator(name, "elementwise", "decode", count, None, work, dims=heads, routine="select")
 
 
-def all_gather(name: str, width: int, gpus: int, *, count: int, act: float, axis: str) -> Operator:
+def all_gather(
+    name: str, width: int, gpus: int, *, count: int, act: float, axis: str, span: Span | None = None
+) -> Operator:
     """Every GPU's 1/g of each row to all others: (g - 1)/g of the message over each GPU's link, each way."""
 
     def work(shape: StepShape) -> Work:
-        return Work(comm_bytes=(gpus - 1) / gpus * width * act * _m(shape, axis))
+        return Work(comm_bytes=(gpus - 1) / gpus * width * act * rows_of(shape, axis))
 
-    message = Message(gpus, width * act)
+    message = Message(gpus, width * act, span)
     return Operator(name, "all_gather", axis, count, None, work, stream="comm", dims=message)
 
 
-def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:
+def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float, span: Span | None = None) -> Operator:
     """Sum of the partial outputs over `gpus` GPUs: a ring moves 2 (g - 1)/g of the message over each GPU's link, each
     way.
     """
@@ -340,27 +439,27 @@ def all_reduce(name: str, hidden: int, gpus: int, *, count: int, act: float) -> 
     def work(shape: StepShape) -> Work:
         return Work(comm_bytes=2 * (gpus - 1) / gpus * hidden * act * shape.tokens)
 
-    message = Message(gpus, hidden * act)
+    message = Message(gpus, hidden * act, span, 2)
     return Operator(name, "all_reduce", "tokens", count, None, work, stream="comm", dims=message)
 
 
-def reduce_scatter(name: str, hidden: int, gpus: int, *, count: int, act: float) -> Operator:
+def reduce_scatter(name: str, hidden: int, gpus: int, *, count: int, act: float, span: Span | None = None) -> Operator:
     """Sum of the partial outputs, of which each GPU keeps 1/g of the rows: (g - 1)/g of the message over each link."""
 
     def work(shape: StepShape) -> Work:
         return Work(comm_bytes=(gpus - 1) / gpus * hidden * act * shape.tokens)
 
-    message = Message(gpus, hidden * act)
+    message = Message(gpus, hidden * act, span)
     return Operator(name, "reduce_scatter", "tokens", count, None, work, stream="comm", dims=message)
 
 
-def send(name: str, width: float, *, count: int, axis: str = "tokens") -> Operator:
+def send(name: str, width: float, *, count: int, axis: str = "tokens", span: Span | None = None) -> Operator:
     """`width` bytes a row to the GPU of the next pipeline stage.
 
     Nobody measured that; an all-gather of two GPUs, of twice the bytes, moves as much over each link.
     """
 
     def work(shape: StepShape) -> Work:
-        return Work(comm_bytes=width * _m(shape, axis))
+        return Work(comm_bytes=width * rows_of(shape, axis))
 
-    return Operator(name, "send", axis, count, None, work, stream="comm", dims=Message(2, 2 * width))
+    return Operator(name, "send", axis, count, None, work, stream="comm", dims=Message(2, 2 * width, span))

@@ -17,7 +17,7 @@ import numpy as np
 from hwspecs.gpu import Gpu
 from simulator.fitted import Fitted
 from simulator.kernels.base import KernelWork, Label, Shape
-from simulator.kernels.formats import compute_format
+from simulator.kernels.formats import FORMATS, compute_format
 from simulator.power import joules, kernel_power, measured_joules, power_folder
 from simulator.profilefile import read_profile
 
@@ -33,7 +33,9 @@ def power_reading(
     readings: Fitted | None = None,
 ) -> Any:  # fmt: skip
     """Watts that the meter reads while the kernel repeats: of its power alone where no readings were learned."""
-    watts = kernel_power(gpu, work, compute_format(label["dtype"], gpu), seconds, kind=kind)
+    dtype = label.get("dtype")  # a table of linear attention has none, and messages have formats of their own
+    compute = compute_format(dtype, gpu) if dtype in FORMATS else "bf16"
+    watts = kernel_power(gpu, work, compute, seconds, kind=kind)
     if readings is None and gpu.name != measured_joules()[0].name:
         return watts
     readings = readings or bundled_readings()

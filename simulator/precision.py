@@ -27,7 +27,8 @@ class Precision:
     """Formats of weights, activations and KV cache, as quantised checkpoints are served.
 
     Linear layers store their weights in `weights` and multiply in `activations`, without scales, unless their part
-    (`workloads.formats.PARTS`) names a format of its own (one of LINEAR_FORMATS). What passes between operators stays
+    (`workloads.formats.PARTS`) names a format of its own (one of LINEAR_FORMATS); the attention's output projection is
+    like its others unless it names one. What passes between operators stays
     in at least 16 bits (linear layers quantise their inputs themselves), and so do the embedding, the routers of an
     MoE and, unless it names a format, the language-model head. Attention multiplies in its projections' activations if
     the KV cache is as narrow, else in 16 bits; where those have 4 bits and the KV cache is fp8, in fp8.
@@ -40,6 +41,7 @@ class Precision:
     mlp: str | None = None
     experts: str | None = None
     head: str | None = None
+    output: str | None = None
 
     @property
     def wide(self) -> str:
@@ -59,6 +61,8 @@ class Precision:
     def linear(self, part: str) -> Linear:
         """How the linear layers of a part of the model are stored and multiplied."""
         name = getattr(self, part)
+        if name is None and part == "output":
+            return self.linear("attention")
         if name is not None:
             form = LINEAR_FORMATS[name]
             return Linear(form.weight_bytes, form.activations, form.kernel)
@@ -88,7 +92,8 @@ def precision_words(weights: str, activations: str, kv: str, parts: Mapping[str,
     base = weights if weights == activations else f"{weights} weights, {activations} compute"
     if all(part in parts for part in BODY) and len({parts[part] for part in BODY}) == 1:
         base, rest = parts["attention"], {part: name for part, name in parts.items() if part not in BODY}
-    named = [f"{'LM head' if part == 'head' else part} {name}" for part, name in rest.items()]
+    titles = {"head": "LM head", "output": "output projection"}
+    named = [f"{titles.get(part, part)} {name}" for part, name in rest.items()]
     return ", ".join([base, *named, f"{kv} KV"])
 
 

@@ -65,7 +65,7 @@ def predict_kernels(
     )
     selections: dict[tuple[str, ...], Selection] = {}
     for key, pick in _grouped([columns[name] for name in names], rows):
-        software, label = key[1], dict(zip(model.labels, key[2:], strict=True))
+        software, label = key[1], model.label_of(dict(zip(model.labels, key[2:], strict=True)))
         if key[:2] not in selections:
             selections[key[:2]] = Selection(load_gpu(key[0]), software, profile, library)
         gpu = selections[key[:2]].gpu

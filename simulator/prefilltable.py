@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.operators import Heads, Operator
+from simulator.operators import Operator
 from simulator.shape import PrefillShape, StepShape, equal_chunks
 
 
@@ -26,6 +26,7 @@ class PrefillTable:
     ----------
     op : reads one extent. seconds : StepShape -> seconds of one execution, vectorised. extents : how many there are.
     max_tokens, max_seqs, max_context : of a step, and of a sequence. Beyond them the cost goes on along the last cell.
+    extent : one without a cap that the cost is a function of, in place of that which the operator reads.
     """
 
     def __init__(
@@ -37,13 +38,15 @@ class PrefillTable:
         max_tokens: int,
         max_seqs: int,
         max_context: int,
+        extent: int | None = None,
     ) -> None:
-        assert isinstance(op.dims, Heads)
         self.extent, self.cap = op.dims.extent, op.dims.cap
+        if extent is not None:
+            self.extent, self.cap = extent, None
         axes = (_knots(max_seqs, 2), _knots(max_tokens, 4), _knots(max_context, 1))
         seqs, query, stretch = np.meshgrid(*axes, indexing="ij")
         past = np.round((stretch - 1) * query)
-        pairs = seqs * _pairs(query, past, self.cap)
+        pairs = seqs * pairs_of(query, past, self.cap)
         keys = seqs * (past + query if self.cap is None else np.minimum(past + query, query + self.cap - 1))
         chunks = PrefillShape(seqs * query, seqs, (pairs,) * extents, (keys,) * extents)
         logs = np.log(np.broadcast_to(seconds(StepShape(chunks.tokens, 0, 0, (), chunks)), seqs.shape))
@@ -101,7 +104,7 @@ def _knots(largest: int, per_octave: int) -> np.ndarray:
     return np.unique(np.round(2.0 ** (np.arange(count) / per_octave)))
 
 
-def _pairs(query: np.ndarray, past: np.ndarray, cap: int | None) -> np.ndarray:
+def pairs_of(query: Any, past: Any, cap: int | None) -> Any:
     """(query, key) pairs of a causal chunk, as `simulator.shape.causal_pairs`."""
     if cap is None:
         return query * past + query * (query + 1) / 2

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,9 +29,9 @@ from simulator.trees import Trees
 VERSION = 1
 BROKEN = (
     ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, RuntimeError, MemoryError, zlib.error,
-    zipfile.BadZipFile,
+    zipfile.BadZipFile, tokenize.TokenError,
 )  # fmt: skip
-"""What NumPy, zip and JSON raise for files that are none of theirs, or damaged."""
+"""What NumPy, zip and JSON raise for files that are none of theirs, or damaged (an array's header is Python text)."""
 
 
 def to_bytes(profile: Fitted) -> bytes:
@@ -195,7 +196,7 @@ def _trees(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trees:
 def _group(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Group:
     model, constants, ranges = MODELS[entry["kind"]], entry["constants"], entry["ranges"]
     forests = [_trees(forest, arrays) for forest in entry["trees"]]
-    if set(ranges) != set(model.columns) or set(entry["label"]) != set(model.labels):
+    if set(ranges) != set(model.columns) or set(entry["label"]) != {*model.labels, *model.named}:
         raise ValueError(f"a group of {model.kind} has other columns")
     if constants and set(constants) != set(model.constants):
         raise ValueError(f"a group of {model.kind} has other constants")

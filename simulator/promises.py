@@ -12,22 +12,26 @@ from heapq import heappop, heappush
 from math import ceil
 
 from simulator.kvpool import growth
+from simulator.policy import Advance
 from simulator.sequence import Sequence
 
 
 class Promises:
     """The sum of KV blocks `owed` to the running sequences of a replica, for a `share` (0 to 1) of their outputs."""
 
-    __slots__ = ("_kept", "_phases", "block_size", "owed", "share")
+    __slots__ = ("_kept", "_phases", "block_size", "drafted", "move", "owed", "share", "span")
 
-    def __init__(self, share: float, block_size: int) -> None:
+    def __init__(self, share: float, block_size: int, advance: Advance) -> None:
         self.share, self.block_size, self.owed = share, block_size, 0
-        self._phases = [0] * block_size  # as the replica's, of the decoding sequences below their promise
+        self.move, self.drafted, self.span = advance.step, advance.drafted, block_size * advance.unit
+        self._phases = [0] * self.span  # as the replica's, of the decoding sequences below their promise
         self._kept: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
 
     def promised(self, seq: Sequence) -> int:
-        """Blocks for its prompt and the reserved share of its output, whose last token never enters the cache."""
-        return -(-(seq.prompt + ceil(self.share * (seq.output - 1))) // self.block_size)
+        """Blocks for its prompt and the reserved share of its output, whose last token never enters the cache, and for
+        what is drafted beyond.
+        """
+        return -(-(seq.prompt + ceil(self.share * (seq.output - 1)) + self.drafted) // self.block_size)
 
     def admitted(self, seq: Sequence, blocks: int) -> None:
         """A sequence starts, with `blocks`."""
@@ -35,30 +39,34 @@ class Promises:
         self.owed += max(0, seq.promised - blocks)
 
     def joined(self, seq: Sequence, counter: int) -> None:
-        """It starts decoding (`joined`, `base` and `known` are set)."""
-        left = seq.promised * self.block_size - seq.known
-        if left > 0:
-            self._phases[-seq.base % self.block_size] += 1
-            heappush(self._kept, (counter + left, seq.joined, seq))
+        """It starts decoding (`joined` and `base` are set)."""
+        until = seq.promised * self.span - seq.base  # the counter at which it takes the first block beyond its promise
+        if until > counter - self.move:
+            self._phases[-seq.base % self.span] += 1
+            heappush(self._kept, (until, seq.joined, seq))
 
-    def left(self, seq: Sequence, blocks: int, computed: int, decoding: bool) -> None:
-        """It leaves with `blocks`, after `computed` tokens."""
+    def left(self, seq: Sequence, blocks: int, counter: int | None) -> None:
+        """It leaves with `blocks`; `counter` if it was decoding."""
         self.owed -= max(0, seq.promised - blocks)
-        if decoding and computed < seq.promised * self.block_size:
-            self._phases[-seq.base % self.block_size] -= 1
+        if counter is not None and seq.promised * self.span - seq.base > counter - self.move:
+            self._phases[-seq.base % self.span] -= 1
 
     def grow(self, counter: int) -> None:
         """The blocks of the decode step at `counter` are taken."""
-        self.owed -= self._phases[counter % self.block_size]
+        self._take(counter - self.move + 1, counter + 1)
 
     def advance(self, counter: int, steps: int) -> None:
         """A run of `steps` decode steps from `counter` has ended; its first step's blocks were counted by `grow`."""
+        self._take(counter + 1, counter + (steps - 1) * self.move + 1)
+
+    def _take(self, at: int, end: int) -> None:
+        """Blocks taken at the counters `at` .. `end - 1` are not owed any more; beyond a promise none are."""
         phases, kept = self._phases, self._kept
-        at, end = counter + 1, counter + steps
-        while kept and kept[0][0] <= end:
+        while kept and kept[0][0] < end:
             until, joined, seq = heappop(kept)
             if seq.joined == joined:
+                until = max(until, at)  # no block was needed in between if it is before
                 self.owed -= growth(phases, at, until - at)
-                phases[-seq.base % self.block_size] -= 1
+                phases[-seq.base % self.span] -= 1
                 at = until
         self.owed -= growth(phases, at, end - at)

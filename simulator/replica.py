@@ -3,11 +3,13 @@
 While no sequence joins or leaves, every step decodes the same sequences, and all that a step's cost and its KV growth
 depend on moves along known lines. So the replica keeps sums instead of walking through its sequences:
 
-- `counter` counts decode steps; a sequence that joins remembers `base` = its computed tokens - counter, so all
-  sequences advance by advancing the counter;
-- the tokens read per extent are `kv[e]`, growing by `growing[e]` a step until the next sequence reaches the cap;
+- `counter` advances with every decode step, by `move` units of 1 / `unit` token (1 and 1 without speculation); a
+  sequence that joins remembers `base` = the place of the last token that a step computes - counter, so all sequences
+  advance by advancing the counter;
+- the tokens read per extent are `kv[e]`, in these units too, growing by `growing[e]` a step until the next sequence
+  reaches the cap;
 - a heap of counters says when the next sequence finishes, another when one reaches a cap;
-- `phases[p]` counts the sequences that need a new KV block when `counter % block_size == p`; `promises` keeps what
+- `phases[p]` counts the sequences that need a new KV block when `counter % span == p`; `promises` keeps what
   admission has set aside for those who run in the same way.
 
 A macro-step ends where the first of these lines bends; `StepCost` gives its duration in closed form. It costs
@@ -17,6 +19,7 @@ cut at the next step boundary, found by inverting the closed form.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING
 from simulator.kvpool import KVPool, growth
 from simulator.policy import COMING, DECODE, DONE, PREFILL, SECONDS_PER_TICK, WAITING, EngineParams
 from simulator.promises import Promises
-from simulator.sequence import Sequence
+from simulator.sequence import Chain, Sequence
 from simulator.shape import PrefillShape, causal_pairs, keys_read
 from simulator.stepcost import DecodeLines, StepCost, line_at, line_sum
 from simulator.waiting import QUEUES
@@ -45,6 +48,7 @@ class Run:
         "end",
         "first",
         "fixed",
+        "grown",
         "held",
         "lines",
         "prefill",
@@ -61,6 +65,7 @@ class Run:
     ticks: int
     seqs: int  # decoding
     held: int  # 0 unless those who wait are held back
+    grown: int  # steps whose new KV blocks have been taken
     fixed: int  # ticks of a step that do not depend on decode KV
     first: int  # ticks of the first step
     lines: DecodeLines
@@ -97,10 +102,17 @@ class Replica:
         self.gaps: list[tuple[int, float, float]] = []  # (request, last token before, first after) around preemptions
         self.by_priority = params.scheduling == "priority"
         self.mixed = params.prefill == "mixed"
-        self.promises = Promises(params.reserve_output, params.block_size) if params.reserve_output else None
+        advance = params.speculation
+        self.queries, self.move, self.unit = advance.queries, advance.step, advance.unit
+        self.span = params.block_size * advance.unit  # of a KV block
+        share = params.reserve_output
+        self.promises = Promises(share, params.block_size, advance) if share else None
         self.plain = self.mixed and not (params.reserve_output or params.batch_wait_steps or params.ahead)
         self.ahead = params.ahead
         self.inbox: list[tuple[int, Sequence]] = []  # (when it came, request), with `ahead`
+        self.every = params.receive_steps
+        self.unread = 0  # decode steps since the inbox was looked at, below `every`
+        self.landed: list[tuple[int, Sequence]] = []  # see `workers.DecodeWorker`
         self.ending = False  # a step's end is being processed
         self.held_back = 0  # steps for which those waiting have been
         self.waiting = QUEUES[params.scheduling]()
@@ -111,9 +123,11 @@ class Replica:
         self.decoded = self.last_decode = 0  # when the last step with decode ended and when it began, ticks
         self.kv = [0] * len(cost.decode_caps)
         self.growing = [0] * len(cost.decode_caps)
-        self.phases = [0] * params.block_size
+        self.phases = [0] * self.span
         self.finishing: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
-        self.capped: list[list[tuple[int, int, Sequence]]] = [[] for _ in cost.decode_caps]
+        self.capped: list[list[tuple[int, int, int, Sequence]]] = [
+            [] for _ in cost.decode_caps
+        ]  # (.., units to go, ..)
         self._no_decode, self._no_kv = [0] * len(cost.decode_ops), [0] * (2 * len(cost.decode_caps))
         self._no_prefill = [0] * (2 * len(cost.prefill_caps))
         self.has_caps = any(cap is not None for cap in cost.decode_caps)
@@ -151,7 +165,7 @@ class Replica:
     def _empty_inbox(self, begun: int) -> None:
         """Those who were there at `begun` wait from now on; all do if nothing is running."""
         for at, (came, seq) in enumerate(self.inbox):
-            if came > begun and self.running:
+            if came > begun and (self.seqs or self.partial is not None):
                 del self.inbox[:at]
                 return
             if seq.state == COMING:  # else it was aborted meanwhile
@@ -172,7 +186,22 @@ class Replica:
         if self.run is not None:
             self.cut(now, strict)
 
+    def cached(self, chain: Chain, now: int, strict: bool) -> int:
+        """KV blocks of a new request that are in the cache; `strict` as in `enqueue`."""
+        run = self.run
+        if run is not None and run.steps > 1:  # what its steps have taken so far may have been findable
+            self._take_growth(run, self._steps_until(run, now - run.start + (1 if strict else 0)))
+        return self.pool.find(chain, None)
+
     # --- macro-steps --------------------------------------------------------------------------------------------
+
+    def _take_growth(self, run: Run, steps: int) -> None:
+        """Take the blocks that the run's first `steps` steps need, but for those that were taken before."""
+        first = self.counter + (run.grown - 1) * self.move + 1
+        taken = growth(self.phases, first, (steps - run.grown) * self.move)
+        run.grown = steps
+        if taken:
+            self.pool.take(taken)
 
     def cut(self, now: int, strict: bool, ahead: bool = False) -> None:
         """End the run at its first step boundary at or after `now` (after, if `strict`).
@@ -188,6 +217,7 @@ class Replica:
             steps = self._steps_until(run, now - run.start + (1 if strict else 0))
         else:
             steps = 1 + (self._steps_until(run, now - run.start) if now > run.start else 0)
+            steps += -(self.unread + steps) % self.every
         if steps < run.steps:
             run.steps = steps
             run.decode, run.ticks = self._duration(run, steps)
@@ -246,17 +276,16 @@ class Replica:
         assert run is not None
         self.run = None
         steps = run.steps
+        looked = run.start if self.every == 1 else self._look(run)
         if run.seqs:
             if steps > 1:
-                taken = growth(self.phases, self.counter + 1, steps - 1)
-                if taken:
-                    self.pool.take(taken)
+                self._take_growth(run, steps)
                 if self.pool.free < self.least_free:
                     self.least_free = self.pool.free
             self._record(run)
             if not self.plain:
                 self._decoded(run, now)
-            self.counter += steps
+            self.counter += steps * self.move
             for e, slope in enumerate(self.growing):
                 self.kv[e] += slope * steps
             if self.has_caps:
@@ -273,9 +302,25 @@ class Replica:
                 finished.append(seq)
         if finished or self.any_marked:
             self._leave(finished, now)
-        if self.inbox:
-            self._empty_inbox(max(run.start, self.last_decode))
+        if self.inbox or self.landed:
+            self._let_in(looked, max(run.start, self.last_decode), now)
         self.schedule(now)
+
+    def _let_in(self, looked: int, begun: int, now: int) -> None:
+        """Between two steps: `looked` is when the inbox was looked at, `begun` when the last step began."""
+        self._empty_inbox(looked if self.every > 1 else begun)
+
+    def _look(self, run: Run) -> int:
+        """When the last step of the run began at whose end the inbox is looked at, before the sums advance; -1: none."""
+        if run.prefill:
+            self.unread = 0
+            return run.start
+        unread = (self.unread + run.steps) % self.every
+        before = run.steps - unread  # steps to the last look
+        self.unread = unread
+        if before < 1:
+            return -1
+        return run.start + (self._duration(run, before - 1)[1] if before > 1 else 0)
 
     def _decoded(self, run: Run, now: int) -> None:
         """What the policies that most engines lack have to know of a run with decode, before the sums advance."""
@@ -334,10 +379,10 @@ class Replica:
         budget = params.max_num_batched_tokens
         preempted, held = False, 0
         if seqs and self.mixed:
-            if self.phases[self.counter % params.block_size]:
+            if self._needed():
                 preempted = self._grow(now)
                 seqs, partial = self.seqs, self.partial
-            budget -= seqs
+            budget -= seqs * self.queries
         if partial is not None:
             q = min(partial.known - partial.computed, budget)
             chunks.append((partial, q))
@@ -347,26 +392,34 @@ class Replica:
                 held = self._hold_back(budget)
             if not held:
                 self._admit(chunks, budget)
-        if not self.running:
+        if not seqs and not chunks:
+            self.unread = 0
             return
         if seqs and not self.mixed:
             if chunks:
                 seqs = 0
-            elif self.phases[self.counter % params.block_size]:
+            elif self._needed():
                 preempted = self._grow(now)
                 seqs = self.seqs
         if self.pool.free < self.least_free:
             self.least_free = self.pool.free
-        # After a preemption nobody was admitted in this step, but may be in the next; so may those in the inbox.
-        self._start(chunks, seqs, now, held, once=preempted or self.inbox)
+        # After a preemption nobody was admitted in this step, but may be in the next; so may those in the inbox once it
+        # is looked at.
+        self._start(chunks, seqs, now, held, once=preempted or bool(self.landed))
+
+    def _needed(self) -> int:
+        """The blocks that the decoding sequences need in the next step."""
+        if self.move == 1:
+            return self.phases[self.counter % self.span]
+        return growth(self.phases, self.counter - self.move + 1, self.move)
 
     def _grow(self, now: int) -> bool:
         """Take the blocks that the decoding sequences need in the next step; whether somebody was preempted for it."""
-        phase, preempted = self.counter % self.params.block_size, False
-        while self.phases[phase] > self.pool.free:
+        preempted = False
+        while (needed := self._needed()) > self.pool.free:
             preempted = True
             self._preempt(now)
-        self.pool.take(self.phases[phase])
+        self.pool.take(needed)
         if self.promises is not None:
             self.promises.grow(self.counter)
         return preempted
@@ -378,13 +431,14 @@ class Replica:
             return 0
         size, promises = params.block_size, self.promises
         free = self.pool.free - params.watermark_blocks - (promises.owed if promises is not None else 0)
-        tokens = self.seqs
+        tokens = decoding = self.seqs * self.queries
         spare = free
         for seq in self.waiting.in_order():
             known = seq.prompt + seq.generated
             if running == params.max_num_seqs or budget == 0 or (known > budget and not params.chunked_prefill):
                 break
-            free -= max(-(-known // size), promises.promised(seq) if promises is not None else 0)
+            blocks = -(-(known + params.speculation.ahead) // size)
+            free -= max(blocks, promises.promised(seq) if promises is not None else 0)
             if free < 0:
                 break
             running += 1
@@ -392,7 +446,7 @@ class Replica:
             budget -= q
             tokens += q
             spare = free
-        if tokens == self.seqs:
+        if tokens == decoding:
             return 0
         steps = params.batch_wait_steps - self.held_back
         if steps <= 0 or 0 < params.batch_wait_tokens <= tokens:
@@ -405,50 +459,63 @@ class Replica:
         return steps
 
     def _admit(self, chunks: list[tuple[Sequence, int]], budget: int) -> None:
-        params, waiting, running, promises = self.params, self.waiting, self.running, self.promises
-        size = params.block_size
-        while budget > 0 and len(running) < params.max_num_seqs:
+        waiting, most = self.waiting, self.params.max_num_seqs
+        while budget > 0 and len(self.running) < most:
             seq = waiting.head()
             if seq is None:
                 return
-            known = seq.prompt + seq.generated
-            if not params.chunked_prefill and known > budget and not self._fits_budget(seq, known, budget):
+            q = self._take_in(seq, budget)
+            if q < 0:
                 return
-            blocks = -(-known // size)
-            spare = params.watermark_blocks if running else 0
-            if promises is not None:
-                spare += promises.owed + max(0, promises.promised(seq) - blocks)
-            hits = self.pool.admit(seq.chain, -1 - seq.index, blocks, spare)
-            if hits < 0:
-                return
-            if promises is not None:
-                promises.admitted(seq, blocks)
             waiting.pop()
-            seq.known, seq.computed = known, hits * size
-            seq.hit_tokens += hits * size
-            q = min(known - seq.computed, budget)
-            budget -= q
-            seq.state = PREFILL
-            running[seq] = None
-            chunks.append((seq, q))
-            if seq.computed + q < known:
-                self.partial = seq
+            if q:
+                budget -= q
+                chunks.append((seq, q))
+
+    def _take_in(self, seq: Sequence, budget: int) -> int:
+        """Admit the head of the queue: the tokens of its first chunk, -1 if it has to stay."""
+        params = self.params
+        known, size = seq.prompt + seq.generated, params.block_size
+        if not params.chunked_prefill and known > budget and not self._fits_budget(seq, known, budget):
+            return -1
+        blocks = -(-(known + params.speculation.ahead) // size)
+        hits = self._claim(seq, seq.chain, -1 - seq.index, blocks)
+        if hits < 0:
+            return -1
+        seq.known, seq.computed = known, hits * size
+        seq.hit_tokens += hits * size
+        q = min(known - seq.computed, budget)
+        seq.state = PREFILL
+        self.running[seq] = None
+        if seq.computed + q < known:
+            self.partial = seq
+        return q
+
+    def _claim(self, seq: Sequence, chain: Chain, own: int | None, blocks: int) -> int:
+        """Take the blocks of a request that is admitted: how many were in the cache, -1 if there is no room."""
+        spare, promises = self.params.watermark_blocks if self.running else 0, self.promises
+        if promises is not None:
+            spare += promises.owed + max(0, promises.promised(seq) - blocks)
+        hits = self.pool.admit(chain, own, blocks, spare)
+        if promises is not None and hits >= 0:
+            promises.admitted(seq, blocks)
+        return hits
 
     def _fits_budget(self, seq: Sequence, known: int, budget: int) -> bool:
         """Without chunked prefill: whether what the cache does not hold fits the budget in one piece."""
         found = self.pool.find(seq.chain, -1 - seq.index)
         return known - found * self.params.block_size <= budget
 
-    def _start(self, chunks: list[tuple[Sequence, int]], seqs: int, now: int, held: int, once: object) -> None:
+    def _start(self, chunks: list[tuple[Sequence, int]], seqs: int, now: int, held: int, once: bool) -> None:
         """Begin a run in which `seqs` decode.
 
         `once` limits it to a single step, `held` to that many if it is not 0: those who wait are held back until then.
         """
         cost = self.cost
         run = Run()
-        run.start, run.cut, run.prefill, run.seqs, run.held = now, 0, chunks, seqs, held
+        run.start, run.cut, run.prefill, run.seqs, run.held, run.grown = now, 0, chunks, seqs, held, 1
         prefill = None
-        rows = tokens = seqs
+        rows = tokens = seqs * self.queries
         if chunks:
             prefill, done = self._prefill_shape(chunks)
             tokens += prefill.tokens
@@ -460,6 +527,8 @@ class Replica:
         run.steps = 1 if chunks or once else self._steps()
         if held:
             run.steps = min(run.steps, held)
+        if self.inbox:
+            run.steps = min(run.steps, self.every - self.unread)
         if run.steps > 1:
             run.decode, run.ticks = self._duration(run, run.steps)
         run.end = now + run.ticks
@@ -486,24 +555,28 @@ class Replica:
         finishing = self.finishing
         while finishing[0][2].joined != finishing[0][1]:
             heappop(finishing)  # left before its time
-        steps = finishing[0][0] - counter
+        move = self.move
+        steps = (finishing[0][0] - counter) // move
         for heap in self.capped:
-            while heap and heap[0][2].joined != heap[0][1]:
+            while heap and heap[0][3].joined != heap[0][1]:
                 heappop(heap)
             if heap:
-                steps = min(steps, heap[0][0] - counter)
+                steps = min(steps, (heap[0][0] - counter) // move)
         if steps > 1 and self._most_growth(steps) > self.pool.free:
             steps = self._steps_before_full(steps)
         return steps
 
     def _most_growth(self, steps: int) -> int:
         """An upper bound on the blocks that steps 1 .. steps - 1 take."""
-        return self.seqs * ((steps - 1) // self.params.block_size + 1)
+        return self.seqs * ((steps - 1) * self.move // self.span + 1)
 
     def _steps_before_full(self, steps: int) -> int:
         """The steps, at most `steps`, that can be taken before the pool cannot serve one."""
-        size, phases = self.params.block_size, self.phases
+        size, phases = self.span, self.phases
         free = self.pool.free
+        if self.move > 1:
+            first = self.counter + 1
+            return bisect_right(range(2, steps + 1), free, key=lambda n: growth(phases, first, (n - 1) * self.move)) + 1
         rounds = min(free // self.seqs, (steps - 1) // size)
         taken = 1 + rounds * size
         free -= rounds * self.seqs
@@ -521,19 +594,24 @@ class Replica:
         self._serial += 1
         seq.joined = self._serial
         seq.state = DECODE
-        seq.base = seq.known - self.counter
+        move, unit = self.move, self.unit
+        seq.base = (seq.known + self.queries - 1) * unit - self.counter
         self.seqs += 1
-        self.phases[-seq.base % self.params.block_size] += 1
-        heappush(self.finishing, (self.counter + seq.output - seq.generated, seq.joined, seq))
+        self.phases[-seq.base % self.span] += 1
+        left = -(-(seq.output - seq.generated) * unit // move)  # steps
+        heappush(self.finishing, (self.counter + left * move, seq.joined, seq))
         if self.promises is not None:
             self.promises.joined(seq, self.counter)
         for e, cap in enumerate(self.cost.decode_caps):
-            read = seq.known + 1
-            if cap is None or read < cap:
-                self.growing[e] += 1
-                if cap is not None:
-                    heappush(self.capped[e], (self.counter + cap - read, seq.joined, seq))
-            self.kv[e] += read if cap is None else min(read, cap)
+            read = (seq.known + self.queries) * unit
+            if cap is None:
+                self.growing[e] += move
+            elif read < cap * unit:
+                self._approach(e, seq, cap * unit - read)
+                read = min(read, cap * unit)
+            else:
+                read = cap * unit
+            self.kv[e] += read
 
     def _remove(self, seq: Sequence, keep: bool = False) -> None:
         """Take a sequence out of the batch and release its blocks; `keep` them findable after a preemption."""
@@ -541,43 +619,66 @@ class Replica:
         del self.running[seq]
         decoding = seq.state == DECODE
         if decoding:
-            computed = seq.base + self.counter
-            blocks = -(-computed // size)
+            at, unit = seq.base + self.counter, self.unit
+            computed = at // unit + 1 - self.queries
+            blocks = 1 + (at - self.move) // self.span
             self.seqs -= 1
-            self.phases[-seq.base % size] -= 1
-            read = computed + 1
+            self.phases[-seq.base % self.span] -= 1
+            read = at + unit
             for e, cap in enumerate(self.cost.decode_caps):
-                if cap is None or read < cap:
-                    self.growing[e] -= 1
-                self.kv[e] -= read if cap is None else min(read, cap)
-            seq.generated = computed + 1 - seq.prompt
+                if cap is None or read + self.move <= cap * unit:
+                    self.growing[e] -= self.move
+                self.kv[e] -= read if cap is None else min(read, cap * unit)
+            seq.generated = min(computed + 1 - seq.prompt, seq.output)
             seq.joined = -1
         else:
             computed = seq.computed
-            blocks = -(-seq.known // size)
+            blocks = -(-(seq.known + self.params.speculation.ahead) // size)
             self.partial = None
         if self.promises is not None:
-            self.promises.left(seq, blocks, computed, decoding)
+            self.promises.left(seq, blocks, self.counter if decoding else None)
         own = -1 - seq.index if keep and self.params.prefix_sharing else None
         self.pool.release(seq.chain, own, blocks, computed // size)
+
+    def _approach(self, e: int, seq: Sequence, units: int) -> None:
+        """A sequence reads by `units` less than the cap of extent `e`: whole moves more, and what is left at once."""
+        steps, rest = divmod(units, self.move)
+        if steps:
+            self.growing[e] += self.move
+        heappush(
+            self.capped[e], (self.counter + (steps or 1) * self.move, seq.joined, rest if not steps else -rest, seq)
+        )
 
     def _reach_caps(self) -> None:
         """Sequences that have reached an extent's cap read no more from step to step."""
         for e, heap in enumerate(self.capped):
             while heap and heap[0][0] <= self.counter:
-                _, joined, seq = heappop(heap)
-                if seq.joined == joined:
-                    self.growing[e] -= 1
+                _, joined, rest, seq = heappop(heap)
+                if seq.joined != joined:
+                    continue
+                if rest > 0:
+                    self.kv[e] += rest
+                    continue
+                self.growing[e] -= self.move
+                if rest:
+                    heappush(heap, (self.counter + self.move, joined, -rest, seq))
 
     def _preempt(self, now: int) -> None:
         """The victim loses its blocks and goes back to the queue."""
-        victim = max(self.running, key=_by_rank) if self.by_priority else next(reversed(self.running))
+        victim = self._victim()
         self._remove(victim, keep=True)
         victim.state = WAITING
         victim.preemptions += 1
         if victim.first_token is not None and victim.preempted_at is None:
-            victim.preempted_at = now if self.mixed else max(victim.started, self.decoded)
+            victim.preempted_at = self._last_token(victim, now)
         self.waiting.put_back(victim)
+
+    def _victim(self) -> Sequence:
+        return max(self.running, key=_by_rank) if self.by_priority else next(reversed(self.running))
+
+    def _last_token(self, victim: Sequence, now: int) -> int:
+        """When a sequence that is preempted got its last token."""
+        return now if self.mixed else max(victim.started, self.decoded)
 
     def _record(self, run: Run) -> None:
         """Write the run's row of the timeline (`timeline.column_names`), with times in ticks."""
@@ -587,8 +688,9 @@ class Replica:
         kv: list[int] = []
         if seqs:
             decode = run.decode
+            unit = self.unit
             for read, slope in zip(self.kv, self.growing, strict=True):
-                kv += (read, read + slope * (steps - 1))
+                kv += (read / unit, (read + slope * (steps - 1)) / unit)
         else:
             kv, decode = self._no_kv, self._no_decode
         if prefill is None:

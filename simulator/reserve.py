@@ -38,6 +38,9 @@ class Reserve:
     expert_width : on every GPU the width of experts in mxfp4 is padded to a multiple of it.
     windows : KV that a layer with a sliding window gets for each token, over that of a layer without: 1, its whole past
         is kept; between, SGLang's swa_full_tokens_ratio; 0, only the window of each sequence is.
+    states, state_slots : share of the memory for KV that the states of linear attention get, and how many a running
+        sequence holds there (SGLang's mamba_full_memory_ratio r is r / (1 + r), and 3 slots where its radix cache keeps
+        states); with a share of 0 there is room for `max_num_seqs` sequences, in at most half of that memory.
     """
 
     rule: Rule = "everything"
@@ -49,6 +52,8 @@ class Reserve:
     sampling: float = 8.0
     expert_width: int = 1
     windows: float = 1.0
+    states: float = 0.0
+    state_slots: int = 1
 
 
 IDEAL = Reserve()

@@ -15,11 +15,19 @@ experts are hit. With P pairs and H hits in the mean, relative variances are
 with cv the coefficient of variation of the reach, and v = (experts - held) / (experts - 1), since what one group gets
 the others do not. The largest of `groups` normal draws lies about sqrt(2 ln groups) deviations above the mean, somewhat
 less for few.
+
+That is so for many experts a group. Of more than WIDE groups each holds few, and what the unluckiest gets hangs on
+where the most popular experts are: there the largest share is that of so many drawn placements, to which chance is
+added as above. Engines may hold `redundant` copies: one after the other goes to the expert with the most tokens for
+each copy, which the copies share, and groups are then packed so that they are alike, the heaviest expert first (EPLB,
+https://github.com/deepseek-ai/EPLB; DeepSeek-V3, arXiv 2412.19437). The placement knows the popularity: an upper bound
+of what a rebalancing by past statistics reaches.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,6 +41,10 @@ give 0.8; measured deployments with expert parallelism say half of that, to whic
 LEARNED_SKEW, BALANCED_SKEW = 0.9, 0.45
 """How unevenly trained routers choose, as fitted to measured deployments (docs/engine.md): those that choose by logits
 alone (gpt-oss, Qwen3), and those that a bias, added only to choose by, keeps balanced (MiniMax-M2.5)."""
+DRAWN = 0.8
+"""What draws of the routing give for EXCESS."""
+WIDE, PLACEMENTS = 8, 400
+"""Groups up to which EXCESS was fitted and the normal law serves; placements that are drawn beyond."""
 EXACT, MOST = 256, 2.0**30
 """Up to so many tokens hits are tabulated for each number, then a factor 2^(1/16) apart."""
 
@@ -51,14 +63,14 @@ def usual_skew(model: Model) -> float:
     return BALANCED_SKEW if model.moe.balanced else LEARNED_SKEW
 
 
-def experts_hit(tokens: Any, experts: int, top_k: int, skew: float = 0.0) -> Any:
-    """Expected number of distinct experts that `tokens` tokens hit.
+def experts_hit(tokens: Any, experts: int, top_k: int, skew: float = 0.0, redundant: int = 0) -> Any:
+    """Expected number of distinct experts, `redundant` copies counted, that `tokens` tokens hit.
 
     With `skew` it is joined by lines between tabulated numbers of tokens, which are all up to 256.
     """
-    if not skew:
+    if not skew and not redundant:
         return experts * (1 - (1 - top_k / experts) ** tokens)
-    found = np.interp(tokens, *_hits(experts, top_k, skew))
+    found = np.interp(tokens, *_hits(experts, top_k, skew, redundant))
     return found if np.ndim(tokens) else float(found)
 
 
@@ -73,33 +85,94 @@ def reach(experts: int, top_k: int, skew: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _hits(experts: int, top_k: int, skew: float) -> tuple[np.ndarray, np.ndarray]:
+def copies(experts: int, top_k: int, skew: float, redundant: int) -> np.ndarray:
+    """Probability that a token goes to each copy of an expert, [experts + redundant]: the most loaded one is copied."""
+    shares = reach(experts, top_k, skew)
+    held = np.ones(experts)
+    for _ in range(redundant):
+        held[np.argmax(shares / held)] += 1
+    return np.repeat(shares / held, held.astype(int))
+
+
+@lru_cache(maxsize=64)
+def _hits(experts: int, top_k: int, skew: float, redundant: int) -> tuple[np.ndarray, np.ndarray]:
     more = EXACT * 2.0 ** (np.arange(1, 16 * np.log2(MOST / EXACT) + 1) / 16)
     tokens = np.concatenate([np.arange(EXACT + 1.0), more])
-    missed = (1 - reach(experts, top_k, skew)) ** tokens[:, None]
-    return tokens, experts - missed.sum(axis=1)
+    missed = (1 - copies(experts, top_k, skew, redundant)) ** tokens[:, None]
+    return tokens, experts + redundant - missed.sum(axis=1)
 
 
-def mean_load(tokens: Any, experts: int, top_k: int, groups: int, skew: float) -> Load:
+def mean_load(tokens: Any, experts: int, top_k: int, groups: int, skew: float, redundant: int = 0) -> Load:
     """What a group gets on average, from `tokens` tokens of all."""
-    hit = experts_hit(tokens, experts, top_k, skew)
+    hit = experts_hit(tokens, experts, top_k, skew, redundant)
     if groups == 1:
         return Load(tokens * top_k, hit)
     return Load(tokens * top_k / groups, hit / groups)
 
 
-def busiest_load(tokens: Any, experts: int, top_k: int, groups: int, skew: float) -> Load:
+def busiest_load(tokens: Any, experts: int, top_k: int, groups: int, skew: float, redundant: int = 0) -> Load:
     """What the busiest group gets; with one group, what there is."""
-    mean = mean_load(tokens, experts, top_k, groups, skew)
+    mean = mean_load(tokens, experts, top_k, groups, skew, redundant)
     if groups == 1:
         return mean
-    held = experts / groups
-    shares = reach(experts, top_k, skew)
-    uneven = (shares.std() / shares.mean()) ** 2 / held
-    others = (experts - held) / (experts - 1)
+    slots = experts + redundant
+    held = slots / groups
+    others = (slots - held) / (slots - 1)
     above = EXCESS * np.sqrt(2 * np.log(groups))
     pairs, hit = (np.maximum(part, 1e-9) for part in mean)
-    spread = np.sqrt(others * (uneven + (1 - top_k / experts) / pairs))
-    most = np.minimum(pairs * (1 + above * spread), tokens * min(top_k, held))
+    chance = (1 - top_k / experts) / pairs
+    if groups <= WIDE and not redundant:
+        shares = reach(experts, top_k, skew)
+        uneven = (shares.std() / shares.mean()) ** 2 / held
+        relative = above * np.sqrt(others * (uneven + chance))
+    else:
+        placed = EXCESS / DRAWN * _placed(experts, top_k, groups, skew, redundant)
+        relative = np.sqrt(placed**2 + above**2 * others * chance)
+    most = np.minimum(pairs * (1 + relative), tokens * min(top_k, held))
     hits = np.minimum(hit + above * np.sqrt(others * hit * np.maximum(1 - hit / held, 0.0)), held)
     return Load(most, np.minimum(hits, most))
+
+
+@lru_cache(maxsize=64)
+def _placed(experts: int, top_k: int, groups: int, skew: float, redundant: int) -> float:
+    """How far the share of the most popular of `groups` groups lies above their mean, relative to it.
+
+    Without copies the mean over drawn placements, which are the same in every call.
+    """
+    shares = copies(experts, top_k, skew, redundant)
+    if not redundant:
+        draws = np.random.default_rng(0).permuted(np.tile(shares, (PLACEMENTS, 1)), axis=1)
+        return float(draws.reshape(PLACEMENTS, groups, -1).sum(axis=2).max(axis=1).mean() / (top_k / groups) - 1)
+    sums, room = np.zeros(groups), np.full(groups, len(shares) // groups)
+    for share in np.sort(shares)[::-1]:
+        lightest = np.argmin(np.where(room > 0, sums, np.inf))
+        sums[lightest] += share
+        room[lightest] -= 1
+    return float(sums.max() / (top_k / groups) - 1)
+
+
+def destinations(units: int, experts: int, top_k: int, groups: int = 1, top_groups: int = 1) -> float:
+    """Expected number of `units`, each with an equal part of the experts, that a token's `top_k` experts are in.
+
+    Experts are chosen uniformly; those of a token are of `top_groups` of the `groups` that the experts are in, which
+    lie side by side.
+    """
+    held, part = experts / units, experts / groups
+    cards = part * top_groups
+    if held <= part:  # all of one group, which is chosen or not
+        return units * top_groups / groups * (1 - _missed(cards, held, top_k))
+    whole = held / part  # groups of a unit; j of them are chosen
+    chance = [comb(top_groups, j) * _missed(groups, whole, top_groups - j, j) for j in range(top_groups + 1)]
+    return units * sum(p * (1 - _missed(cards, j * part, top_k)) for j, p in enumerate(chance))
+
+
+def _missed(cards: float, held: float, drawn: int, others: int = 0) -> float:
+    """Probability that none of `held` among `cards` cards is among `drawn` of them; that with `others` drawn besides,
+    which all are, in one given order.
+    """
+    missed = 1.0
+    for i in range(others):
+        missed *= max(held - i, 0.0) / (cards - i)
+    for i in range(drawn):
+        missed *= max(cards - held - i, 0.0) / (cards - others - i)
+    return missed

@@ -21,6 +21,7 @@ from functools import lru_cache
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
 from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
+from simulator.kernels.registry import MODELS
 from simulator.profile import profile_folder
 from simulator.profilefile import read_meta, read_profile
 
@@ -53,10 +54,23 @@ STAND_INS = {
     "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8_block", "fp8"),
 }
 
-ODD = ("vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts",)
-"""Kernels that stand for others only where there is nothing else: on Hopper this one takes two to three times as long
-as the same experts in bf16, so nobody would serve with it."""
+ODD = (
+    ("moe", "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts"),
+    ("mla_prefill", "flash_attention"),
+    ("expert_all_to_all", "deepep_v2_context"),
+    ("expert_all_to_all", "deepep_v2_generation"),
+)
+"""Kinds and kernels that stand for others only where there is nothing else. The first takes, on Hopper, two to three
+times as long as the same experts in bf16, so nobody would serve with it. The second computes prompts in the absorbed
+form, with 3.4 times the FLOPs; SGLang itself does so only behind a short past (`deepseek_v2.py`, MHA_CHUNKED_KV).
+The last two, an engine's option, were twice as slow as what it uses else.
+"""
 
+UNLIKE = {"gemm_dtype": 1_000, "kv_dtype": 10}
+"""What a difference in a label other than the format of the operands weighs; else 1. Of a whole attention block the
+format of its projections matters more than the cache's, and both more than whose widths it was measured with, which the
+physics knows.
+"""
 FAR = 100
 """How far a format is from one that nothing stands in for."""
 
@@ -322,11 +336,9 @@ class Selection:
 
     def _form(self, group: Group, label: Mapping[str, str]) -> tuple[int, int]:
         """How far the number formats are from those asked for: of the operands, and how many others differ."""
-        wanted, have = label["dtype"], group.label["dtype"]
-        stand_ins: Sequence[str] = STAND_INS.get(wanted, ())
-        form = 0 if have == wanted else 1 + stand_ins.index(have) if have in stand_ins else FAR - 1
+        form = _far(label.get("dtype", ""), group.label.get("dtype", ""))
         others = [name for name in group.label if name not in ("dtype", "kernel") and name in label]
-        return form, sum(group.label[name] != label[name] for name in others)
+        return form, sum(_far(label[name], group.label[name]) * UNLIKE.get(name, 1) for name in others)
 
     def _carried(self, kind: str, tiers: Sequence[str], group: Group) -> ErrorBand | None:
         """The widest of the errors of all that was carried: to another GPU, format, software or version."""
@@ -346,6 +358,12 @@ class Selection:
         return stretch(self.gpu, load_gpu(self.anchor)) if tier == "sibling" and self.anchor else 1.0
 
 
+def _far(wanted: str, have: str) -> int:
+    """How far a number format is from the one asked for: 0 if it is the same, else its place among the stand-ins."""
+    stand_ins: Sequence[str] = STAND_INS.get(wanted, ())
+    return 0 if have == wanted else 1 + stand_ins.index(have) if have in stand_ins else FAR - 1
+
+
 def _wider(band: ErrorBand, factor: float) -> ErrorBand:
     return ErrorBand(band.low * factor, band.high * factor, band.mape, band.rows)
 
@@ -357,7 +375,7 @@ def is_pooled(group: Group) -> bool:
 
 def _odd(group: Group, label: Mapping[str, str]) -> bool:
     """Whether a kernel that nobody asks for by name should not be the one."""
-    return group.label["kernel"] in ODD and label.get("kernel") != group.label["kernel"]
+    return (group.kind, group.label["kernel"]) in ODD and label.get("kernel") != group.label["kernel"]
 
 
 def _outside(group: Group, shape: Mapping[str, float]) -> int:
@@ -370,8 +388,10 @@ def _outside(group: Group, shape: Mapping[str, float]) -> int:
 
 
 def _may(group: Group, kind: str, label: Mapping[str, str]) -> bool:
-    """Whether a group can stand for a kernel at all: another collective cannot."""
-    return group.kind == kind and group.label.get("op") == label.get("op")
+    """Whether a group can stand for a kernel at all: another collective cannot, nor prefill for decode."""
+    if group.kind != kind or group.label.get("op") != label.get("op"):
+        return False
+    return all(group.label[name] == label[name] for name in ("phase", *MODELS[kind].named) if name in label)
 
 
 def bind_label(choice: Choice, label: Mapping[str, str]) -> Mapping[str, str]:
@@ -379,8 +399,9 @@ def bind_label(choice: Choice, label: Mapping[str, str]) -> Mapping[str, str]:
     own = choice.group.label
     if is_pooled(choice.group):
         return {**own, **label}
-    # The physics moves the bytes of the format asked for, whatever kernel's correction stands in.
-    return {**own, "dtype": label["dtype"]}
+    # The physics moves the bytes of the formats asked for, and has the widths of the model asked for, whatever kernel's
+    # correction stands in.
+    return own | {name: label[name] for name in ("dtype", "gemm_dtype", "model") if name in own and name in label}
 
 
 def require(choice: Choice | None, kind: str, gpu: Gpu) -> Choice:

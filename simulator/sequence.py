@@ -42,7 +42,7 @@ class Sequence:
         self.generated = 0
         self.known = prompt  # tokens known when it was last admitted: prompt and what had been generated
         self.computed = 0  # of these, in the KV cache, while in prefill
-        self.base = 0  # while decoding: computed tokens minus the replica's counter
+        self.base = 0  # while decoding: the last place that a step writes minus the replica's counter, in its units
         self.joined = -1  # serial number of its present stay among the decoding ones
         self.started = 0  # when it last began decoding, ticks
         self.marked = False

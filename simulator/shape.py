@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class PrefillShape(NamedTuple):
     """The prefill chunks of a step, summed; `pairs` and `kv` have one entry per prefill extent.
@@ -33,17 +35,24 @@ def ceil_div(a: Any, b: Any) -> Any:
     return -(-a // b)
 
 
-def dealt_tokens(tokens: Any, prompts: Any, chunks: Any, ranks: int, dealt: int) -> Any:
+def smaller(a: Any, b: Any) -> Any:
+    """The smaller of two numbers or arrays; plain Python for numbers."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.minimum(a, b)
+    return a if a < b else b
+
+
+def dealt_tokens(tokens: Any, prompts: Any, chunks: Any, ranks: int, dealt: int, queries: int = 1) -> Any:
     """Tokens that an operator sees whose rows are dealt among `dealt` batches, in the one with the most.
 
-    Decoding sequences are dealt one by one among `ranks`, of which an operator may see several together; the `chunks`
-    of prompts, `prompts` tokens in all, are not cut. All numbers are whole.
+    Decoding sequences, of `queries` tokens each, are dealt one by one among `ranks`, of which an operator may see
+    several together; the `chunks` of prompts, `prompts` tokens in all, are not cut. All numbers are whole.
     """
-    seqs = ceil_div(tokens - prompts, ranks) * (ranks // dealt)
+    seqs = ceil_div(tokens - prompts, ranks * queries) * (ranks // dealt) * queries
     return seqs + ceil_div(prompts * ceil_div(chunks, dealt), chunks + (chunks == 0))
 
 
-def busiest_shape(shape: StepShape, ranks: int, dealt: int) -> StepShape:
+def busiest_shape(shape: StepShape, ranks: int, dealt: int, queries: int = 1) -> StepShape:
     """The part of a step that the busiest of `dealt` batches gets (see `dealt_tokens`); lengths are taken as alike."""
     if ranks == 1:
         return shape
@@ -54,7 +63,7 @@ def busiest_shape(shape: StepShape, ranks: int, dealt: int) -> StepShape:
         chunks = _times(chunks, most / (count + (count == 0)))._replace(seqs=most)
     seqs = ceil_div(shape.decode_seqs, dealt)
     share = seqs / (shape.decode_seqs + (shape.decode_seqs == 0))
-    tokens = dealt_tokens(shape.tokens, prompts, count, ranks, dealt)
+    tokens = dealt_tokens(shape.tokens, prompts, count, ranks, dealt, queries)
     read = tuple(kv * share for kv in shape.decode_kv)
     return StepShape(tokens, ceil_div(shape.rows, dealt), seqs, read, chunks)
 

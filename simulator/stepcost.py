@@ -30,13 +30,15 @@ import networkx as nx
 import numpy as np
 
 from hwspecs.gpu import Gpu
+from simulator import modules
 from simulator.calibrated import Calibrated
 from simulator.cost import OpTime, check_operators, operator_time
 from simulator.graph import StepGraph
 from simulator.host import HostTime
 from simulator.layout import check_link
-from simulator.operators import Heads, Operator
-from simulator.policy import TICKS_PER_SECOND
+from simulator.modules import Whole
+from simulator.operators import Operator
+from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, Advance
 from simulator.prefilltable import PrefillTable
 from simulator.profile import Profile
 from simulator.shape import PrefillShape, StepShape, busiest_shape, ceil_div, dealt_tokens
@@ -48,6 +50,10 @@ Line = tuple[list[int], list[int], list[int]]
 """Knots in tokens, ticks at the knots, ticks per token after them."""
 SHIFT = 20
 """Shares of ticks are whole multiples of 2^-20."""
+FEW_RANKS, DENSE = 8, 8192
+"""Up to so many ranks the time of every number of tokens is asked of the cost model; with more, which take more tokens
+together, that of every number up to DENSE, then of numbers 1/64 of an octave apart, between which it is linear.
+"""
 DecodeLines = tuple[tuple[Line, int], ...]
 """For each decode operator its line and the index of the extent that it reads."""
 
@@ -62,6 +68,7 @@ class StepCost:
     max_context : the longest sequence in tokens; beyond it `f_n` goes on along its last line.
     host : the host's time and the sizes of the CUDA graphs; left out, no time and a graph for every size.
     fused : routines that run inside their neighbours' kernels: they move their bytes, but nothing is launched for them.
+    advance : what decoding sequences draft and are granted in a step; the graph has to have been built for it.
 
     Raises
     ------
@@ -79,6 +86,7 @@ class StepCost:
         max_context: int,
         host: HostTime | None = None,
         fused: Collection[str] = (),
+        advance: Advance = ONE_TOKEN,
     ) -> None:
         self.graph, self.gpu, self.profile = graph, gpu, profile
         self.host, self.fused = host or HostTime(), frozenset(fused)
@@ -89,14 +97,17 @@ class StepCost:
         check_link(graph.layout, gpu)
         self.decode_ops = [op for op in self.operators if op.axis == "decode"]
         self.prefill_ops = [op for op in self.operators if op.axis == "prefill"]
-        self.decode_extents = [_extent(op) for op in self.decode_ops]
+        self.decode_extents = [self._extent(op) for op in self.decode_ops]
         self._ordered = _stream_order(graph)
         self.ranks, self.most_seqs = graph.layout.ranks, ceil_div(max_seqs, graph.layout.ranks)
+        self.advance, self.queries, self.unit = advance, advance.queries, advance.unit
+        if self.queries != graph.queries:
+            raise ValueError(f"the graph is that of {graph.queries} tokens a decoding sequence")
         tables = {dealt: _ticks(self._longest_path(dealt)) for dealt in self._dealt()}
         self.tokens = tables.pop(self.ranks)
         self._others = list(tables.items())
-        self.rows = _ticks(self._sum("rows", np.arange(self.most_seqs + 1)))
-        largest = max_tokens // graph.layout.attention_data
+        self.rows = _ticks(self._sum("rows", np.arange(self.most_seqs * self.queries + 1)))
+        largest = max_tokens // graph.layout.attention_data // self.queries
         self.padded = [max(n, min(self.host.padded(n), largest)) for n in range(self.most_seqs + 1)]
         self._take_host()
         self._knots = _context_knots(max_context)
@@ -142,9 +153,11 @@ class StepCost:
         """The part of a step that does not depend on the KV of decoding sequences, at least 1."""
         if self.ranks > 1:
             return self._dealt_ticks(tokens, rows, prefill)
+        queries = self.queries
         if prefill is None:  # all tokens are decoded ones
-            return max(1, self.tokens[self.padded[tokens]] + self.rows[rows] + self._decode_host[tokens])
-        host = self._mixed_host[tokens - prefill.tokens] + self._chunk_host * prefill.seqs
+            seqs = tokens // queries
+            return max(1, self.tokens[self.padded[seqs] * queries] + self.rows[rows] + self._decode_host[seqs])
+        host = self._mixed_host[(tokens - prefill.tokens) // queries] + self._chunk_host * prefill.seqs
         kernels = self.tokens[tokens] + self.rows[rows] + self.prefill_ticks(prefill)
         eager = tokens > self.host.mixed_tokens
         return max(1, kernels + host + self._eager_host * eager + self._between(kernels, eager))
@@ -162,21 +175,23 @@ class StepCost:
         """The kernels of a step with prefill, without the attention of decoding sequences."""
         ticks = self.rows[ceil_div(rows, self.ranks)] + self.prefill_ticks(prefill)
         for dealt, table in ((self.ranks, self.tokens), *self._others):
-            ticks += table[dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, dealt)]
+            ticks += table[dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, dealt, self.queries)]
         return ticks
 
     def _is_eager(self, tokens: int, prefill: PrefillShape) -> bool:
         """Whether no graph covers a step with prefill: that of the rank or micro-batch with the most tokens."""
-        return dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, self.ranks) > self.host.mixed_tokens
+        most = dealt_tokens(tokens, prefill.tokens, prefill.seqs, self.ranks, self.ranks, self.queries)
+        return most > self.host.mixed_tokens
 
     def _dealt_ticks(self, tokens: int, rows: int, prefill: PrefillShape | None) -> int:
         """`fixed_ticks` where a step is dealt among ranks and micro-batches: of the one that gets the most."""
-        ranks = self.ranks
+        ranks, queries = self.ranks, self.queries
         if prefill is None:
-            seqs = self.padded[ceil_div(tokens, ranks)]
-            ticks = self.rows[ceil_div(rows, ranks)] + self.tokens[seqs] + self._decode_host[ceil_div(tokens, ranks)]
-            return max(1, ticks + sum(table[seqs * (ranks // dealt)] for dealt, table in self._others))
-        seqs, chunks = ceil_div(tokens - prefill.tokens, ranks), ceil_div(prefill.seqs, ranks)
+            seqs = ceil_div(tokens, ranks * queries)
+            padded = self.padded[seqs] * queries
+            ticks = self.rows[seqs * queries] + self.tokens[padded] + self._decode_host[seqs]
+            return max(1, ticks + sum(table[padded * (ranks // dealt)] for dealt, table in self._others))
+        seqs, chunks = ceil_div(tokens - prefill.tokens, ranks * queries), ceil_div(prefill.seqs, ranks)
         kernels = self.kernel_ticks(tokens, rows, prefill)
         host = self._mixed_host[seqs] + self._chunk_host * chunks
         eager = self._is_eager(tokens, prefill)
@@ -186,7 +201,8 @@ class StepCost:
         """The operators that read the KV of decoding sequences."""
         if shape.decode_seqs == 0:
             return 0
-        return sum(line_at(line, shape.decode_kv[extent]) for line, extent in self.decode_lines(shape.decode_seqs))
+        lines = self.decode_lines(shape.decode_seqs)
+        return sum(line_at(line, round(shape.decode_kv[extent] * self.unit)) for line, extent in lines)
 
     def prefill_ticks(self, prefill: PrefillShape) -> int:
         """Prefill attention; remembered, since prompts of one length recur."""
@@ -209,11 +225,12 @@ class StepCost:
             return values, values
         prompts, chunks = timeline["prefill_tokens"], timeline["prefill_seqs"]
         decoding = chunks == 0
-        most = dealt_tokens(values, prompts, chunks, ranks, op.dealt)
+        queries = self.queries
+        most = dealt_tokens(values, prompts, chunks, ranks, op.dealt, queries)
         mean = most if ranks == 1 else values / op.dealt
         if self.host.graph_sizes is not None:
-            seqs = np.where(decoding, ceil_div(values, ranks), 0).astype(int)
-            padded = np.array(self.padded)[seqs] * (ranks // op.dealt)
+            seqs = np.where(decoding, ceil_div(values, ranks * queries), 0).astype(int)
+            padded = np.array(self.padded)[seqs] * queries * (ranks // op.dealt)
             most, mean = np.where(decoding, padded, most), np.where(decoding, padded, mean)
         return (most, most) if ranks == 1 else (most, mean)
 
@@ -237,17 +254,20 @@ class StepCost:
     def _most_prefill(self, chunks: PrefillShape) -> PrefillShape:
         if self.ranks == 1:
             return chunks
-        dealt = busiest_shape(StepShape(chunks.tokens, 0, 0, (), chunks), self.ranks, self.ranks).prefill
+        dealt = busiest_shape(StepShape(chunks.tokens, 0, 0, (), chunks), self.ranks, self.ranks, self.queries).prefill
         assert dealt is not None
         return dealt
 
     # --- many steps ---------------------------------------------------------------------------------------------
 
     def decode_lines(self, seqs: int) -> DecodeLines:
-        """The functions f_n of the decode operators for n = `seqs` sequences, each with its extent; none for n = 0."""
+        """The functions f_n of the decode operators for n = `seqs` sequences, each with its extent; none for n = 0.
+
+        What is read is in units of `advance`: tokens if nothing is drafted.
+        """
         lines = self._decode_lines[seqs]
         if lines is None:
-            knots = [round(seqs * context) for context in self._knots]
+            knots = [round(seqs * context) * self.unit for context in self._knots]
             most = ceil_div(seqs, self.ranks)  # of a rank, which reads its share of the tokens
             built = [_line(knots, table[most]) for table in self._decode_seconds] if seqs else []
             lines = self._decode_lines[seqs] = tuple(zip(built, self.decode_extents, strict=False))
@@ -265,15 +285,18 @@ class StepCost:
             return 0.0
         i = self.decode_ops.index(op)
         line, extent = self.decode_lines(shape.decode_seqs)[i]
-        return line_at(line, shape.decode_kv[extent]) / TICKS_PER_SECOND
+        return line_at(line, round(shape.decode_kv[extent] * self.unit)) / TICKS_PER_SECOND
 
     def terms(self, op: Operator, shape: StepShape) -> OpTime:
         """Seconds and terms of one execution in a step of `shape` (vectorised over it)."""
-        return self.kernel_terms(op, busiest_shape(shape, self.ranks, op.dealt))
+        return self.kernel_terms(op, busiest_shape(shape, self.ranks, op.dealt, self.queries))
 
     def kernel_terms(self, op: Operator, shape: StepShape) -> OpTime:
         """Seconds and terms of one execution on the part of a step that comes to one GPU."""
         if isinstance(self.profile, Calibrated):
+            whole = self.profile.whole(op)
+            if whole is not None:
+                return self._block_terms(op, whole, shape)
             time = self.profile.operator_time(op, shape)
         else:
             time = operator_time(op, shape, self.gpu, self.profile)
@@ -281,13 +304,29 @@ class StepCost:
             return time._replace(seconds=time.seconds - time.overhead, overhead=0.0 * time.overhead)
         return time
 
+    def _block_terms(self, op: Operator, whole: Whole, shape: StepShape) -> OpTime:
+        """Those of an operator that has its time from a whole block's."""
+        module, caps = op.module, self.decode_caps if op.axis == "decode" else self.prefill_caps
+        assert module is not None
+        members = [other for other in self.operators if other.module == module]
+        step, columns = modules.alone(module, op.axis, shape, caps, self.queries)
+        block = modules.estimate(whole, module, op.axis, columns, self.gpu)
+        return modules.part_time(op, members, step, block, lambda o, s: self.kernel_terms(o, s).seconds, self.gpu)
+
+    def _extent(self, op: Operator) -> int:
+        """The extent that the time of an operator of the axes `decode` and `prefill` is a function of."""
+        if isinstance(self.profile, Calibrated) and op.module is not None and self.profile.whole(op) is not None:
+            return op.module.extent(op.axis)
+        return int(op.dims.extent)
+
     # --- compiling ----------------------------------------------------------------------------------------------
 
     def _sum(self, axis: str, values: np.ndarray) -> np.ndarray:
-        shape = StepShape(values, values, 0, tuple(0 for _ in self.decode_caps))
         total = np.zeros(len(values))
         for op in self.operators:
             if op.axis == axis:
+                seen = values * (self.ranks // op.dealt)  # several ranks' together, by experts that drafts go through
+                shape = StepShape(seen, seen, 0, tuple(0 for _ in self.decode_caps))
                 total += op.count * self.kernel_terms(op, shape).seconds
         return total
 
@@ -309,7 +348,8 @@ class StepCost:
         Seconds, one per number of tokens from 0 to `max_tokens`, and to what ranks with equally many round it up to.
         """
         ranks = self.graph.layout.attention_data
-        tokens = np.arange(self.max_tokens + 1 + (ranks if ranks > 1 else 0))
+        every = np.arange(self.max_tokens + 1 + (ranks if ranks > 1 else 0))
+        tokens = every if self.ranks <= FEW_RANKS else _sparser(every)
         shape = StepShape(tokens, 0, 0, tuple(0 for _ in self.decode_caps))
         done: dict[str, np.ndarray] = {}
         end = np.zeros(len(tokens))
@@ -322,9 +362,10 @@ class StepCost:
                 start = start + op.count * self.kernel_terms(op, shape).seconds
             done[name] = start
             end = np.maximum(end, start)
-        return end
+        return end if tokens is every else np.interp(every, tokens, end)
 
     def _prefill_table(self, op: Operator) -> PrefillTable:
+        assert isinstance(self.profile, Calibrated)
         return PrefillTable(
             op,
             lambda shape: self.kernel_terms(op, shape).seconds,
@@ -332,13 +373,15 @@ class StepCost:
             max_tokens=self.max_tokens,
             max_seqs=self.max_seqs,
             max_context=self.max_context,
+            extent=None if self.profile.whole(op) is None else self._extent(op),
         )
 
     def _decode_table(self, op: Operator) -> np.ndarray:
         """Seconds of a decode operator, [sequences of a rank from 0, knots]."""
         seqs = np.arange(self.most_seqs + 1)[:, None]
         read = np.round(seqs * self._knots[None, :])
-        shape = StepShape(seqs, seqs, seqs, tuple(read for _ in self.decode_caps))
+        rows = seqs * self.queries
+        shape = StepShape(rows, rows, seqs, tuple(read for _ in self.decode_caps))
         seconds = np.broadcast_to(op.count * self.kernel_terms(op, shape).seconds, read.shape)
         # Corrections are fitted to measurements, which scatter; reading more KV never takes less time.
         return np.maximum.accumulate(seconds, axis=1)
@@ -376,11 +419,6 @@ def line_sum(line: Line, first: int, slope: int, steps: int) -> int:
     return total
 
 
-def _extent(op: Operator) -> int:
-    assert isinstance(op.dims, Heads)
-    return op.dims.extent
-
-
 def _stream_order(graph: StepGraph) -> nx.DiGraph:
     """The graph with the order of each stream as further edges; checks that what must be serial is.
 
@@ -402,6 +440,13 @@ def _stream_order(graph: StepGraph) -> nx.DiGraph:
             if related != len(names):
                 raise ValueError(f"operator {name} runs beside others, which the closed form of a step does not cover")
     return ordered
+
+
+def _sparser(counts: np.ndarray) -> np.ndarray:
+    """Of the numbers from 0 on: all up to DENSE, then 1/64 of an octave apart, and the last."""
+    last = len(counts) - 1
+    steps = np.arange(1, max(int(64 * np.log2(max(last / DENSE, 1))) + 1, 1))
+    return np.unique(np.concatenate([counts[: DENSE + 1], np.round(DENSE * 2.0 ** (steps / 64)), [last]])).astype(int)
 
 
 def _context_knots(max_context: int) -> np.ndarray:

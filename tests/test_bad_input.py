@@ -40,6 +40,23 @@ CONFIG = """\
   "max_position_embeddings": 4096
 }
 """
+NESTED = """\
+{
+  "architectures": ["KimiK25ForConditionalGeneration"],
+  "dtype": "bfloat16",
+  "text_config": {
+    "num_hidden_layers": 4, "hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8,
+    "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+    "n_routed_experts": 384,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 256,
+    "num_experts_per_tok": 8,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096
+  },
+  "vision_config": {"hidden_size": 64}
+}
+"""
 PROFILE = "name: mine\ndescription: a profile\nfitted_on: nothing\n"
 BINARY = b"gpu: h200-sxm\nname: \xff\xfe\n"
 
@@ -152,6 +169,19 @@ MODELS = [
     assigned("misspelt key of a configuration", "model.num_layers=3", words=(SET + "model.num_layers", "unknown key", "num_hidden_layers")),
     model("unsupported architecture", CONFIG.replace("LlamaFor", "MambaFor"),
           ("mine/config.json:2: architectures: unsupported architecture", "'MambaForCausalLM'", "Qwen3ForCausalLM")),
+    model("no text model inside", CONFIG.replace("LlamaForCausalLM", "KimiK25ForConditionalGeneration"),
+          ("mine/config.json: text_config: a required key is missing", "a mapping")),
+    model("latent attention without a latent", NESTED.replace('"kv_lora_rank": 512,', ""),
+          ("mine/config.json: text_config.kv_lora_rank: a required key is missing", "an integer from 1")),
+    model("bad value inside of the text model", NESTED.replace('"n_routed_experts": 384', '"n_routed_experts": 4'),
+          ("mine/config.json:10: text_config.num_experts_per_tok", "more experts per token than experts", "found 8", "at most 4")),
+    assigned("layer types of another architecture", "model={base: qwen3.5-397b-a17b, layer_types: [sliding_attention]}",
+             words=(SET + "model.layer_types", "has 1 entries", "one for each of 60 layers")),
+    assigned("indexer without a budget", "model={base: glm-5, index_topk: 0}", words=(SET + "model.index_topk: out of range", "found 0", "an integer from 1")),
+    assigned("latent attention with a KV format that the engine lacks", "model=deepseek-r1", "gpu=b200-sxm", "parallelism.tensor=8", "engine.name=trtllm",
+             "precision.kv=int8", words=(SET + "precision.kv", "trtllm has no KV cache in this format for the latent attention of", "'int8'", "bf16, fp16, fp8")),
+    assigned("sparse attention with a KV format that the engine lacks", "model=deepseek-v3.2", "gpu=b200-sxm", "parallelism.tensor=8", "engine.name=vllm",
+             "precision.kv=fp16", words=(SET + "precision.kv", "for the sparse attention of", "'fp16'", "bf16, fp8")),
     model("truncated configuration", CONFIG[:-40], ("mine/config.json:9: ", "is not valid JSON", "config.json")),
     model("NaN in a configuration", CONFIG.replace("512", "NaN"), ("mine/config.json:5: hidden_size", "not a finite number", "NaN")),
     model("configuration without layers", CONFIG.replace("num_hidden_layers", "layers"),

@@ -181,6 +181,11 @@ class Engine(Part):
         description="Whether the host prepares the next step while the GPU computes (asynchronous scheduling); a new "
         "request waits a step longer.",
     )
+    receive_interval: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
+        default=1,
+        description="Decode steps from one look at what requests have come to the next, with overlap_scheduling; after a "
+        "step with prefill there is always one.",
+    )
     cuda_graphs: CudaGraphs | None = Field(
         default=None, description="Left out: every decode step is one, of its own size."
     )
@@ -188,6 +193,14 @@ class Engine(Part):
         default="none",
         description="What passes over rows inside neighbouring kernels, without a launch of its own: norms within the "
         "all-reduce before them, or all norms, activations and rotations.",
+    )
+    all_to_all: Literal["none", "high_throughput", "low_latency", "auto"] = Field(
+        default="none",
+        description="`parallelism.all_to_all` where that is left out, and several ranks of attention share experts "
+        "that are whole on every GPU.",
+    )
+    shared_experts: Literal["split", "repeated"] = Field(
+        default="split", description="`parallelism.shared_experts` where that is left out."
     )
     watermark: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of the KV blocks that admitting a request leaves free."

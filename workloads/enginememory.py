@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from hwspecs.errors import InputError
 from hwspecs.units import parse_quantity
-from workloads.fields import Part, Probability
+from workloads.fields import Part, Probability, finite
 
 MOST = 1e15
 """Bytes: no memory is larger."""
@@ -67,6 +67,14 @@ class EngineMemory(Part):
         default=1.0,
         description="KV that layers with a sliding window get for each token, over what the others get; 0: only the "
         "window of each sequence is kept.",
+    )
+    states: Annotated[float, BeforeValidator(finite), Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of the memory for KV that the states of linear attention get; 0: what `max_num_seqs` "
+        "sequences need, at most half of it.",
+    )
+    state_slots: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        default=1, description="States that a running sequence holds in that share."
     )
     margin: Margin | None = Field(
         default=None, description="Where `memory_utilisation` is left out, it leaves this much free."

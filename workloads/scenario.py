@@ -30,8 +30,9 @@ from workloads.formats import LINEAR_FORMATS
 from workloads.lengths import Lengths, Table, check_weights
 from workloads.model import Model, find_model, load_model
 from workloads.parallelism import Parallelism
-from workloads.precision import Precision, check_engine, resolve
+from workloads.precision import Fail, Precision, check_engine, resolve
 from workloads.routers import ROUTERS
+from workloads.speculation import Speculation
 from workloads.strategies import BestOfN, Strategy
 
 SCENARIO_FOLDER = Path(__file__).parent / "scenarios"
@@ -195,6 +196,9 @@ class Scenario(Part):
     attention: Annotated[AttentionPolicy, _kind_only, _kind_only_schema] = Field(
         default_factory=Dense, description="How much of its past a token reads."
     )
+    speculation: Speculation | None = Field(
+        default=None, description="Tokens that are drafted and verified in a step; left out: none."
+    )
     engine: Annotated[Engine, _name_only, _name_only_schema] = Field(
         default_factory=Engine, description="Settings of the serving engine; a name alone: as that engine does."
     )
@@ -235,6 +239,7 @@ class LoadedScenario:
     config : with everything filled in: no format is `auto`, `engine.max_model_len` and `workload.arrivals` are set, and
         all paths are absolute.
     gpu, model : what `config.gpu` and `config.model` describe.
+    drafter : the model that drafts, of method draft_model.
     origin : the bundled name or the file; `<dict>` for a mapping.
     base_dir : folder to which the scenario's relative paths referred.
     """
@@ -244,6 +249,7 @@ class LoadedScenario:
     model: Model
     origin: str
     base_dir: Path
+    drafter: Model | None = None
 
     def to_dict(self, *, embed: bool = False) -> dict[str, Any]:
         """The scenario as plain data that `load_scenario` reads back to the same one.
@@ -259,6 +265,10 @@ class LoadedScenario:
         bundled = isinstance(self.config.model, str) and self.model.name == self.model.origin
         whole = {**copy.deepcopy(dict(self.model.config)), "name": self.model.name}
         data["model"] = self.model.name if bundled and not embed else whole
+        if self.drafter is not None:
+            whole = {**copy.deepcopy(dict(self.drafter.config)), "name": self.drafter.name}
+            bundled = self.drafter.name == self.drafter.origin
+            data["speculation"]["model"] = self.drafter.name if bundled and not embed else whole
         return data
 
 
@@ -362,11 +372,15 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
     if engine.name == "trtllm" and gpu.vendor.lower() != "nvidia":
         raise fail("TensorRT-LLM runs on NVIDIA's GPUs only", "engine.name", engine.name, "vllm, sglang, none")
     check_engine(precision, model, engine.name, spread.tensor, share, fail)
+    drafter = _drafter(config.speculation, model, file, fail)
     max_len = engine.max_model_len or model.max_context
     if max_len > model.max_context:
         problem = f"longer than the context of {model.name}"
         raise fail(problem, "engine.max_model_len", max_len, f"at most {model.max_context:,}")
     least, why = engine.max_num_seqs, "max_num_seqs, so that every running sequence can decode"
+    if config.speculation is not None:
+        least *= config.speculation.tokens + 1
+        why = "max_num_seqs x (speculation.tokens + 1), so that every running sequence can decode"
     # An engine that never preempts computes no more than the prompt in one step: `engine.check_servable` sees to it.
     if not engine.chunked_prefill and engine.reserve_output < 1 and max_len > least:
         least, why = max_len, "max_model_len, because without chunked_prefill a prompt is computed in one step"
@@ -402,7 +416,24 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
             "workload": workload.model_copy(update={"arrivals": arrivals}),
         }
     )
-    return LoadedScenario(config, gpu, model, str(file), base_dir)
+    return LoadedScenario(config, gpu, model, str(file), base_dir, drafter)
+
+
+def _drafter(speculation: Speculation | None, model: Model, file: object, fail: Fail) -> Model | None:
+    """The model that drafts beside `model`; None if it does so itself, or nothing does."""
+    if speculation is None:
+        return None
+    if speculation.method == "mtp" and not model.draft_layers:
+        allowed = "a model whose checkpoint has a prediction module, or method draft_model or ngram"
+        raise fail(f"{model.name} has no module to predict further tokens", "speculation.method", "mtp", allowed)
+    if speculation.model is None:
+        return None
+    drafter = load_model(speculation.model, origin=file, place="speculation.model")
+    if drafter.vocab != model.vocab:
+        problem = f"does not speak the vocabulary of {model.name}"
+        found = f"{drafter.name}, {drafter.vocab:,} tokens"
+        raise fail(problem, "speculation.model", found, f"a model with {model.vocab:,} tokens")
+    return drafter
 
 
 # ---- assignments -----------------------------------------------------------------------------------------------------

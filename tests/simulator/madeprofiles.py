@@ -33,6 +33,21 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
         "batch": (1, 256), "context_len": (1, 65536), "q_heads": (1, 128), "kv_heads": (1, 64), "head_dim": (64, 256),
         "page": (16, 16), "budget": (256, 2048),
     },
+    "mla_decode": {"batch": (1, 256), "context_len": (1, 65536), "q_heads": (1, 128)},
+    "mla_prefill": {"batch": (1, 64), "query_len": (1, 16384), "past_len": (0, 0), "q_heads": (1, 128)},
+    "mla_bmm": {"tokens": (1, 16384), "q_heads": (1, 128)},
+    "mla_module": {"batch": (1, 256), "query_len": (1, 1), "past_len": (1, 65536), "q_heads": (1, 128)},
+    "dsa_module": {
+        "batch": (1, 256), "query_len": (1, 1), "past_len": (1, 65536), "q_heads": (1, 128), "indexer": (1, 1),
+    },
+    "linear_attention": {
+        "batch": (1, 256), "seq_len": (1, 16384), "conv_width": (4, 4), "k_heads": (1, 16), "v_heads": (2, 64),
+        "k_head_dim": (128, 128), "v_head_dim": (128, 128),
+    },
+    "expert_all_to_all": {
+        "ep": (8, 8), "nodes": (1, 1), "hidden": (2048, 8192), "top_k": (1, 8), "experts": (128, 512),
+        "tokens": (1, 65536), "sms": (20, 20),
+    },
 }  # fmt: skip
 LABELS: dict[str, dict[str, str]] = {
     "gemm": {"kernel": "vllm_default", "dtype": "bf16"},
@@ -42,6 +57,19 @@ LABELS: dict[str, dict[str, str]] = {
     "collective": {"kernel": "nccl", "op": "all_reduce", "dtype": "bf16"},
     "elementwise": {"kernel": "triton", "op": "rms_norm", "dtype": "bf16"},
     "page_topk": {"kernel": "triton", "op": "scores", "dtype": "bf16", "kv_dtype": "bf16"},
+    "mla_decode": {"kernel": "trtllm_mla", "dtype": "bf16", "kv_dtype": "bf16"},
+    "mla_prefill": {"kernel": "trtllm_mla", "dtype": "bf16", "kv_dtype": "bf16"},
+    "mla_bmm": {"kernel": "sglang_torch_bmm", "op": "pre", "dtype": "bf16"},
+    "mla_module": {
+        "kernel": "FLASHMLA", "phase": "decode", "model": "deepseek-ai/DeepSeek-V3", "dtype": "bf16", "kv_dtype": "bf16",
+        "gemm_dtype": "bf16", "form": "absorbed",
+    },
+    "dsa_module": {
+        "kernel": "FLASHMLA_SPARSE", "phase": "decode", "model": "deepseek-ai/DeepSeek-V3.2", "dtype": "bf16",
+        "kv_dtype": "bf16", "gemm_dtype": "bf16", "reads": "sparse",
+    },
+    "linear_attention": {"kernel": "causal_conv1d_fn", "phase": "prefill", "routine": "conv"},
+    "expert_all_to_all": {"kernel": "deepep_ht", "phase": "dispatch", "dtype": "bf16", "mode": "ht"},
 }
 LATTICES: dict[str, dict[str, np.ndarray]] = {
     "gemm": {},
@@ -51,6 +79,13 @@ LATTICES: dict[str, dict[str, np.ndarray]] = {
     "collective": {"bytes": 4.0 ** np.arange(4, 16)},
     "elementwise": {"rows": 4.0 ** np.arange(8)},
     "page_topk": {"batch": 4.0 ** np.arange(5), "context_len": 4.0 ** np.arange(9)},
+    "mla_decode": {"batch": 4.0 ** np.arange(5), "context_len": 4.0 ** np.arange(9)},
+    "mla_prefill": {"batch": 4.0 ** np.arange(4), "query_len": 4.0 ** np.arange(8)},
+    "mla_bmm": {"tokens": 4.0 ** np.arange(8)},
+    "mla_module": {"batch": 4.0 ** np.arange(5), "query_len": np.array([1.0]), "past_len": 4.0 ** np.arange(9)},
+    "dsa_module": {"batch": 4.0 ** np.arange(5), "query_len": np.array([1.0]), "past_len": 4.0 ** np.arange(9)},
+    "linear_attention": {"batch": 4.0 ** np.arange(5), "seq_len": 4.0 ** np.arange(8)},
+    "expert_all_to_all": {"tokens": 4.0 ** np.arange(9)},
 }
 OPS: dict[str, tuple[str, ...]] = {
     "elementwise": ("embedding", "rms_norm", "rope_kv_write", "silu_mul", "sampling", "page_summary"),
@@ -67,7 +102,7 @@ def shapes(kind: str, seed: int, n: int, gpu: str = "h200-sxm") -> dict[str, np.
     for name, (low, high) in RANGES[kind].items():
         draw = np.exp(rng.uniform(np.log(max(low, 1)), np.log(max(high, 1)), n))
         found[name] = np.clip(np.round(draw), low, high) if high > 0 else np.zeros(n)
-    if "q_heads" in found:
+    if "kv_heads" in found:
         found["kv_heads"] = 2.0 ** rng.integers(0, 5, n)
         found["q_heads"] = found["kv_heads"] * 2.0 ** rng.integers(0, 3, n)
         found["head_dim"] = rng.choice([64.0, 128.0, 256.0], n)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import pairwise
-from math import ceil
-from typing import NamedTuple, Protocol
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -61,8 +61,11 @@ class Sequence:
     came: int | None = None  # when it did
     generated: int = 0
     computed: int = 0
+    joined: int = 0  # computed tokens when it last began decoding
+    rounds: int = 0  # decode steps since
     decoding: bool = False
     running: bool = False
+    landing: bool = False  # running, but its KV is still to come from elsewhere
     marked: bool = False
     blocks: list[Block] = field(default_factory=list)
     token_ticks: list[int] = field(default_factory=list)
@@ -105,6 +108,8 @@ class Replica:
     """Running sequences in order of admission, the waiting queue, the blocks and the step being executed."""
 
     index: int
+    params: EngineParams
+    cost: Cost
     pool: list[Block]
     free: list[Block]
     findable: dict[tuple, Block] = field(default_factory=dict)
@@ -113,9 +118,22 @@ class Replica:
     inbox: list[Sequence] = field(default_factory=list)
     waiting: list[Sequence] = field(default_factory=list)
     held_back: int = 0  # steps for which those waiting have been
+    unread: int = 0  # decode steps since the inbox was looked at
     step: list[Work] | None = None
     step_end: int | None = None
+    woken: bool = False  # something came or was freed while it is idle
+    ending: bool = False  # the end of a step is being processed
     steps: list[Step] = field(default_factory=list)
+
+    @property
+    def queries(self) -> int:
+        """Tokens of a decoding sequence that a step computes."""
+        return self.params.speculation.drafted + 1
+
+    @property
+    def mean(self) -> Fraction:
+        """Tokens that it gets from one in the mean."""
+        return Fraction(self.params.speculation.step, self.params.speculation.unit)
 
 
 @dataclass(frozen=True)
@@ -143,9 +161,23 @@ class NaiveLog:
 
 def simulate_naive(requests: Requests, cost: Cost, params: EngineParams, check_every: int = 1) -> NaiveLog:
     """Run all requests to their end; `check_every` steps the blocks of a replica are counted one by one."""
-    engine = _Engine(requests, cost, params, check_every)
+    engine = NaiveEngine(requests, cost, params, check_every)
     engine.run()
     return engine.log()
+
+
+def two_of(seed: int, count: int, replicas: int) -> tuple[int, int]:
+    """Two different replicas, if there are as many, for request number `count` to choose from."""
+    if replicas == 1:
+        return 0, 0
+    state = (seed + (count + 1) * 0x9E3779B97F4A7C15) % 2**64
+    state = (state ^ state // 2**30) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ state // 2**27) * 0x94D049BB133111EB % 2**64
+    state = state ^ state // 2**31
+    others = list(range(replicas))
+    one = others.pop(state % 2**32 % replicas)
+    others = others[one:] + others[:one]
+    return one, others[state // 2**32 % (replicas - 1)]
 
 
 def shareable_keys(chain: list[tuple[int, int]], prompt: int, block_size: int) -> list[tuple]:
@@ -168,9 +200,11 @@ def shareable_keys(chain: list[tuple[int, int]], prompt: int, block_size: int) -
     return keys
 
 
-class _Engine:
+class NaiveEngine:
+    """What happens, and when; `naivepools` adds what two pools do differently."""
+
     def __init__(self, requests: Requests, cost: Cost, params: EngineParams, check_every: int) -> None:
-        self.cost, self.params, self.check_every = cost, params, check_every
+        self.params, self.check_every = params, check_every
         self.prompt = [int(x) for x in requests.prompt_tokens]
         self.output = [int(x) for x in requests.output_tokens]
         self.job_of = [int(x) for x in requests.job]
@@ -206,47 +240,27 @@ class _Engine:
         self.final: dict[int, tuple[Status, int]] = {}  # request -> how and when
         self.submissions = 0
         self.counts: Counter[str] = Counter()
-        self.replica_of_session: dict[int, int] = {}
-        self.replicas = []
-        for index in range(params.replicas):
+        self.home: dict[int, int] = {}  # session -> replica
+        self.routed: Counter[int] = Counter()  # by the first replica of those to choose from
+        self.replicas: list[Replica] = []
+        self.add_replicas(cost, params)
+
+    def add_replicas(self, cost: Cost, params: EngineParams) -> None:
+        for _ in range(params.replicas):
             pool = [Block() for _ in range(params.kv_blocks)]
-            self.replicas.append(Replica(index, pool, list(pool)))
+            self.replicas.append(Replica(len(self.replicas), params, cost, pool, list(pool)))
 
     # The clock
 
     def run(self) -> None:
         while True:
-            pending: list[tuple[int, int, int]] = [(tick, ARRIVAL, job) for job, tick in self.arrivals.items()]
-            for replica in self.replicas:
-                for sequence in replica.coming:
-                    assert sequence.due is not None
-                    pending.append((sequence.due, QUEUED, sequence.number))
-                if replica.step_end is not None:
-                    pending.append((replica.step_end, STEP_END, replica.index))
-                elif replica.waiting or replica.inbox:
-                    pending.append((self.now, WAKE_UP, replica.index))
-            if self.timeout is not None:
-                for request, sequence in self.sequences.items():
-                    if request not in self.final and not sequence.marked:
-                        pending.append((sequence.submitted + self.timeout, TIMEOUT, request))
+            pending = self.pending()
             if not pending:
                 break
             tick, kind, index = min(pending)
             assert tick >= self.now, "time ran back"
             self.now = tick
-            if kind == ARRIVAL:
-                del self.arrivals[index]
-                self.submit(index)
-            elif kind == QUEUED:
-                self.reach_queue(index)
-            elif kind == STEP_END:
-                self.end_step(self.replicas[index])
-            elif kind == TIMEOUT:
-                if self.abort(self.sequences[index]):
-                    self.request_became_final(index)
-            else:
-                self.schedule(self.replicas[index])
-                assert self.replicas[index].step_end is not None, "a request waits at an idle replica for ever"
+            self.happen(kind, index)
         for replica in self.replicas:
             self.check_blocks(replica)
             assert (
@@ -254,9 +268,45 @@ class _Engine:
                 and not replica.waiting
                 and not replica.coming
                 and not replica.inbox
-                and len(replica.free) == self.params.kv_blocks
+                and len(replica.free) == replica.params.kv_blocks
             )
         assert len(self.final) == len(self.prompt) and all(self.job_is_final)
+
+    def pending(self) -> list[tuple[int, int, int]]:
+        """All that is to happen: tick, kind and index."""
+        pending: list[tuple[int, int, int]] = [(tick, ARRIVAL, job) for job, tick in self.arrivals.items()]
+        for replica in self.replicas:
+            for sequence in replica.coming:
+                assert sequence.due is not None
+                pending.append((sequence.due, QUEUED, sequence.number))
+            if replica.step_end is not None:
+                pending.append((replica.step_end, STEP_END, replica.index))
+            elif replica.woken:
+                pending.append((self.now, WAKE_UP, replica.index))
+        if self.timeout is not None:
+            for request, sequence in self.sequences.items():
+                if request not in self.final and not sequence.marked:
+                    pending.append((sequence.submitted + self.timeout, TIMEOUT, request))
+        return pending
+
+    def happen(self, kind: int, index: int) -> None:
+        if kind == ARRIVAL:
+            del self.arrivals[index]
+            self.submit(index)
+        elif kind == QUEUED:
+            self.reach_queue(index)
+        elif kind == STEP_END:
+            self.end_step(self.replicas[index])
+        elif kind == TIMEOUT:
+            if self.abort(self.sequences[index]):
+                self.request_became_final(index)
+        else:
+            assert kind == WAKE_UP
+            self.wake_up(self.replicas[index])
+
+    def wake_up(self, replica: Replica) -> None:
+        self.schedule(replica)
+        assert replica.step_end is not None or not replica.waiting, "a request waits at an idle replica for ever"
 
     # Requests and jobs
 
@@ -280,16 +330,24 @@ class _Engine:
                 self.now,
                 keys,
             )
-            sequence.replica = self.route(self.session[request])
+            self.direct(sequence)
             self.submissions += 1
             self.sequences[request] = sequence
-            way = self.params.request_ticks + self.params.request_token_ticks * sequence.prompt
-            if way:
-                sequence.due = self.now + way
-                self.replicas[sequence.replica].coming.append(sequence)
-            else:
-                self.arrive(sequence)
+            self.send(sequence)
         self.follow_job(job)
+
+    def direct(self, sequence: Sequence) -> None:
+        sequence.replica = self.route(sequence, self.replicas, self.params, self.home)
+
+    def send(self, sequence: Sequence) -> None:
+        """It sets out for its replica."""
+        replica = self.replicas[sequence.replica]
+        way = replica.params.request_ticks + replica.params.request_token_ticks * sequence.prompt
+        if way:
+            sequence.due = self.now + way
+            replica.coming.append(sequence)
+        else:
+            self.arrive(sequence)
 
     def reach_queue(self, number: int) -> None:
         for replica in self.replicas:
@@ -303,34 +361,52 @@ class _Engine:
     def arrive(self, sequence: Sequence) -> None:
         sequence.came = self.now
         replica = self.replicas[sequence.replica]
-        (replica.inbox if self.params.ahead else replica.waiting).append(sequence)
+        replica.woken = True
+        (replica.inbox if replica.params.ahead else replica.waiting).append(sequence)
 
     def empty_inbox(self, replica: Replica) -> None:
+        executing = any(not sequence.landing for sequence in replica.running)
         for sequence in list(replica.inbox):
             assert sequence.came is not None
-            if not replica.running or sequence.came <= replica.steps[-1].start:
+            looked = replica.unread == 0 and executing and sequence.came <= replica.steps[-1].start
+            if not executing or looked:
                 replica.inbox.remove(sequence)
                 replica.waiting.append(sequence)
             else:
                 self.counts["missed a step"] += 1
 
-    def route(self, session: int) -> int:
-        if self.params.router == "round_robin":
-            return self.submissions % self.params.replicas
-        least = 0
-        for replica in self.replicas:
-            if self.load(replica) < self.load(self.replicas[least]):
-                least = replica.index
-        if self.params.router == "least_loaded":
+    def route(self, sequence: Sequence, replicas: list[Replica], params: EngineParams, home: dict[int, int]) -> int:
+        """The replica, one of `replicas`, to which the next request goes; `home` is where sessions were sent before."""
+        first = replicas[0].index
+        count = self.routed[first]
+        self.routed[first] += 1
+        if params.router == "round_robin":
+            return first + count % len(replicas)
+        if params.router == "power_of_two":
+            one, other = two_of(params.router_seed, count, len(replicas))
+            return min((self.load(replicas[k]), first + k) for k in (one, other))[1]
+        if params.router == "least_tokens":
+            return min((self.prompt_tokens(replica), replica.index) for replica in replicas)[1]
+        if params.router == "prefix_aware":
+            return min((-len(self.look_up(r, sequence)), self.load(r), r.index) for r in replicas)[2]
+        least = min((self.load(replica), replica.index) for replica in replicas)[1]
+        if params.router == "least_loaded":
             return least
-        assert self.params.router == "session_affine"
-        if session not in self.replica_of_session:
-            self.replica_of_session[session] = least
-        return self.replica_of_session[session]
+        assert params.router == "session_affine"
+        session = self.session[sequence.request]
+        if session not in home:
+            home[session] = least
+        return home[session]
 
-    @staticmethod
-    def load(replica: Replica) -> int:
-        return len(replica.coming) + len(replica.inbox) + len(replica.waiting) + len(replica.running)
+    def there(self, replica: Replica) -> list[Sequence]:
+        """The requests that a router counts."""
+        return replica.coming + replica.inbox + replica.waiting + replica.running
+
+    def load(self, replica: Replica) -> int:
+        return len(self.there(replica))
+
+    def prompt_tokens(self, replica: Replica) -> int:
+        return sum(sequence.prompt for sequence in self.there(replica))
 
     def abort(self, sequence: Sequence) -> bool:
         """Take it out of its queue, or mark it if it is running; whether it is final now."""
@@ -371,8 +447,9 @@ class _Engine:
     # Scheduling a step
 
     def schedule(self, replica: Replica) -> None:
-        params = self.params
+        params = replica.params
         assert replica.step is None
+        replica.woken = False
         self.empty_inbox(replica)
         work: list[Work] = []
         if params.prefill == "first":
@@ -387,18 +464,20 @@ class _Engine:
             self.prefill(replica, work, preempted)
         if len(replica.steps) % self.check_every == 0:
             self.check_blocks(replica)
-        if not replica.running:
-            assert not work
+        if not work:
+            assert all(sequence.landing for sequence in replica.running)
+            replica.unread = 0
             return
-        shape = self.shape(work)
+        shape = self.shape(replica, work)
         assert 1 <= shape.tokens <= params.max_num_batched_tokens
         assert len(replica.running) <= params.max_num_seqs
+        executing = sum(not sequence.landing for sequence in replica.running)
         if params.prefill == "first":
             assert all(w.decode for w in work) or not any(w.decode for w in work), "a step that does both"
-            assert len(work) == len(replica.running) or not work[0].decode, "a decoding sequence is left out"
+            assert len(work) == executing or not work[0].decode, "a decoding sequence is left out"
         else:
-            assert len(work) == len(replica.running)
-        ticks = self.cost.step_ticks(shape)
+            assert len(work) == executing
+        ticks = replica.cost.step_ticks(shape)
         assert ticks == int(ticks) and ticks >= 1, "a step takes a whole number of ticks"
         ticks = int(ticks)
         replica.step, replica.step_end = work, self.now + ticks
@@ -410,13 +489,13 @@ class _Engine:
     def decode(self, replica: Replica, work: list[Work]) -> None:
         for sequence in replica.running:
             if sequence.decoding:
-                work.append(self.start_work(replica, sequence, 1))
+                work.append(self.start_work(replica, sequence, replica.queries))
 
     def prefill(self, replica: Replica, work: list[Work], preempted: bool) -> None:
         """Add chunks to a step that decodes what is in `work`, and admit those whose turn it is."""
-        budget = self.params.max_num_batched_tokens - len(work)
+        budget = replica.params.max_num_batched_tokens - len(work) * replica.queries
         for sequence in replica.running:
-            if not sequence.decoding:
+            if not sequence.decoding and not sequence.landing:
                 assert sequence is replica.running[-1], "only the last may be in prefill"
                 query = min(sequence.known - sequence.computed, budget)
                 assert query >= 1, "a prefill makes no progress"
@@ -425,28 +504,40 @@ class _Engine:
         assert budget >= 0
         if preempted or self.hold_back(replica, budget):
             return
-        while budget > 0 and len(replica.running) < self.params.max_num_seqs and replica.waiting:
+        while budget > 0 and len(replica.running) < replica.params.max_num_seqs and replica.waiting:
             head = self.head_of_waiting(replica)
+            if self.comes_computed(head):
+                if not self.reserve(replica, head):
+                    break
+                continue
             if not self.admit(replica, head, budget):
                 break
             query = min(head.known - head.computed, budget)
             work.append(self.start_work(replica, head, query))
             budget -= query
 
+    def comes_computed(self, head: Sequence) -> bool:
+        """Whether its prompt is computed elsewhere."""
+        return False
+
+    def reserve(self, replica: Replica, head: Sequence) -> bool:
+        """Set aside a place for the KV that comes from elsewhere, if there is one."""
+        raise NotImplementedError
+
     def hold_back(self, replica: Replica, budget: int) -> bool:
         """Whether those waiting go on waiting for company."""
-        params = self.params
+        params = replica.params
         if not params.batch_wait_steps or not replica.running or not all(s.decoding for s in replica.running):
             return False
         free = len(replica.free) - params.watermark_blocks - self.owed(replica)
-        tokens = len(replica.running)
+        tokens = len(replica.running) * replica.queries
         candidates: list[Sequence] = []
         queue = list(replica.waiting)
         if params.scheduling == "priority":
             queue.sort(key=lambda sequence: sequence.rank)
         for sequence in queue:
             full = budget == 0 or len(replica.running) + len(candidates) == params.max_num_seqs
-            free -= max(self.blocks_for(sequence.known), self.promised(sequence))
+            free -= max(self.blocks_for(replica, self.tokens_to_admit(replica, sequence)), self.promised(replica, sequence))
             if full or free < 0 or (sequence.known > budget and not params.chunked_prefill):
                 break
             query = min(sequence.known, budget)
@@ -467,17 +558,23 @@ class _Engine:
         """Give every decoding sequence the block that its next token needs; whether somebody was preempted for it."""
 
         def needy() -> list[Sequence]:
-            return [s for s in replica.running if s.decoding and s.computed % self.params.block_size == 0]
+            """Those that lack blocks for what the next step writes, as often as they lack one."""
+            lacking = []
+            for s in replica.running:
+                if s.decoding:
+                    lacking += [s] * (self.blocks_for(replica, s.computed + replica.queries) - len(s.blocks))
+            return lacking
 
         preempted = False
         while len(replica.free) < len(needy()):
-            victim = replica.running[-1]
-            if self.params.scheduling == "priority":
-                for sequence in replica.running:
+            there = [sequence for sequence in replica.running if not sequence.landing]
+            victim = there[-1]
+            if replica.params.scheduling == "priority":
+                for sequence in there:
                     if sequence.rank > victim.rank:
                         victim = sequence
             assert not victim.marked, "a marked sequence leaves before the next scheduling"
-            assert self.params.reserve_output < 1, "preempted in spite of the reserve"
+            assert replica.params.reserve_output < 1, "preempted in spite of the reserve"
             replica.running.remove(victim)
             self.release(replica, victim)
             victim.running = victim.decoding = False
@@ -488,13 +585,13 @@ class _Engine:
             replica.waiting.insert(0, victim)  # with priorities the order of the queue does not matter
             preempted = True
         for sequence in needy():
-            assert len(sequence.blocks) * self.params.block_size == sequence.computed
+            assert replica.queries > 1 or len(sequence.blocks) * replica.params.block_size == sequence.computed
             self.take_new(replica, sequence)
         return preempted
 
     def head_of_waiting(self, replica: Replica) -> Sequence:
         head = replica.waiting[0]
-        if self.params.scheduling == "priority":
+        if replica.params.scheduling == "priority":
             for sequence in replica.waiting:
                 if sequence.rank < head.rank:
                     head = sequence
@@ -502,17 +599,10 @@ class _Engine:
 
     def admit(self, replica: Replica, head: Sequence, budget: int) -> bool:
         """Move the head of the queue to the running ones with all blocks of its known tokens, if it fits."""
-        block_size = self.params.block_size
         found = self.look_up(replica, head)
-        unheld = [block for block in found if not block.holders]
-        blocks = self.blocks_for(head.known)
-        watermark = self.params.watermark_blocks if replica.running else 0
-        reserved = max(blocks, self.promised(head))
-        needed = blocks - len(found) + len(unheld) + watermark
-        if needed - blocks + reserved + self.owed(replica) > len(replica.free):
-            self.counts["refused for the reserve"] += needed <= len(replica.free)
+        if not self.has_room(replica, head, found, self.tokens_to_admit(replica, head)):
             return False
-        if not self.params.chunked_prefill and head.known - len(found) * block_size > budget:
+        if not replica.params.chunked_prefill and head.known - len(found) * replica.params.block_size > budget:
             return False
         replica.waiting.remove(head)
         replica.running.append(head)
@@ -523,61 +613,91 @@ class _Engine:
                 replica.free.remove(block)
             block.holders.append(head)
             head.blocks.append(block)
-        while len(head.blocks) < blocks:
+        while len(head.blocks) < self.blocks_for(replica, self.tokens_to_admit(replica, head)):
             self.take_new(replica, head)
-        head.computed = len(found) * block_size
+        head.computed = len(found) * replica.params.block_size
         head.prefix_hit_tokens += head.computed
         return True
 
-    def blocks_for(self, tokens: int) -> int:
+    def has_room(self, replica: Replica, head: Sequence, found: list[Block], tokens: int) -> bool:
+        """Whether there are blocks for so many tokens of it, of which some were found, and for what it is promised."""
+        unheld = [block for block in found if not block.holders]
+        blocks = self.blocks_for(replica, tokens)
+        watermark = replica.params.watermark_blocks if self.occupied(replica) else 0
+        reserved = max(blocks, self.promised(replica, head))
+        needed = blocks - len(found) + len(unheld) + watermark
+        if needed - blocks + reserved + self.owed(replica) > len(replica.free):
+            self.counts["refused for the reserve"] += needed <= len(replica.free)
+            return False
+        return True
+
+    def occupied(self, replica: Replica) -> bool:
+        return bool(replica.running)
+
+    def blocks_for(self, replica: Replica, tokens: int) -> int:
         blocks = 0
-        while blocks * self.params.block_size < tokens:
+        while blocks * replica.params.block_size < tokens:
             blocks += 1
         return blocks
 
-    def promised(self, sequence: Sequence) -> int:
+    @staticmethod
+    def tokens_to_admit(replica: Replica, sequence: Sequence) -> int:
+        """Its known tokens and, with speculation, some places for drafted ones."""
+        return sequence.known + replica.queries - ceil(replica.mean)
+
+    def promised(self, replica: Replica, sequence: Sequence) -> int:
         """The blocks that admission wants to be there for it in the end."""
-        return self.blocks_for(sequence.prompt + ceil(self.params.reserve_output * (sequence.output - 1)))
+        if not replica.params.reserve_output:
+            return 0
+        output = ceil(replica.params.reserve_output * (sequence.output - 1))
+        return self.blocks_for(replica, sequence.prompt + output + replica.params.speculation.drafted)
 
     def owed(self, replica: Replica) -> int:
         """What those running have been promised beyond what they hold."""
-        return sum(max(0, self.promised(sequence) - len(sequence.blocks)) for sequence in replica.running)
+        return sum(max(0, self.promised(replica, sequence) - len(sequence.blocks)) for sequence in replica.running)
 
     def start_work(self, replica: Replica, sequence: Sequence, query: int) -> Work:
         """The chunk of the sequence in the step being scheduled; the blocks that it fills can be found from now on."""
         assert sequence.running and sequence.request not in self.final, "work on a final request"
         past = sequence.computed
-        block_size = self.params.block_size
+        block_size = replica.params.block_size
         assert past + query <= len(sequence.blocks) * block_size, "a token without a place in the KV cache"
+        sure = query if not sequence.decoding else self.granted(replica, sequence)
         for index, block in enumerate(sequence.blocks):
             full_after = (index + 1) * block_size
-            if past < full_after <= past + query:
-                key = self.key(sequence, index)
+            if past < full_after <= past + sure:
+                key = self.key(replica, sequence, index)
                 if key is not None:
                     assert block.key is None and key not in replica.findable
                     block.key = key
                     replica.findable[key] = block
         return Work(sequence, past, query, sequence.decoding)
 
-    def shape(self, work: list[Work]) -> StepShape:
+    def granted(self, replica: Replica, sequence: Sequence) -> int:
+        """Tokens that a decoding sequence gets from its next step: in the mean `mean` a step, and no more than it needs."""
+        after = floor(replica.mean * (sequence.rounds + 1)) + sequence.joined
+        return min(after - sequence.computed, sequence.output - sequence.generated)
+
+    def shape(self, replica: Replica, work: list[Work]) -> StepShape:
         tokens = rows = decode_seqs = prefill_tokens = prefill_seqs = 0
-        decode_kv = [0 for _ in self.cost.decode_caps]
-        pairs = [0 for _ in self.cost.prefill_caps]
-        kv = [0 for _ in self.cost.prefill_caps]
+        decode_kv = [0 for _ in replica.cost.decode_caps]
+        pairs = [0 for _ in replica.cost.prefill_caps]
+        kv = [0 for _ in replica.cost.prefill_caps]
         for sequence, past, query, decode in work:
             tokens += query
             if decode:
-                assert past == sequence.known - 1 and query == 1
-                rows += 1
+                assert past == sequence.known - 1 and query == replica.queries
+                rows += query
                 decode_seqs += 1
-                for extent, cap in enumerate(self.cost.decode_caps):
-                    decode_kv[extent] += past + 1 if cap is None else min(past + 1, cap)
+                read: Any = sequence.joined + sequence.rounds * replica.mean + query
+                for extent, cap in enumerate(replica.cost.decode_caps):
+                    decode_kv[extent] += read if cap is None else min(read, cap)
             else:
                 if past + query == sequence.known:
                     rows += 1
                 prefill_tokens += query
                 prefill_seqs += 1
-                for extent, cap in enumerate(self.cost.prefill_caps):
+                for extent, cap in enumerate(replica.cost.prefill_caps):
                     for j in range(1, query + 1):
                         pairs[extent] += past + j if cap is None else min(past + j, cap)
                     kv[extent] += past + query if cap is None else min(past + query, query + cap - 1)
@@ -589,13 +709,21 @@ class _Engine:
     def end_step(self, replica: Replica) -> None:
         assert replica.step is not None
         work, replica.step, replica.step_end = replica.step, None, None
+        replica.ending = True
+        replica.unread = (replica.unread + 1) % replica.params.receive_steps if all(w.decode for w in work) else 0
         for sequence, past, query, _ in work:
             assert sequence.request not in self.final and sequence.computed == past
-            sequence.computed += query
-            if sequence.computed == sequence.known:
-                sequence.generated += 1
-                sequence.token_ticks.append(self.now)
-                sequence.decoding = True
+            if sequence.decoding:
+                tokens = self.granted(replica, sequence)
+                sequence.computed += tokens
+                sequence.rounds += 1
+            else:
+                tokens = sequence.computed + query == sequence.known
+                sequence.computed += query
+                if tokens:
+                    tokens = self.prefilled(replica, sequence)
+            sequence.generated += tokens
+            sequence.token_ticks += [self.now] * tokens
         finished, became_final = [], []
         for sequence in list(replica.running):
             if sequence.generated == sequence.output:
@@ -614,9 +742,19 @@ class _Engine:
             if sequence.marked:
                 self.leave(replica, sequence, Status.ABORTED)
                 became_final.append(sequence)
+        self.hand_over(replica)
         for sequence in became_final:
             self.request_became_final(sequence.request)
+        replica.ending = False
         self.schedule(replica)
+
+    def prefilled(self, replica: Replica, sequence: Sequence) -> bool:
+        """All its known tokens are computed; whether it has got another from that."""
+        sequence.decoding, sequence.joined, sequence.rounds = True, sequence.computed, 0
+        return True
+
+    def hand_over(self, replica: Replica) -> None:
+        """What goes elsewhere leaves."""
 
     def leave(self, replica: Replica, sequence: Sequence, status: Status) -> None:
         replica.running.remove(sequence)
@@ -626,8 +764,8 @@ class _Engine:
 
     # KV blocks and the prefix cache
 
-    def key(self, sequence: Sequence, index: int) -> tuple | None:
-        if not self.params.prefix_sharing:
+    def key(self, replica: Replica, sequence: Sequence, index: int) -> tuple | None:
+        if not replica.params.prefix_sharing:
             return None
         if index < len(sequence.shareable):
             return sequence.shareable[index]
@@ -635,8 +773,8 @@ class _Engine:
 
     def look_up(self, replica: Replica, sequence: Sequence) -> list[Block]:
         found: list[Block] = []
-        while len(found) < (sequence.known - 1) // self.params.block_size:
-            key = self.key(sequence, len(found))
+        while len(found) < (sequence.known - 1) // replica.params.block_size:
+            key = self.key(replica, sequence, len(found))
             if key is None or key not in replica.findable:
                 break
             found.append(replica.findable[key])
@@ -659,10 +797,14 @@ class _Engine:
         block.holders.append(sequence)
         sequence.blocks.append(block)
 
+    def holders(self, replica: Replica) -> list[Sequence]:
+        """Whoever holds blocks."""
+        return replica.running
+
     def check_blocks(self, replica: Replica) -> None:
         """Every block is free or held, never both nor twice; holders and keys agree with what they point back to."""
         held: dict[int, list[Sequence]] = {id(block): [] for block in replica.pool}
-        for sequence in replica.running:
+        for sequence in self.holders(replica):
             for block in sequence.blocks:
                 assert sequence not in held[id(block)], "a sequence holds a block twice"
                 held[id(block)].append(sequence)
@@ -684,7 +826,11 @@ class _Engine:
         for sequence in sequences:
             if sequence is not None:
                 ticks = sequence.token_ticks
-                assert len(ticks) == sequence.generated and all(a < b for a, b in pairwise(ticks))
+                steps = sorted(set(ticks))
+                assert len(ticks) == sequence.generated and ticks == sorted(ticks)
+                speculation = self.replicas[-1].params.speculation
+                assert len(ticks) == len(steps) or speculation.drafted, "two tokens at one time"
+                assert all(ticks.count(step) <= speculation.queries for step in steps)
         first = [s.token_ticks[0] * SECONDS_PER_TICK if s and s.token_ticks else float("nan") for s in sequences]
         gaps = []
         for s in self.sequences.values():

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from naive import Cost, simulate_naive
 
 from hwspecs.gpu import load_gpu
-from simulator.graph import Layout, Precision, build_graph
-from simulator.policy import SECONDS_PER_TICK, EngineParams, to_ticks
+from simulator.graph import Draft, Layout, Precision, build_graph
+from simulator.policy import ONE_TOKEN, SECONDS_PER_TICK, Advance, EngineParams, to_ticks
 from simulator.profile import load_profile
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
@@ -49,7 +49,7 @@ LAYOUTS = (
     ("qwen3-30b-a3b", Layout(tensor=2, attention_data=2, expert=4, pipeline=2)),
 )
 """Models on several GPUs: what a step takes then depends on how its sequences and chunks are dealt out."""
-ENGINE_KINDS = ("reserve", "first", "waits", "underway", "ahead", "engines")
+ENGINE_KINDS = ("reserve", "first", "waits", "underway", "ahead", "drafts", "engines")
 """Kinds that are like any of those above, with what engines do differently."""
 
 
@@ -129,6 +129,7 @@ class CostSpec:
     layers_alternate: bool = False
     max_context: int = 512
     layout: Layout = field(default_factory=Layout)
+    advance: Advance = ONE_TOKEN
 
 
 @cache
@@ -149,9 +150,9 @@ def cost_of(spec: CostSpec) -> StepCost:
         memory = replace(gpu.memory, bandwidth=1000 * gpu.memory.bandwidth)
         l2 = replace(gpu.l2, bandwidth=1000 * gpu.l2.bandwidth)
         gpu = replace(gpu, memory=memory, l2=l2, peak={name: 1000 * peak for name, peak in gpu.peak.items()})
-    graph = build_graph(model, attention, Precision(), spec.layout)
-    profile = load_profile(spec.profile)
-    return StepCost(graph, gpu, profile, max_tokens=1024, max_seqs=16, max_context=spec.max_context)
+    graph = build_graph(model, attention, Precision(), spec.layout, draft=Draft(spec.advance.drafted))
+    profile, advance = load_profile(spec.profile), spec.advance
+    return StepCost(graph, gpu, profile, max_tokens=1024, max_seqs=16, max_context=spec.max_context, advance=advance)
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,19 @@ def as_engines_do(draw: st.DrawFn, kind: str, scenario: Scenario, tick_scale: fl
         params = replace(params, batch_wait_steps=steps, batch_wait_tokens=tokens)
     if kind == "ahead" or one_in(draw, odds):
         params = replace(params, ahead=True)
+        if one_in(draw, 2):
+            params = replace(params, receive_steps=draw(st.integers(2, 30)))
+    cost = scenario.cost
+    if kind == "drafts" or one_in(draw, odds):
+        drafted, unit = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 3, 7, 10]))
+        advance = Advance(drafted, draw(st.integers(unit, (drafted + 1) * unit)), unit)
+        params = replace(
+            params,
+            speculation=advance,
+            max_num_batched_tokens=max(params.max_num_batched_tokens, params.max_num_seqs * advance.queries),
+            kv_blocks=params.kv_blocks + -(-drafted // params.block_size),
+        )
+        cost = replace(cost, advance=advance)
     if kind == "underway" or one_in(draw, odds):
         seconds = tick_scale * draw(st.floats(0.001, 10.0))
         ticks = 1 if one_in(draw, 8) else to_ticks(seconds)
@@ -280,7 +294,8 @@ def as_engines_do(draw: st.DrawFn, kind: str, scenario: Scenario, tick_scale: fl
         if one_in(draw, 2):
             each = draw(st.sampled_from([1, ticks // 4, ticks]))
             params = replace(params, request_ticks=draw(st.sampled_from([0, ticks])), request_token_ticks=each)
-    return replace(scenario, kind=f"{kind}, {scenario.kind}", params=params, request_on_boundary=boundary)
+    kind = f"{kind}, {scenario.kind}"
+    return replace(scenario, kind=kind, params=params, cost=cost, request_on_boundary=boundary)
 
 
 @st.composite

@@ -324,6 +324,28 @@ def test_layouts(
         assert cost.operator_seconds(op, shape) == pytest.approx(op.count * microseconds * 1e-6, rel=TIME)
 
 
+NODES = {"attention_data": 16, "expert": 16}
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "wire", "microseconds"),
+    [
+        ("low_latency", "experts_dispatch", 491_520, 8.35370517),
+        ("low_latency", "experts_combine", 491_520, 8.35370517),
+        ("high_throughput", "experts_dispatch", 405_289.747, 4.10905052),
+        ("high_throughput", "experts_combine", 405_289.747, 4.10905052),
+        ("none", "experts_all_gather", 983_040, 2.4576 + 2.7),
+        ("none", "experts_reduce_scatter", 983_040, 2.4576 + 2.7),
+    ],
+)
+def test_exchanges_between_nodes(way: str, name: str, wire: float, microseconds: float) -> None:
+    """Section 6.14."""
+    cost = compiled(QWEN_MOE, tensor=Layout(**NODES, all_to_all=way))
+    op, shape = operator(cost, name), decode(cost, 256, 100)
+    assert op.work(mean_shape(shape, op.dealt)).comm_bytes == pytest.approx(wire, rel=1e-8)
+    assert cost.terms(op, shape).seconds == pytest.approx(microseconds * 1e-6, rel=TIME)
+
+
 def test_the_busiest_of_the_experts_gpus() -> None:
     """Section 6.8."""
     block = operator(compiled(QWEN_MOE, tensor=EXPERTS), "experts_down").block
@@ -398,7 +420,12 @@ KV_ELEMENTS = {
     "openai/gpt-oss-120b": 36_864,
     "openai/gpt-oss-20b": 24_576,
     "MiniMaxAI/MiniMax-M2.5": 126_976,
+    "deepseek-ai/DeepSeek-R1": 35_136,
+    "deepseek-ai/DeepSeek-V3": 35_136,
+    "moonshotai/Kimi-K2.5": 35_136,
+    "Qwen/Qwen3.5-397B-A17B": 15_360,
 }
+INDEXED = {"deepseek-ai/DeepSeek-V3.2": (48_068, 78_324), "zai-org/GLM-5": (61_464, 100_152)}
 
 
 @pytest.mark.parametrize(("name", "elements"), KV_ELEMENTS.items())
@@ -409,10 +436,20 @@ def test_kv_bytes_per_token(name: str, elements: int) -> None:
     assert model.kv_bytes_per_token() == 2 * elements
 
 
+@pytest.mark.parametrize(("name", "sizes"), INDEXED.items())
+def test_kv_bytes_behind_an_indexer(name: str, sizes: tuple[int, int]) -> None:
+    model = load_model(name)
+    assert (model.kv_bytes_per_token("fp8"), model.kv_bytes_per_token("bf16")) == sizes
+
+
+def test_states_of_a_sequence() -> None:
+    assert load_model("qwen3.5-397b-a17b").state_bytes() == 192_061_440
+
+
 def test_every_bundled_model_has_its_kv_worked_out() -> None:
     from workloads.model import list_models
 
-    assert sorted(KV_ELEMENTS) == list_models()
+    assert sorted([*KV_ELEMENTS, *INDEXED]) == list_models()
 
 
 @pytest.mark.parametrize(
@@ -423,6 +460,11 @@ def test_every_bundled_model_has_its_kv_worked_out() -> None:
         (MIXTRAL, 46_702_792_704, 12_879_925_248),
         (GPT_OSS, 116_829_156_672, 5_132_849_472),
         (MINIMAX, 228_689_764_864, 10_415_956_480),
+        ("deepseek-ai/DeepSeek-R1", 671_026_419_200, 36_625_618_432),
+        ("deepseek-ai/DeepSeek-V3.2", 671_877_944_064, 37_477_143_296),
+        ("moonshotai/Kimi-K2.5", 1_026_408_232_448, 31_687_095_808),
+        ("zai-org/GLM-5", 743_911_218_432, 40_833_146_112),
+        ("Qwen/Qwen3.5-397B-A17B", 396_346_350_336, 17_349_040_896),
     ],
 )
 def test_parameters(name: str, parameters: int, active: int) -> None:
@@ -556,8 +598,7 @@ def test_kinetics_law(cost, flops: int, attention_bytes: int, eflops: int) -> No
 
 def test_law_of_this_model() -> None:
     model = load_model(QWEN)
-    depth = model.head_dim * model.layers
-    assert law.LawModel(model.active_parameters, model.q_heads, model.kv_heads, depth) == KINETICS
+    assert law.law_model(model, "bf16") == KINETICS
 
 
 def test_shared_prompt() -> None:

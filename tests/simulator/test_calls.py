@@ -49,7 +49,7 @@ def step(parts: list[tuple[int, int]], decode: list[int], cap: int | None = None
 
 
 def calls(of: StepGraph, shape: StepShape) -> dict[str, tuple[Operator, Call]]:
-    found = {op.name: (op, kernel_call(op, shape)) for op in of.operators}
+    found = {op.name: (op, kernel_call(op, shape, 8)) for op in of.operators}
     return {name: (op, call) for name, (op, call) in found.items() if call is not None}
 
 
@@ -138,7 +138,7 @@ def test_the_experts_kernel_reads_the_experts_that_are_hit() -> None:
 def test_a_send_is_like_half_an_all_gather(axis: str) -> None:
     """An all-gather of two GPUs moves half of its message over each link."""
     op, shape = send("send", 100, count=1, axis=axis), step([(64, 0)], [50])
-    call = kernel_call(op, shape)
+    call = kernel_call(op, shape, 8)
     assert call is not None and call.label["op"] == "all_gather"
     wire = op.work(shape).comm_bytes
     assert wire == 100 * (65 if axis == "tokens" else 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -39,11 +40,12 @@ FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
     "stops": (150, {"abort": 0.2, "preemption": 0.05, "prefix hit": 0.1}),
     "symmetric": (120, {"tie": 0.3, "abort": 0.05, "late submission": 0.2}),
     "any": (200, {"preemption": 0.05, "prefix hit": 0.05, "abort": 0.05, "rejection": 0.05}),
-    "reserve": (200, {"refused for the reserve": 0.1, "preemption": 0.02, "prefix hit": 0.05, "abort": 0.03}),
+    "reserve": (200, {"refused for the reserve": 0.02, "preemption": 0.02, "prefix hit": 0.05, "abort": 0.03}),
     "first": (200, {"decode stands still": 0.15, "preemption": 0.02, "prefix hit": 0.05, "abort": 0.05}),
     "waits": (200, {"held back": 0.1, "preemption": 0.03, "prefix hit": 0.05, "abort": 0.05}),
     "underway": (200, {"aborted on the way": 0.02, "preemption": 0.05, "prefix hit": 0.05, "abort": 0.05}),
     "ahead": (200, {"missed a step": 0.3, "preemption": 0.03, "prefix hit": 0.05, "abort": 0.05}),
+    "drafts": (300, {"tokens granted together": 0.2, "preemption": 0.05, "prefix hit": 0.05, "abort": 0.05}),
     "engines": (300, {"held back": 0.05, "refused for the reserve": 0.02, "decode stands still": 0.05, "abort": 0.05}),
 }
 
@@ -105,8 +107,8 @@ def compare_shapes(line: Timeline, row: int, run: list[Step], where: str) -> Non
         "last_step_s": run[-1].ticks * SECONDS_PER_TICK,
     }
     for extent, (begin, end) in enumerate(zip(first.decode_kv, last.decode_kv, strict=True)):
-        expected |= {f"decode_kv_first.{extent}": begin, f"decode_kv_last.{extent}": end}
-        middle = [begin + (end - begin) * k // max(len(run) - 1, 1) for k in range(len(run))]
+        expected |= {f"decode_kv_first.{extent}": float(begin), f"decode_kv_last.{extent}": float(end)}
+        middle = [begin + (end - begin) * Fraction(k, max(len(run) - 1, 1)) for k in range(len(run))]
         assert [step.shape.decode_kv[extent] for step in run] == middle, f"{where}: decode KV bends within"
     if prefill:
         for extent, (pairs, kv) in enumerate(zip(prefill.pairs, prefill.kv, strict=True)):
@@ -130,6 +132,7 @@ def seen_in(scenario: Scenario, fast: RunLog, naive: NaiveLog) -> set[str]:
         "late submission": bool(np.any(naive.submitted_s > 0)),
         "many replicas": len(np.unique(naive.replica[naive.replica >= 0])) > 1,
         "long run": bool(np.any(np.asarray(fast.timeline.steps) >= 5)),
+        "tokens granted together": any(len(set(ticks)) < len(ticks) for ticks in naive.token_ticks),
     }
     return {name for name, happened in (seen | naive.counts).items() if happened}
 

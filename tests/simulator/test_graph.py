@@ -21,6 +21,10 @@ MODELS = [load_model(name) for name in list_models()]
 QWEN = load_model("Qwen/Qwen3-8B")
 WINDOWS = dataclasses.replace(QWEN, layer_windows=tuple(512 if i % 3 else None for i in range(36)))
 COMM = ("all_reduce", "all_gather")
+MATRICES = ("gemm", "grouped_gemm", "mla_bmm")
+"""What multiplies by the model's weights."""
+REPEATED = ("router", "latent_down_proj", "index_")
+"""Projections that every GPU of tensor parallelism does."""
 
 
 def build(model: Model = QWEN, policy: AttentionPolicy = Dense(), tensor: int = 1, precision=Precision()) -> StepGraph:
@@ -45,7 +49,7 @@ def test_every_weight_is_read_once_a_step(model: Model) -> None:
     """With so many tokens that every expert is hit; the embedding is looked up, not read through."""
     tokens = 1_000_000
     graph = build(model)
-    gemms = total(graph, decodes(graph, tokens, 1), "gemm", "grouped_gemm")
+    gemms = total(graph, decodes(graph, tokens, 1), *MATRICES)
     counts = model.parameter_counts()
     matrices = sum(counts.values()) - counts["norms"] - counts["embedding"]
     if model.tie_embeddings:
@@ -55,14 +59,19 @@ def test_every_weight_is_read_once_a_step(model: Model) -> None:
         bytes_read -= 2 * model.layers * model.moe.experts * model.hidden
     biases = matrices - bytes_read / 2
     assert -1e-9 * matrices <= biases <= 1e-3 * matrices
-    if not (model.attention_bias or model.output_bias or model.mlp_bias or (model.moe and model.moe.router_bias)):
+    if model.linear is not None:
+        # The taps of the convolution are read beside matrices; decays, and the shared experts' gate, are not counted.
+        left = sum(model.layer_linear) * (model.linear.conv_width * model.linear.channels + 2 * model.linear.v_heads)
+        assert biases == left + model.layers * model.hidden
+        assert total(graph, decodes(graph, tokens, 1), "linear_attention").weight_bytes == 2 * (left - 45 * 2 * 64)
+    elif not (model.attention_bias or model.output_bias or model.mlp_bias or (model.moe and model.moe.router_bias)):
         assert bytes_read == pytest.approx(2 * matrices, rel=1e-9)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_flops_are_two_per_active_parameter_and_token(model: Model) -> None:
     graph, tokens = build(model), 1000
-    flops = total(graph, decodes(graph, tokens, 1), "gemm", "grouped_gemm").flops
+    flops = total(graph, decodes(graph, tokens, 1), *MATRICES).flops
     counts = model.parameter_counts()
     head = model.vocab * model.hidden
     embedding = counts["embedding"] if model.embedding_is_active else 0
@@ -77,16 +86,18 @@ def test_every_layer_has_its_parts(model: Model) -> None:
     parts: Counter[str] = Counter()
     for op in graph.operators:
         parts[op.name.split(" ")[0]] += op.count
-    for name in (
-        "attn_norm",
-        "qkv_proj",
-        "rope_kv_write",
-        "attention_decode",
-        "attention_prefill",
-        "o_proj",
-        "mlp_norm",
-    ):
-        assert parts[name] == model.layers, name
+    linear, latent = sum(model.layer_linear), model.layers if model.latent else 0
+    assert parts["attn_norm"] == parts["mlp_norm"] == model.layers
+    for name in ("rope_kv_write", "attention_decode", "attention_prefill", "o_proj"):
+        assert parts[name] == model.layers - linear, name
+    assert parts["qkv_proj"] == model.layers - linear - latent
+    for name in ("linear_in_proj", "causal_conv_decode", "delta_rule_decode", "delta_rule_prefill", "linear_out_proj"):
+        assert parts[name] == linear, name
+    for name in ("latent_down_proj", "q_up_proj", "absorb_query", "expand_value"):
+        assert parts[name] == latent, name
+    indexed = latent if model.latent and model.latent.indexer else 0
+    assert parts["index_scores_decode"] == parts["index_select_prefill"] == indexed
+    assert parts["kv_up_proj"] == latent - indexed
     moe_layers = sum(model.moe.moe_layers) if model.moe else 0
     assert parts["experts_down"] == parts["router"] == moe_layers
     assert parts["embedding"] == parts["final_norm"] == parts["lm_head"] == parts["sampling"] == 1
@@ -94,7 +105,8 @@ def test_every_layer_has_its_parts(model: Model) -> None:
 
 def test_one_source_and_one_sink() -> None:
     for model in MODELS:
-        dag = build(model, BlockTopK(kind="block_top_k", blocks=8)).dag
+        indexed = model.latent is not None and model.latent.indexer is not None
+        dag = build(model, Dense() if indexed else BlockTopK(kind="block_top_k", blocks=8)).dag
         assert [name for name, degree in dag.in_degree() if degree == 0] == ["embedding"]
         assert [name for name, degree in dag.out_degree() if degree == 0] == ["sampling"]
 
@@ -135,19 +147,23 @@ def test_tensor_parallelism_divides_work_and_adds_two_all_reduces_a_layer(model:
         pytest.skip("does not divide")
     one, many = build(model), build(model, tensor=tensor)
     shape = decodes(one, 64, 1000)
-    for kind in ("attention_decode", "grouped_gemm"):
+    for kind in ("attention_decode", "grouped_gemm", "mla_decode", "mla_bmm", "linear_attention"):
         a, b = total(one, shape, kind), total(many, shape, kind)
         assert b.flops * tensor == pytest.approx(a.flops)
         assert b.weight_bytes * tensor == pytest.approx(a.weight_bytes)
-        if tensor <= model.kv_heads:
+        if kind == "mla_decode":
+            assert b.kv_bytes == a.kv_bytes  # every GPU has the latents of all tokens
+        elif tensor <= model.kv_heads or kind == "linear_attention":
             assert b.kv_bytes * tensor == pytest.approx(a.kv_bytes)
+    index, indices = total(one, shape, "sparse_index"), total(many, shape, "sparse_index")
+    assert index == indices and (index.flops > 0) == any(op.kind == "sparse_index" for op in one.operators)
     copies = 1 if tensor <= model.kv_heads else tensor / model.kv_heads
-    matrices = {op.name: op for op in one.operators if op.kind == "gemm"}
+    matrices = {op.name: op for op in one.operators if op.kind == "gemm" and op.axis != "prefill"}
     for op in many.operators:
-        if op.kind == "gemm":
+        if op.kind == "gemm" and op.axis != "prefill":
             assert isinstance(op.dims, Gemm)
             ratio = op.total(shape).flops * tensor / matrices[op.name].total(shape).flops
-            assert ratio == pytest.approx(tensor if op.name.startswith("router") else 1, rel=copies - 1 + 1e-3)
+            assert ratio == pytest.approx(tensor if op.name.startswith(REPEATED) else 1, rel=copies - 1 + 1e-3)
     norms = [op for op in many.operators if op.name.startswith("qk_norm_all_reduce")]
     assert sum(op.count for op in norms) == model.layers * model.qk_norm_across_heads
     reduces = sum(op.count for op in many.operators if op.kind == "all_reduce" and op not in norms)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator import law
-from simulator.law import LawModel
+from simulator.law import LawModel, law_model
+from workloads.model import load_model
 
 MODEL = LawModel(parameters=8e9, q_heads=32, kv_heads=8, depth=128 * 36)
 RATIO = 206.0
@@ -74,3 +75,41 @@ def test_shared_prompts_are_read_once_a_step(a: int, outputs: list[int]) -> None
     together = sum(a for t in range(max(outputs)))
     saved = law.shared_prompt_bytes(MODEL, a, sum(outputs), max(outputs))
     assert saved == 4 * 8 * 128 * 36 * (alone - together)
+
+
+# ---- other attention than the paper's --------------------------------------------------------------------------------
+
+
+def test_latent_attention() -> None:
+    """DeepSeek-R1 in decode: a key has 576 elements on each of 61 layers, and each of 128 heads does 2 x 576 FLOPs for
+    its score and 2 x 512 for its value: with H = 128, 4 H D = 61 x 128 x 2,176 and D = 33,184.
+    """
+    model = law_model(load_model("deepseek-r1"), "bf16")
+    cost = law.dense(model, 1000, 1, RATIO)
+    assert model.depth == 61 * 544 and model.budget is None
+    assert cost.attention_flops == pytest.approx(61 * 128 * 2176 * 1000.5, rel=1e-12)
+    assert cost.attention_bytes == pytest.approx(70_272 * 1000.5, rel=1e-12)
+    narrow = law.dense(law_model(load_model("deepseek-r1"), "fp8"), 1000, 1, RATIO, 1.0)
+    assert narrow.attention_bytes == pytest.approx(35_136 * 1000.5, rel=1e-12)
+    assert model.parameters == load_model("deepseek-r1").active_parameters
+
+
+def test_an_indexer_scores_everything_and_reads_its_budget() -> None:
+    """DeepSeek-V3.2, one token after 10,000: 2,048 keys of 656 bytes a layer are read, and of the 10,000.5 (the
+    integral) the index's 132 bytes; 64 heads of 128 score each.
+    """
+    model = law_model(load_model("deepseek-v3.2"), "fp8")
+    cost = law.indexed(model, 10_000, 1, RATIO, 1.0)
+    assert cost.attention_bytes == pytest.approx(61 * (656 * 2048 + 132 * 10_000.5), rel=1e-12)
+    assert cost.attention_flops == pytest.approx(61 * (128 * 2176 * 2048 + 2 * 64 * 128 * 10_000.5), rel=1e-12)
+    # It costs more than dense attention until it reads less: within the budget all keys are read, and scored as well.
+    dense = law_model(load_model("deepseek-v3"), "bf16")
+    index, whole = law_model(load_model("deepseek-v3.2"), "bf16"), law.dense(dense, 500, 1, RATIO)
+    assert law.indexed(index, 500, 1, RATIO).attention_bytes > whole.attention_bytes
+
+
+def test_layers_of_linear_attention_have_no_term() -> None:
+    """Qwen3.5-397B-A17B: K and V of 2 heads of 256 on 15 layers of 60."""
+    model = law_model(load_model("qwen3.5-397b-a17b"), "bf16")
+    assert (model.q_heads, model.kv_heads, model.depth) == (32, 2, 15 * 256)
+    assert law.dense(model, 1000, 1, RATIO).attention_bytes == pytest.approx(30_720 * 1000.5, rel=1e-12)

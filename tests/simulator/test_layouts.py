@@ -18,7 +18,7 @@ from simulator.deployment import deploy
 from simulator.engine import simulate
 from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.host import HostTime
-from simulator.layout import check_layout, divides
+from simulator.layout import divides
 from simulator.operators import Work
 from simulator.policy import SECONDS_PER_TICK, EngineParams
 from simulator.profile import load_profile
@@ -398,11 +398,3 @@ def test_refused_layouts(model: Model, layout: Layout, place: str, words: str) -
         build(model, layout)
     assert error.value.place == place and words in error.value.problem and error.value.allowed
     assert not divides(model, layout)
-
-
-def test_a_replica_stays_within_its_link() -> None:
-    check_layout(MOE, Layout(4, pipeline=4))
-    with pytest.raises(InputError, match=r"parallelism: the replica reaches beyond the 8 GPUs .*found .tp4 pp4 = 16"):
-        compiled(MOE, Layout(4, pipeline=4))
-    with pytest.raises(InputError, match=r"parallelism\.tensor: tensor parallelism reaches beyond the 8 GPUs"):
-        compiled(DENSE, Layout(16))

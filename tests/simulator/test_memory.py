@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def test_the_parts_add_up() -> None:
         assert p.usable == 0.9 * H200.memory.capacity <= p.capacity
         assert p.weights + p.activations + p.graphs + p.context + p.kv == pytest.approx(p.usable, rel=1e-12)
         assert min(p.weights, p.activations, p.graphs, p.context, p.kv) > 0
-        assert p.driver == p.communication == p.workspace == p.window_kv == 0
+        assert p.driver == p.communication == p.workspace == p.window_kv == p.states == 0 and p.max_seqs == 256
         assert p.kv_tokens == p.kv_blocks * p.block_size
         assert p.kv_tokens * p.kv_bytes_per_token <= p.kv < (p.kv_tokens + p.block_size) * p.kv_bytes_per_token
 
@@ -260,6 +261,111 @@ def test_padded_experts() -> None:
     assert weight_bytes_per_gpu(GPT_OSS, Precision(), 1, 256) == weight_bytes_per_gpu(GPT_OSS, Precision(), 1)
 
 
+# ---- latent and linear attention -------------------------------------------------------------------------------------
+
+R1_FP8 = Precision(attention="fp8_block", mlp="fp8_block", experts="fp8_block")
+
+
+def test_latent_attention_by_hand() -> None:
+    """DeepSeek-R1 in bf16 on 8 GPUs. Every GPU has all of what makes the latent vectors, 7,168 x (1,536 + 576) on each
+    of 61 layers, and of the norms and routers; the rest is divided by 8.
+    """
+    model = load_model("deepseek-r1")
+    whole = 61 * 7168 * 2112 + 61 * (2 * 7168 + 1536 + 512) + 7168 + 58 * 256 * 7169
+    assert weight_bytes_per_gpu(model, Precision(), 8) == 2 * (whole + (671_026_419_200 - whole) / 8)
+    assert weight_bytes_per_gpu(model, Precision(), 1) == 2 * 671_026_419_200
+    # Ranks of attention repeat all but the experts, 58 of which are shared ones.
+    experts = 58 * 257 * 3 * 2048 * 7168
+    ranks = Layout(1, attention_data=8, expert=8)
+    assert weight_bytes_per_gpu(model, Precision(), ranks) == 2 * (671_026_419_200 - experts * 7 / 8)
+    # The latents of a token are on every GPU: tensor parallelism makes no room for more of them, ranks do.
+    b200 = load_gpu("b200-sxm")
+    split, repeated = (plan(model, b200, R1_FP8, layout, max_seqs=16) for layout in (Layout(8), ranks))
+    assert split.kv_bytes_per_token == repeated.kv_bytes_per_token == 70_272
+    assert repeated.kv_tokens > 5 * split.kv_tokens
+    staged = plan(model, b200, R1_FP8, Layout(4, pipeline=2), max_seqs=16)
+    assert staged.kv_bytes_per_token == pytest.approx(31 / 61 * 70_272)
+
+
+def test_an_indexer_is_on_every_gpu() -> None:
+    """Of DeepSeek-V3.2 on 8 GPUs: 13,959,424 parameters and 132 bytes a token on each of 61 layers, not divided."""
+    with_index, without = (load_model(f"deepseek-{name}") for name in ("v3.2", "v3"))
+    more = weight_bytes_per_gpu(with_index, Precision(), 8) - weight_bytes_per_gpu(without, Precision(), 8)
+    assert more == pytest.approx(2 * 61 * 13_959_424, rel=1e-9)
+    b200 = load_gpu("b200-sxm")
+    kv = [plan(model, b200, R1_FP8, 8, max_seqs=16).kv_bytes_per_token for model in (with_index, without)]
+    assert kv[0] - kv[1] == 61 * 132
+
+
+def test_redundant_and_shared_experts() -> None:
+    """DeepSeek-V3 on 32 ranks with 32 copies of experts: (256 + 32) / 32 = 9 experts a layer on each GPU."""
+    model = load_model("deepseek-v3")
+    each, layers = 3 * 2048 * 7168, 58
+    plain, copied = (Layout(1, attention_data=32, expert=32, redundant_experts=n) for n in (0, 32))
+    sizes = [weight_bytes_per_gpu(model, Precision(), layout) for layout in (plain, copied)]
+    assert sizes[1] - sizes[0] == pytest.approx(2 * layers * each, rel=1e-9)
+    repeated = weight_bytes_per_gpu(model, Precision(), replace(plain, shared_experts="repeated"))
+    assert repeated - sizes[0] == pytest.approx(2 * layers * each * 31 / 32, rel=1e-9)
+
+
+def test_states_of_linear_attention() -> None:
+    """Qwen3.5 on 8 GPUs: a sequence's 192,061,440 bytes of states are divided by them; 128 of them take 3.07 GB each.
+
+    Where fewer fit, half of what is left for KV is theirs, and so many sequences run; SGLang gives them a share.
+    """
+    model, gpu = load_model("qwen3.5-397b-a17b"), load_gpu("h200-sxm")
+    each = 192_061_440 / 8
+
+    def of(seqs: int, **said: Any) -> MemoryPlan:
+        return plan(model, gpu, layout=8, max_seqs=seqs, reserve=Reserve(sampling=0, **said))
+
+    few, many = of(128), of(100_000)
+    assert few.states == 128 * each and few.max_seqs == 128
+    assert few.kv_bytes_per_token == 2 * 15 * 1 * 256 * 2  # one KV head a GPU: two are copied four times
+    assert many.states <= (many.states + many.kv) / 2 < many.states + each and many.max_seqs == many.states / each
+    assert few.kv + few.states == pytest.approx(many.kv + many.states)
+    shared = of(4096, states=0.9 / 1.9, state_slots=3)
+    assert shared.states == pytest.approx(0.9 * shared.kv)
+    assert shared.max_seqs == int(shared.states / each / 3) < 4096
+    assert of(16, states=0.5).max_seqs == 16
+    # Two stages hold half of the layers each.
+    assert plan(model, gpu, layout=Layout(8, pipeline=2), max_seqs=128).states == 128 * each / 2
+    with pytest.raises(InputError, match="does not fit"):
+        plan(model, capacity(91), layout=8, max_seqs=1, reserve=Reserve(sampling=0, states=0.001))
+
+
+def test_an_all_to_all_needs_less_room_than_all_tokens_on_all_gpus() -> None:
+    model = load_model("deepseek-v3")
+    apart = Layout(1, attention_data=8, expert=8, all_to_all="high_throughput")
+    gathered = activations_peak(model, R1_FP8, replace(apart, all_to_all="none"), 8192, 16)
+    assert activations_peak(model, R1_FP8, apart, 8192, 16) < gathered
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tensor", "reported"),
+    [
+        # nvidia/DeepSeek-R1-FP4 on four B200: https://github.com/sgl-project/sglang/pull/9162
+        ("deepseek-r1", Precision(mlp="nvfp4", experts="nvfp4"), 4, 94.50),
+        # GLM-5-FP8 on eight GPUs, logs of 26 February 2026 and of RTX PRO 6000s in public repositories
+        ("glm-5", R1_FP8, 8, 89.58),
+        ("glm-5", R1_FP8, 8, 89.44),
+    ],
+)
+def test_weights_of_latent_models_that_sglang_reported(
+    name: str, precision: Precision, tensor: int, reported: float
+) -> None:
+    """GiB of whatever is allocated while loading: at most 3 % more than here, as of other models (docs/memory.md)."""
+    found = weight_bytes_per_gpu(load_model(name), precision, tensor) / 2**30
+    assert 0.97 * reported < found < reported
+
+
+def test_latents_that_sglang_reported() -> None:
+    """DeepSeek-R1 with an fp8 cache: `#tokens: 524288, KV size: 17.16 GB`, and with one in bf16 `cell_size = 70272`."""
+    model = load_model("deepseek-r1")
+    assert 524_288 * model.kv_bytes_per_token("fp8") / 2**30 == pytest.approx(17.16, abs=0.005)
+    assert int(69.97756958007812 * 2**30 / model.kv_bytes_per_token("bf16")) == 1_069_242
+
+
 # ---- sliding windows -------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +429,7 @@ def test_the_largest_batch_that_tensorrt_llm_ran() -> None:
 def test_advice_is_the_least_tensor_parallelism_that_works(model: Model) -> None:
     """On GPUs of all sizes: what is advised can be built and fits, and nothing smaller does."""
     advised = set()
-    for gigabytes in (3, 6, 8, 9, 12, 16, 24, 40, 80, 110, 141, 288):
+    for gigabytes in (3, 6, 8, 9, 12, 16, 24, 40, 80, 110, 141, 288, 330):
         gpu = capacity(gigabytes)
         possible = []
         for tensor in range(1, gpu.link.domain + 1):

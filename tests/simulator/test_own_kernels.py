@@ -106,7 +106,7 @@ def test_rows_and_bytes_are_those_of_the_graph() -> None:
     for op in graph("pages").operators:
         found = call_label(op)
         if found is not None and found[0] == "elementwise":
-            call = kernel_call(op, shape)
+            call = kernel_call(op, shape, 8)
             assert call is not None and call.shape["row_bytes"] == row_bytes(op) == expected.pop(op.name), op.name
             assert call.shape["rows"] == (7 if op.name == "sampling" else 100)
             work = op.work(shape)
@@ -117,12 +117,12 @@ def test_rows_and_bytes_are_those_of_the_graph() -> None:
 def test_pages_are_scored_and_selected_at_the_whole_context() -> None:
     for op in graph("pages").operators:
         if op.routine in OPS["page_topk"]:
-            call = kernel_call(op, STEP)
+            call = kernel_call(op, STEP, 8)
             assert call is not None and call.kind == "page_topk" and call.label["op"] == op.routine
             columns = {"batch": 64, "context_len": 4096, "page": 16, "budget": 1024, "q_heads": 32, "kv_heads": 8}
             assert {name: call.shape[name] for name in columns} == columns
         elif is_attention(op) and op.axis == "decode":
-            call = kernel_call(op, STEP)
+            call = kernel_call(op, STEP, 8)
             assert call is not None and call.shape["context_len"] == 1024 and call.shape["window"] == 0
 
 
@@ -139,7 +139,7 @@ def test_a_step_is_the_sum_of_its_kernels(policy: str) -> None:
     groups = {(g.kind, *g.label.values()): g for g in OWN.groups}
     total = 0.0
     for op in made.operators:
-        call = kernel_call(op, shape)
+        call = kernel_call(op, shape, 8)
         if call is None or call.kind == "attention_prefill":
             continue
         kernel = "triton_gather" if "access" in call.label else "triton"

@@ -15,7 +15,7 @@ from simulator.calibrated import Calibrated
 from simulator.graph import Precision, build_graph
 from simulator.kernels.registry import MODELS
 from simulator.operators import Heads, Operator
-from simulator.prefilltable import PrefillTable, _knots, _pairs
+from simulator.prefilltable import PrefillTable, _knots, pairs_of
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
@@ -149,7 +149,7 @@ def test_no_chunks_take_no_time() -> None:
 
 @given(st.integers(1, 5000), st.integers(0, 5000), st.none() | st.integers(1, 3000))
 def test_pairs_are_those_of_the_engine(query: int, past: int, cap: int | None) -> None:
-    found = _pairs(np.array([float(query)]), np.array([float(past)]), cap)
+    found = pairs_of(np.array([float(query)]), np.array([float(past)]), cap)
     assert float(found[0]) == causal_pairs(query, past, cap)
 
 

@@ -1,0 +1,188 @@
+"""Attention blocks that were timed as a whole: a step of one phase takes their time, and no operator less than ideally."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from madeprofiles import LABELS, group, no_trees, profile
+
+from hwspecs.gpu import load_gpu
+from simulator.calibrated import FALLBACK, Calibrated
+from simulator.fitted import Group
+from simulator.graph import Precision, build_graph
+from simulator.graphview import step_shape
+from simulator.modules import block_columns
+from simulator.operators import Operator
+from simulator.profile import load_profile
+from simulator.selection import Library, Selection
+from simulator.shape import StepShape
+from simulator.stepcost import StepCost
+from workloads.attention import Dense, TopK
+from workloads.model import load_model
+
+H200 = load_gpu("h200-sxm")
+PARTS = ("gemm", "mla_decode", "mla_prefill", "mla_bmm", "elementwise", "moe", "collective")
+R1, SPARSE = "deepseek-r1", "deepseek-v3.2"
+
+
+def blocks(kind: str, slower: float) -> list[Group]:
+    """A block's groups, one for decode and two for prefill; `slower` multiplies their time, in the logarithm."""
+    names = {
+        "mla_module": (("FLASHMLA", "absorbed"), ("FLASH_ATTN", "expanded"), ("FLASHMLA", "absorbed")),
+        "dsa_module": (("sparse", "sparse"), ("sparse", "sparse"), ("dense_mha", "dense")),
+    }
+    key = {"mla_module": "form", "dsa_module": "reads"}[kind]
+    found = []
+    for i, (kernel, form) in enumerate(names[kind]):
+        label = LABELS[kind] | {"kernel": kernel, key: form, "phase": "prefill" if i else "decode"}
+        ranges = {name: (1.0, 128.0) for name in ("q_heads",)}
+        ranges |= {"batch": (1.0, 1024.0), "past_len": (0.0, 1.0e5), "query_len": (1.0, 1.0) if not i else (1.0, 512.0)}
+        found.append(group(kind, no_trees(slower + 0.1 * i), label=label, ranges=ranges, lattice={}))
+    return found
+
+
+@cache
+def calibrated(software: str = "vllm-1", *, direct: str = "sglang-1", kind: str = "mla_module", slower: float = 1.0):
+    """A profile of vLLM with whole blocks, and one of `direct` with latent attention in parts."""
+    both = [group(part, no_trees()) for part in PARTS if not part.startswith("mla_")]
+    parts = [group(part, no_trees()) for part in PARTS if part.startswith("mla_")]
+    post = group("mla_bmm", no_trees(), label=LABELS["mla_bmm"] | {"op": "post"})
+    made = {"h200-sxm@vllm-1": [*both, *blocks(kind, slower)]}
+    name = f"h200-sxm@{direct}"
+    made[name] = [*made.get(name, both), *parts, post]
+    library = Library([profile(name, tuple(groups)) for name, groups in made.items()])
+    return Calibrated(H200, Selection(H200, software, library=library), load_profile(FALLBACK))
+
+
+@cache
+def cost(model: str, tensor: int = 8, **given: object) -> StepCost:
+    graph = build_graph(load_model(model), Dense(), Precision(), tensor)
+    profile = calibrated(**given)  # type: ignore[arg-type]
+    return StepCost(graph, H200, profile, max_tokens=8192, max_seqs=64, max_context=65_536)
+
+
+def members(found: StepCost, suffix: str = " [moe]") -> list[Operator]:
+    return [op for op in found.operators if op.module is not None and op.module.block == suffix]
+
+
+def block_seconds(found: StepCost, shape: StepShape) -> float:
+    return sum(found.operator_seconds(op, shape) / op.count for op in members(found))
+
+
+def whole_seconds(found: StepCost, axis: str, index: int, batch: int, query: int, past: int) -> float:
+    """Of the `index`-th group of the profile's blocks."""
+    module = members(found)[0].module
+    assert module is not None and isinstance(found.profile, Calibrated)
+    groups = [g for g in found.profile.selection.profile("h200-sxm@vllm-1").groups if g.kind == module.kind]
+    return float(groups[index].estimate(block_columns(module, batch, query, past), H200, cold=True).seconds)
+
+
+@pytest.mark.parametrize(("model", "kind"), [(R1, "mla_module"), (SPARSE, "dsa_module")])
+def test_a_decode_step_takes_the_time_of_the_block(model: str, kind: str) -> None:
+    found = cost(model, kind=kind)
+    for seqs, context in ((1, 2**10), (16, 2**13), (64, 2**15)):  # contexts between which nothing is interpolated
+        shape = step_shape(found, phase="decode", batch=seqs, context=context)
+        expected = whole_seconds(found, "decode", 0, seqs, 1, context - 1)
+        assert block_seconds(found, shape) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "query", "past", "index"),
+    [
+        (R1, "mla_module", 4096, 0, 1),  # expanded
+        (R1, "mla_module", 256, 0, 2),  # absorbed: measured up to 512 tokens
+        (SPARSE, "dsa_module", 4096, 4096, 1),  # sparse
+        (SPARSE, "dsa_module", 1024, 1024, 2),  # dense: nobody has more than 2,048 tokens before him
+    ],
+)
+def test_a_prefill_step_takes_the_time_of_the_block(model: str, kind: str, query: int, past: int, index: int) -> None:
+    found = cost(model, kind=kind)
+    shape = step_shape(found, phase="prefill", batch=1, query=query, past=past)
+    expected = whole_seconds(found, "prefill", index, 1, query, past)
+    assert block_seconds(found, shape) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mixed_step_runs_the_projections_once() -> None:
+    found = cost(R1)
+    both, decode, prefill = (
+        step_shape(found, phase=phase, batch=batch, context=4096, query=1024)
+        for phase, batch in (("mixed", 32), ("decode", 32), ("prefill", 1))
+    )
+    assert block_seconds(found, both) < block_seconds(found, decode) + block_seconds(found, prefill)
+    for op in members(found):
+        if op.axis == "decode":
+            assert found.operator_seconds(op, both) == found.operator_seconds(op, decode)
+        if op.axis == "prefill":
+            assert found.operator_seconds(op, both) == found.operator_seconds(op, prefill)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([(R1, "mla_module"), (SPARSE, "dsa_module")]),
+    st.sampled_from([-3.0, 0.0, 1.0]),
+    st.integers(1, 64),
+    st.integers(1, 60_000),
+)
+def test_no_part_is_quicker_than_ideal(of: tuple[str, str], slower: float, seqs: int, context: int) -> None:
+    """However little of a block its projections leave."""
+    found, ideal = cost(of[0], kind=of[1], slower=slower), ideal_cost(of[0])
+    shape = step_shape(found, phase="decode", batch=seqs, context=context)
+    for op in members(found):
+        if op.axis == "decode":
+            least = op.count * ideal.terms(op, shape).seconds
+            assert found.operator_seconds(op, shape) >= 0.8 * least  # lines between knots, shares at their mean context
+    parts = [op for op in members(found) if op.axis == "decode"]
+    least = sum(op.count * ideal.terms(op, shape).seconds for op in parts)
+    assert sum(found.operator_seconds(op, shape) for op in parts) >= least * (1 - 1e-3)
+
+
+@cache
+def ideal_cost(model: str) -> StepCost:
+    graph = build_graph(load_model(model), Dense(), Precision(), 8)
+    return StepCost(graph, H200, load_profile("ideal"), max_tokens=64, max_seqs=64, max_context=65_536)
+
+
+def test_an_engines_own_kernels_go_before_blocks() -> None:
+    """vLLM has blocks alone; where the engine asked for has kernels of the parts, or none is asked for, they are used."""
+    op = next(op for op in members(cost(R1)) if op.name == "attention_decode [moe]")
+    assert calibrated("vllm-1").whole(op) is not None
+    assert calibrated("vllm-1", direct="vllm-1").whole(op) is None
+    assert calibrated("sglang-1").whole(op) is None
+    choice = calibrated("vllm-1").choice(op)
+    assert choice is not None and choice.group.kind == "mla_module"
+    projection = next(op for op in members(cost(R1)) if op.name == "q_up_proj [moe]")
+    assert calibrated("vllm-1").whole(projection) is None
+    choice = calibrated("vllm-1").choice(projection)
+    assert choice is not None and choice.group.kind == "gemm"
+
+
+def test_a_policy_has_no_block() -> None:
+    """Blocks were measured with attention to everything."""
+    graph = build_graph(load_model(R1), TopK(kind="top_k", budget=64), Precision(), 8)
+    assert all(op.module is None for op in graph.operators)
+
+
+def test_sparse_attention_grows_by_the_whole_past() -> None:
+    """Its time is a share of the block's, which goes by all that the index reads."""
+    found = cost(SPARSE, kind="dsa_module")
+    whole, capped = found.decode_caps.index(None), found.decode_caps.index(2048)
+    for op, extent in zip(found.decode_ops, found.decode_extents, strict=True):
+        assert extent == whole
+        assert op.dims.extent == (capped if op.name.startswith("attention") else whole)
+    plain = ideal_cost(SPARSE)
+    assert capped in plain.decode_extents
+
+
+def test_layers_share_what_is_chosen() -> None:
+    """Blocks of dense layers and of those with experts are the same kernels."""
+    found = cost(R1)
+    dense, moe = members(found, " [dense]"), members(found)
+    assert [op.name.split(" ")[0] for op in dense] == [op.name.split(" ")[0] for op in moe]
+    shape = step_shape(found, phase="decode", batch=8, context=2048)
+    for a, b in zip(dense, moe, strict=True):
+        assert found.operator_seconds(a, shape) / 3 == pytest.approx(found.operator_seconds(b, shape) / 58, rel=1e-6)
+        assert dataclasses.replace(a.module, block="") == dataclasses.replace(b.module, block="")  # type: ignore[type-var]
