@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 KERNELS := $(VENV)/.kernels
 
-.PHONY: run test test-versions lint bench validate serving docs figures clean
+.PHONY: run test test-versions lint bench validate sparse-check serving docs figures clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ bench: $(STAMP)  ## Scenarios A to E, growth, naive engine, start-up; writes ben
 
 validate: $(STAMP)  ## Held-out shapes and left-out GPUs of the measured tables; writes docs/validation.md.
 	$(BIN)/python -m calibration.validate_page
+
+sparse-check: $(STAMP)  ## Sparse attention as modelled beside measured kernels; writes docs/sparse-check.md.
+	$(BIN)/python -m calibration.sparse_page
 
 # TABLE=FILE measures against a table of your own.
 serving: $(STAMP)  ## Measured deployments beside predictions; writes docs/serving.md.

@@ -1,4 +1,4 @@
-"""Predictions of measured rows by profiles that were fitted without them: by shapes, and by whole GPUs."""
+"""Predictions of measured rows by profiles that were fitted without them: by shapes, by whole GPUs and by models."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from calibration.tables import KernelTable
 from calibration.transfer import fit_transfer
 from hwspecs.gpu import load_gpu
 from simulator.fitted import Fitted
+from simulator.kernels.latent_block import dims_of
 from simulator.kernels.registry import MODELS
 from simulator.power import measured_joules
 from simulator.powerreading import power_reading
@@ -61,6 +62,27 @@ def leave_one_gpu_out(
         pooled = fit_transfer([table for table in rest if len(table)], others, seed=seed, jobs=jobs)
         own = [table.take(table.columns["gpu"] == gpu) for table in latency]
         results += [_predicted(table, Library([*others, pooled])) for table in own if len(table)]
+    return results
+
+
+def leave_one_model_out(tables: Sequence[KernelTable], profiles: Sequence[Fitted]) -> list[Result]:
+    """Every model of the tables that name one predicted by the corrections of the others, with its own widths.
+
+    profiles : of all GPUs, fitted to these tables; each group knows only one model's rows. Models of equal widths, such
+    as a checkpoint in two formats, are left out together.
+    """
+    results = []
+    for table in tables:
+        alike: dict[tuple[float, ...], list[str]] = {}
+        for name in table.codes["model"][0] if "model" in table.codes else ():
+            alike.setdefault(dims_of(name), []).append(name)
+        for names in alike.values() if len(alike) > 1 else ():
+            rest = [
+                replace(profile, groups=tuple(g for g in profile.groups if g.label.get("model") not in names))
+                for profile in profiles
+            ]
+            own = table.take(np.isin(table.columns["model"].astype(str), names))
+            results.append(_predicted(own, Library([profile for profile in rest if profile.groups])))
     return results
 
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from calibration.validation import WEAKNESS
+
 MOST = 16
 """Most groups of one key that are shown; all are in the JSON document."""
 WEAK = 1.5
@@ -118,10 +120,10 @@ def _groups(name: str, groups: list[dict[str, Any]], mean: float) -> Table:
 def _worst(groups: list[dict[str, Any]]) -> Table:
     interval = groups[0]["covered"] is not None
     table = plain_table("Weakest, of groups with at least 0.2 % of the rows")
-    for name in ("gpu", "software", "kernel", "dtype", "regime"):
+    shown = [name for name in WEAKNESS if name in groups[0]]
+    for name in shown:
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=30)
     _columns(table, interval)
     for group in groups:
-        names = (group[name] for name in ("gpu", "software", "kernel", "dtype", "regime"))
-        table.add_row(*names, *_cells(group, interval))
+        table.add_row(*(group[name] for name in shown), *_cells(group, interval))
     return table

@@ -31,7 +31,7 @@ from workloads.engine import Engine, resolve_engine
 
 STEPS = {
     "step": 0.2e-3, "dense_layer": 5e-6, "moe_layer": 5e-6, "block_layer": 5e-6, "sequence": 10e-6, "eager": 20e-6,
-    "moe_eager": 50e-6, "prefill_share": 0.05, "moe_prefill_share": 0.05, "chunk": 1e-3, "request": 10e-3,
+    "linear_layer": 10e-6, "moe_eager": 50e-6, "prefill_share": 0.05, "moe_prefill_share": 0.05, "chunk": 1e-3, "request": 10e-3,
     "token": 2e-6,
 }  # fmt: skip
 """The host's constants, and by how much each is changed for its slope (seconds)."""

@@ -31,6 +31,7 @@ class Conditions(Part):
     gpus: list[str] = Field(default_factory=list)
     precisions: list[str] = Field(default_factory=list)
     versions: list[str] = Field(default_factory=list)
+    noted: list[str] = Field(default_factory=list)
     since: str | None = None
     until: str | None = None
     lengths: list[Range] = Field(default_factory=list)
@@ -55,6 +56,8 @@ class Conditions(Part):
             if limits is not None and not limits[0] <= row[column] <= limits[1]:
                 return False
         if self.public not in (None, is_public(row)):
+            return False
+        if self.noted and row["engine_version"] not in self.noted:
             return False
         if self.versions and version not in self.versions:
             return False

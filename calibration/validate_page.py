@@ -1,6 +1,7 @@
-"""`make validate`: how far predictions are from kernels that the fit has not seen, as docs/validation.md.
+"""`make validate`: how far predictions are from kernels that the fit has not seen, as docs/validation.md, and of the
+kernels of latent, sparse and linear attention and all-to-all as docs/validation-modern.md.
 
-    python -m calibration.validate_page [--data FOLDER] [--docs FOLDER] [--rows N]
+    python -m calibration.validate_page [--data FOLDER] [--docs FOLDER] [--rows N] [--page validation-modern.md]
 
 Two splits of the measured tables: shapes that no profile of any GPU was fitted on, and whole GPUs. The fits are those
 of `calibration.crossvalidate`; here their results become tables and figures.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ import numpy as np
 from calibration.errortables import percent
 from calibration.plots import draw_validation, file_names
 from calibration.tables import KernelTable, concatenate, read_kernels
-from calibration.validation import Errors, by, errors_of, joined, summary, worst_regimes
+from calibration.validation import WEAKNESS, Errors, by, errors_of, joined, summary, worst_regimes
 from simulator.files import replace_file
+from simulator.fitted import Fitted
 from simulator.kernels.registry import MODELS
 from simulator.predict import Predictions
 from simulator.selection import bundled
@@ -32,10 +35,20 @@ POWER = "power_"
 Result = tuple[str, KernelTable, Predictions]
 """Kind, rows that were held out, and what was predicted for them."""
 
+MODERN = (
+    "mla_decode", "mla_prefill", "mla_bmm", "mla_module", "dsa_module", "linear_attention", "expert_all_to_all",
+)  # fmt: skip
+PAGES = {
+    "validation.md": tuple(kind for kind in MODELS if kind not in MODERN),
+    "validation-modern.md": MODERN,
+}
+"""Which kinds are on which page. No kind's fit knows of another, so each page can be made alone."""
 # Aims for the mean error, by (kind, what of it).
 AIM_SHAPES = {
     ("gemm", "but fp8_block"): 0.04, ("gemm", "fp8_block"): 0.06, ("attention_decode", "all"): 0.04,
     ("attention_prefill", "all"): 0.04, ("moe", "all"): 0.07, ("collective", "all"): 0.08,
+    ("mla_decode", "all"): 0.04, ("mla_prefill", "all"): 0.06, ("mla_bmm", "all"): 0.05, ("mla_module", "all"): 0.05,
+    ("dsa_module", "all"): 0.05, ("linear_attention", "all"): 0.05, ("expert_all_to_all", "all"): 0.09,
 }  # fmt: skip
 AIM_B200 = {("gemm", "but nvfp4"): 0.10, ("attention_decode", "all"): 0.15, ("attention_prefill", "all"): 0.15}
 AIM_POWER = {"attention_prefill": 0.14, "attention_decode": 0.19, "moe": 0.12}
@@ -62,6 +75,11 @@ GPUS = """\
 
 Each GPU is predicted from its spec sheet and the measurements of the others.
 """
+NAMED = """\
+## Models that nothing was fitted on
+
+Each model is predicted by the corrections of the others on the same GPU, with widths of its own.
+"""
 WATTS = """\
 ## Board power
 
@@ -75,26 +93,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of measured tables")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where validation.md and its figures go")
     parser.add_argument("--rows", type=int, default=None, help="at most so many rows of a table (a quick look)")
+    parser.add_argument("--page", choices=tuple(PAGES), default=None, help="only this page")
     options = parser.parse_args(arguments)
     if not options.data.is_dir():
         print(f"validate: skipped, no measured tables in {options.data}", file=sys.stderr)
         return 0
-    from calibration.crossvalidate import held_out, leave_one_gpu_out
+    from calibration.crossvalidate import held_out, leave_one_gpu_out, leave_one_model_out
 
-    tables = measured_tables(options.data, options.rows)
-    print(f"validate: fitting without the held-out shapes ({sum(map(len, tables)):,} rows)", file=sys.stderr)
-    shapes = held_out(tables)
-    print("validate: fitting without each GPU", file=sys.stderr)
-    shipped = bundled()
-    gpus = leave_one_gpu_out(tables, [shipped[name] for name in shipped.names if "@" in name])
-    page = write_page(tables, shapes, gpus, options.docs)
-    print(f"written: {page}")
+    for name in PAGES if options.page is None else (options.page,):
+        tables = measured_tables(options.data, options.rows, PAGES[name])
+        if not tables:
+            continue
+        print(f"{name}: fitting without the held-out shapes ({sum(map(len, tables)):,} rows)", file=sys.stderr)
+        shapes = held_out(tables)
+        print(f"{name}: fitting without each GPU", file=sys.stderr)
+        shipped = _shipped(PAGES[name])
+        gpus, models = leave_one_gpu_out(tables, shipped), leave_one_model_out(tables, shipped)
+        print(f"written: {write_page(tables, shapes, gpus, options.docs, name=name, models=models)}")
     return 0
 
 
-def measured_tables(folder: Path, most: int | None = None) -> list[KernelTable]:
-    """The tables of the modelled kinds, and those with power, as far as they are in the folder."""
-    names = [prefix + kind for prefix in ("", POWER) for kind in MODELS]
+def _shipped(kinds: Sequence[str]) -> list[Fitted]:
+    """The bundled profiles of single GPUs, with their groups of these kinds only."""
+    library = bundled()
+    found = [library[name] for name in library.names if "@" in name and library.kinds(name) & set(kinds)]
+    return [replace(p, groups=tuple(group for group in p.groups if group.kind in kinds)) for p in found]
+
+
+def measured_tables(folder: Path, most: int | None = None, kinds: Iterable[str] = MODELS) -> list[KernelTable]:
+    """The tables of these kinds, and those with power, as far as they are in the folder."""
+    names = [prefix + kind for prefix in ("", POWER) for kind in kinds]
     tables = [read_kernels(path) for name in names if (path := folder / f"{name}.parquet").exists()]
     rng = np.random.default_rng(0)
     return [
@@ -107,9 +135,15 @@ def measured_tables(folder: Path, most: int | None = None) -> list[KernelTable]:
 
 
 def write_page(
-    tables: Sequence[KernelTable], shapes: Iterable[Result], gpus: Iterable[Result], docs: Path, part: str = "A quarter"
+    tables: Sequence[KernelTable],
+    shapes: Iterable[Result],
+    gpus: Iterable[Result],
+    docs: Path,
+    part: str = "A quarter",
+    name: str = "validation.md",
+    models: Iterable[Result] = (),
 ) -> Path:
-    """docs/validation.md and the figures in docs/validation/; the path of the page."""
+    """The page `name` in docs and its figures in docs/validation/; the path of the page."""
     shapes, gpus = list(shapes), list(gpus)
     power = merged(result for result in shapes if has_power(result))
     shapes, gpus = (merged(r for r in results if not has_power(r)) for results in (shapes, gpus))
@@ -120,9 +154,12 @@ def write_page(
     if gpus:
         lines += [GPUS, *left_out_table(gpus), ""]
         lines += sections(gpus, docs, "left-out", "GPU left out")
+    named = merged(models)
+    if named:
+        lines += [NAMED, *named_table(named), ""]
     if power:
         lines += [WATTS, *power_table(power), ""]
-    page = docs / "validation.md"
+    page = docs / name
     replace_file(page, ("\n".join(lines).rstrip() + "\n").encode())
     return page
 
@@ -153,10 +190,10 @@ def sections(results: Sequence[Result], docs: Path, folder: str, title: str) -> 
         lines += [f"### {words.capitalize() if kind != 'gemm' else 'GEMM'}, {title}", ""]
         lines += [f"![{words}: {name.split('-')[-1][:-4]}](validation/{folder}/{name})" for name in file_names(kind)]
         lines += ["", "The weakest regimes, of those with at least 0.2 % of the rows:", ""]
-        keys = ("gpu", "software", "kernel", "dtype", "regime")
-        lines += [*markdown(keys, worst_regimes(errors)), ""]
+        worst = worst_regimes(errors)
+        lines += [*markdown([key for key in WEAKNESS if key in errors.keys], worst), ""]
         lines += ["<details><summary>By number format, software, regime</summary>", ""]
-        for name in ("dtype", "software", *(("op",) if "op" in errors.keys else ()), "regime"):
+        for name in ("dtype", "software", *(key for key in ("op", "phase", "model") if key in errors.keys), "regime"):
             lines += [*markdown(("gpu", name) if name != "regime" else (name,), grouped(errors, name)), ""]
         lines += ["</details>", ""]
     return lines
@@ -187,6 +224,13 @@ def left_out_table(results: Sequence[Result]) -> list[str]:
                 wanted = AIM_B200.get((kind, what)) if gpu == "b200-sxm" else None
                 rows.append({"kind": kind, "GPU left out": gpu, "of": what, "aim": aim(wanted)} | summary(errors, pick))
     return markdown(("kind", "GPU left out", "of", "aim"), rows)
+
+
+def named_table(results: Sequence[Result]) -> list[str]:
+    """One row a kind, model, GPU and software."""
+    keys = ("model", "gpu", "software")
+    rows = [{"kind": kind} | row for kind, table, found in results for row in by(errors_of(table, found), *keys)]
+    return markdown(("kind", *keys), rows)
 
 
 def parts_of(errors: Errors, kind: str, apart: str, rows: np.ndarray | None = None) -> list[tuple[str, np.ndarray]]:

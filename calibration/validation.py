@@ -42,6 +42,8 @@ ADDED = (
     "profile",
     "status",
 )
+WEAKNESS = ("gpu", "software", "model", "kernel", "phase", "dtype", "regime")
+"""What the weakest groups of rows are told apart by, as far as a kind has it."""
 BANDS = 24
 """Most points along an axis of `along`."""
 
@@ -176,10 +178,10 @@ def error_tables(errors: Errors) -> dict[str, list[dict[str, Any]]]:
 
 
 def worst_regimes(errors: Errors, count: int = 5, least: float = 0.002) -> list[dict[str, Any]]:
-    """Where the model is weakest: groups of (gpu, software, kernel, dtype, regime) with the largest mean error, of
-    those with at least the fraction `least` of the rows (and 20 of them).
+    """Where the model is weakest: groups by WEAKNESS with the largest mean error, of those with at least the fraction
+    `least` of the rows (and 20 of them).
     """
-    groups = by(errors, "gpu", "software", "kernel", "dtype", "regime")
+    groups = by(errors, *(name for name in WEAKNESS if name in errors.keys))
     enough = [g for g in groups if g["rows"] >= max(20, least * len(errors.error))]
     return sorted(enough, key=lambda g: -g["mean"])[:count]
 

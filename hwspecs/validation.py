@@ -317,7 +317,8 @@ def _words(detail: Any, place: Place, spot: _Spot) -> tuple[str, object, str | N
         tag = context.get("tag", found)
         return f"unknown {key}", tag, near_matches(str(tag), _tags(spot)), (key,)
     if kind in ("literal_error", "enum"):
-        values = _choices(spot.args if spot.origin is Literal else getattr(spot.annotation, "__members__", {}).values())
+        members = getattr(spot.annotation, "__members__", {}).values()
+        values = _choices([v for leaf in spot.alternatives() if leaf.origin is Literal for v in leaf.args] or members)
         allowed = near_matches(found, values) if isinstance(found, str) else expected
         return "not one of the known values", found, allowed, ()
     if kind in ("value_error", "assertion_error"):

@@ -47,18 +47,22 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
     operators = operator_totals(cost, log.timeline)
     dtype = cost.graph.main_dtype(gpu.peak)
     objective = config.objective.model_dump() if config.objective else None
+    workers = metrics.Workers(
+        log.timeline,
+        operators,
+        gpu,
+        dtype,
+        config.replicas,
+        deployment.graph.layout.gpus,
+        memory.kv_blocks,
+        memory.block_size,
+        log.peak_blocks,
+    )
     summary = metrics.summarise(
         columns,
         log.timeline,
         log.gaps,
-        operators,
-        gpu=gpu,
-        dtype=dtype,
-        replicas=config.replicas,
-        gpus_each=deployment.graph.layout.gpus,
-        kv_blocks=memory.kv_blocks,
-        block_size=memory.block_size,
-        peak_blocks=log.peak_blocks,
+        [workers],
         objective=objective,
         stop_on_accept=requests.stop_on_accept,
         prefill_first=deployment.params.prefill == "first",
@@ -224,6 +228,14 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     kept = engine.memory is None or engine.memory.windows == 1
     if isinstance(attention, SlidingWindow) or (kept and any(model.layer_windows)):
         notes.append("KV outside of a sliding window is kept, as in an engine without a KV allocator for windows")
+    memory = deployment.memory
+    if memory.max_seqs < engine.max_num_seqs:
+        notes.append(
+            f"the states of linear attention leave room for {memory.max_seqs} sequences of a rank, fewer than "
+            f"engine.max_num_seqs = {engine.max_num_seqs}"
+        )
+    if "text_config" in model.config:
+        notes.append(f"{model.name} as a language model: what turns pictures into tokens is left out")
     rejected = summary["requests"]["rejected"]
     if rejected:
         notes.append(

@@ -12,7 +12,7 @@ from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu
 from simulator.calls import call_label, kernel_call
 from simulator.cost import OpTime, operator_time
-from simulator.modules import PHASES, Whole, choose, module_label
+from simulator.modules import Whole, choose, is_core, module_label
 from simulator.operators import Module, Operator
 from simulator.profile import Profile, list_profiles, load_profile
 from simulator.profilefile import read_profile
@@ -50,10 +50,10 @@ class Calibrated:
     def whole(self, op: Operator) -> Whole | None:
         """The kernels of the block that an operator shares the time of (`simulator.modules`); None if it has its own.
 
-        Blocks are for operators of one phase, and where a table has nothing finer of the engine.
+        Blocks are for attention and index, and where a table has nothing finer of the engine.
         """
         module = op.module
-        if module is None or op.axis not in PHASES:
+        if module is None or not is_core(op):
             return None
         key = replace(module, block=""), op.axis
         if key not in self._wholes:

@@ -94,10 +94,11 @@ def _deploy(scenario: LoadedScenario) -> Deployment:
         gpu,
         profile,
         max_tokens=engine.max_num_batched_tokens * layout.ranks,
-        max_seqs=engine.max_num_seqs * layout.ranks,
+        max_seqs=memory.max_seqs * layout.ranks,
         max_context=max_model_len,
         host=_host(scenario, layout),
         fused=_fused(engine.fused_rows, layout.tensor),
+        beside=engine.shared_stream,
         advance=advance,
     )
     return Deployment(scenario, graph, profile, memory, cost, _params(scenario, cost, memory))
@@ -133,12 +134,13 @@ def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
     engine, moe = scenario.config.engine, scenario.model.moe
     host, graphs = engine.host, engine.cuda_graphs
     in_blocks = scenario.config.precision.by_part()["attention"] == "fp8_block"
-    quantise = host.block_layer if in_blocks else 0.0
+    extra = host.block_layer if in_blocks else 0.0
     layers, moe_layers = scenario.model.layers, sum(moe.moe_layers) if moe else 0
+    extra += host.linear_layer * scenario.model.linear_layers / layers
     return HostTime(
         step=host.step,
         sequence=host.sequence,
-        layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers + quantise,
+        layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers + extra,
         eager=host.eager + host.moe_eager * moe_layers / layers,
         launch=host.launch + host.moe_launch * moe_layers / layers,
         prefill_share=host.prefill_share + host.moe_prefill_share * moe_layers / layers,

@@ -14,7 +14,7 @@ import numpy as np
 import simpy
 
 from simulator.engine import Engine, Passages, RunLog, check_servable
-from simulator.handover import DECODE_FIRST, Handover, Pool
+from simulator.handover import DECODE_FIRST, Handover, Pool, as_workers
 from simulator.policy import COMING, DONE, LANDING, SECONDS_PER_TICK, EngineParams, Status
 from simulator.replica import Replica
 from simulator.sequence import Chain, Sequence
@@ -45,12 +45,14 @@ def simulate_pools(
     ------
     InputError : a request that is not rejected could never be served by one of the pools.
     """
+    prefill, decode = as_workers(prefill, decode)
     check_pools(requests, prefill, decode)
     return _PoolEngine(requests, prefill, decode, handover, progress).run()
 
 
 def check_pools(requests: Requests, prefill: Pool, decode: Pool) -> None:
     """See `simulate_pools`. Prefill workers hold prompts alone."""
+    prefill, decode = as_workers(prefill, decode)
     check_servable(requests, prefill.params, prompts=True)
     check_servable(requests, decode.params)
 

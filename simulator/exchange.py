@@ -33,17 +33,15 @@ FEW = 256
 VLLM_MOE_DP_CHUNK_SIZE)."""
 WIRE = {"fp8": 1.0, "fp8_block": 1 + 4 / 128, "nvfp4": 0.5 + 1 / 16, "w4a8_mxfp4_mxfp8": 1 + 1 / 32}
 """Bytes of an element on its way to an expert by the experts' format, scales included; else as between operators."""
-MODES = {"high_throughput": "ht", "low_latency": "ll"}
 
 
 @dataclass(frozen=True)
 class Exchange:
     """One phase, `dispatch` or `combine`, of an all-to-all among the GPUs of `span`.
 
-    `mode` : `ht` or `ll`. `block` : the experts, each whole on a GPU. `ranks`, `split` : of attention; GPUs that share
-    the tokens of a rank. `copies` : of a token, own ones apart, that go over the link; `beyond`, of those over the
-    network, by the number of domains. `width` : bytes of a token. `least`, `most` : tokens of a GPU between which it
-    runs, `most` among them.
+    `mode` : `ht` or `ll`. `block` : the experts, each whole on a GPU. `ranks`, `split` : ranks of attention, and GPUs
+    that share the tokens of each. `width` : bytes of a token. `groups`, `top_groups` : of the routing
+    (`routing.destinations`). `least`, `most` : tokens of a GPU between which it runs, `most` among them.
     """
 
     phase: str

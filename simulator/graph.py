@@ -309,15 +309,19 @@ class Builder:
             self.mlp(suffix, self.model.intermediate // self.tensor, count)
         self.reduce(f"mlp_all_reduce{suffix}", count)
 
-    def mlp(self, suffix: str, width: int, count: int) -> None:
-        h = self.model.hidden
-        self.add(self.gemm("mlp", f"gate_up_proj{suffix}", 2 * width, h, count))
-        self.add(
-            ops.elementwise(
-                f"silu_mul{suffix}", count=count, act_bytes=3 * width * self.a, flops=5 * width, routine="silu_mul"
-            )
+    def mlp(self, suffix: str, width: int, count: int, beside: bool = False) -> None:
+        h, a = self.model.hidden, self.a
+        silu = ops.elementwise(
+            f"silu_mul{suffix}", count=count, act_bytes=3 * width * a, flops=5 * width, routine="silu_mul"
         )
-        self.add(self.gemm("mlp", f"down_proj{suffix}", h, width, count))
+        up = self.gemm("mlp", f"gate_up_proj{suffix}", 2 * width, h, count)
+        for op in (up, silu, self.gemm("mlp", f"down_proj{suffix}", h, width, count)):
+            self.add(replace(op, beside=True) if beside else op)
+
+    def shared(self, suffix: str, moe: Moe, count: int) -> None:
+        """The experts that every token visits, as one dense MLP; engines may run it beside the others."""
+        if moe.shared_intermediate:
+            self.mlp(f" shared{suffix}", moe.shared_intermediate // self.layout.shared_tensor, count, beside=True)
 
     def experts(self, suffix: str, count: int) -> None:
         """An MoE block: router, permute, two grouped GEMMs, weighted sum; shared experts as a dense MLP."""
@@ -340,8 +344,8 @@ class Builder:
             router = Linear(BYTES[moe.router_dtype], moe.router_dtype, "bf16")
         self.add(self.projection(f"router{suffix}", moe.experts, h, count, router))
         apart = layout.shared_tensor < layout.stage
-        if moe.shared_intermediate and apart:
-            self.mlp(f" shared{suffix}", moe.shared_intermediate // layout.shared_tensor, count)
+        if apart:
+            self.shared(suffix, moe, count)
         block = self.dispatch(suffix, block, moe, count)
         self.add(
             ops.over_pairs(
@@ -361,8 +365,8 @@ class Builder:
                 f"combine{suffix}", count=count, block=block, token_bytes=h * a, pair_bytes=h * a, pair_flops=2 * h
             )
         )
-        if moe.shared_intermediate and not apart:
-            self.mlp(f" shared{suffix}", moe.shared_intermediate // layout.shared_tensor, count)
+        if not apart:
+            self.shared(suffix, moe, count)
         self.combine(suffix, block, moe, count)
 
     def dispatch(self, suffix: str, block: Experts, moe: Moe, count: int) -> Experts:

@@ -409,7 +409,10 @@ def _layout_words(layout: Layout) -> str:
         return f"tensor parallel over {layout.tensor} GPUs"
     names = {"tensor": "tensor", "attention_data": "attention-data", "expert": "expert", "pipeline": "pipeline"}
     sizes = [f"{getattr(layout, key)}-way {name}" for key, name in names.items() if getattr(layout, key) > 1]
-    return ", ".join(sizes) + " parallel" + (" with sequence parallelism" if layout.sequence else "")
+    more = ["sequence parallelism"] * layout.sequence
+    more += [f"{layout.redundant_experts} redundant experts"] * (layout.redundant_experts > 0)
+    more += [f"all-to-all ({layout.all_to_all.replace('_', ' ')})"] * layout.exchanges
+    return ", ".join(sizes) + " parallel" + (f" with {' and '.join(more)}" if more else "")
 
 
 def model_title(cost: StepCost) -> str:

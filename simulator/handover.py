@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from simulator.policy import EngineParams
+from simulator.policy import ONE_TOKEN, EngineParams
 from simulator.stepcost import StepCost
 
 PREFILL_FIRST, DECODE_FIRST = "prefill_first", "decode_first"
@@ -18,6 +18,18 @@ class Pool:
 
     cost: StepCost
     params: EngineParams
+
+
+def as_workers(prefill: Pool, decode: Pool) -> tuple[Pool, Pool]:
+    """The pools without what does not apply to their workers: prefill workers make no output, so they reserve none and
+    draft nothing; neither hold prompts back to prefill them together. Both reject what one of them does.
+    """
+    both = {
+        "max_model_len": min(prefill.params.max_model_len, decode.params.max_model_len),
+        "batch_wait_steps": 0,
+    }
+    one = replace(prefill.params, reserve_output=0.0, speculation=ONE_TOKEN, **both)
+    return Pool(prefill.cost, one), Pool(decode.cost, replace(decode.params, **both))
 
 
 @dataclass(frozen=True)

@@ -48,17 +48,25 @@ def spread_steps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def find_stalls(
-    timeline: Timeline, gaps: np.ndarray, replica: np.ndarray, first_token_s: np.ndarray, finish_s: np.ndarray
+    timeline: Timeline,
+    gaps: np.ndarray,
+    replica: np.ndarray,
+    first_token_s: np.ndarray,
+    finish_s: np.ndarray,
+    joined_s: np.ndarray | None = None,
 ) -> Stalls:
     """Who stood still while others were prefilled, and for how long; only with `prefill: first` anybody does.
 
-    `replica`, `first_token_s` and `finish_s` have one entry a request, `gaps` is that of `RunLog`.
-    O(log macro-steps) a request and preemption.
+    `replica`, `first_token_s` and `finish_s` have one entry a request, `gaps` is that of `RunLog`. With `joined_s`, the
+    times at which requests began to decode on workers of their own, also who waited for that since the first token;
+    the seconds are NaN where the first token came with the first step instead. O(log macro-steps) a request and
+    preemption.
     """
     of_gap = gaps[:, 0].astype(np.int64)
     resumed = set(zip(of_gap.tolist(), gaps[:, 1].tolist(), strict=True))  # was preempted right after this token
     request = np.concatenate([np.arange(len(replica)), of_gap])
-    token_s = np.concatenate([first_token_s, gaps[:, 2]])  # of a prefill; decode goes on from here
+    token_s = np.concatenate([first_token_s, gaps[:, 2]])  # of a prefill
+    from_s = token_s if joined_s is None else np.concatenate([joined_s, gaps[:, 2]])  # decode goes on from here
     parts: list[Stalls] = []
     for number in np.unique(timeline["replica"]):
         rows = np.flatnonzero((timeline["replica"] == number) & (timeline["decode_seqs"] > 0))
@@ -66,8 +74,8 @@ def find_stalls(
             continue
         start = timeline["start_s"][rows]
         before = np.maximum(start[1:] - (start + timeline["duration_s"][rows])[:-1], 0.0)
-        here = np.flatnonzero((replica[request] == number) & np.isfinite(token_s))
-        run = np.searchsorted(start, token_s[here])
+        here = np.flatnonzero((replica[request] == number) & np.isfinite(from_s) & np.isfinite(token_s))
+        run = np.searchsorted(start, from_s[here])
         here, run = here[run < len(rows)], run[run < len(rows)]
         lives = finish_s[request[here]] > start[run]
         pairs = zip(request[here].tolist(), token_s[here].tolist(), strict=True)
@@ -75,11 +83,12 @@ def find_stalls(
         here, run = here[lives], run[lives]
         old = timeline["decode_seqs"][rows] - np.bincount(run, minlength=len(rows))
         parts.append((rows[1:], before, old[1:]))
-        parts.append((rows[run], start[run] - token_s[here], np.ones(len(run), dtype=np.int64)))
+        wait = np.where(token_s[here] > from_s[here], np.nan, start[run] - token_s[here])
+        parts.append((rows[run], wait, np.ones(len(run), dtype=np.int64)))
     if not parts:
         return np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64)
     row, seconds, count = (np.concatenate(part) for part in zip(*parts, strict=True))
-    some = (seconds > 0) & (count > 0)
+    some = ~(seconds <= 0) & (count > 0)
     return row[some], seconds[some], count[some]
 
 
@@ -100,8 +109,9 @@ def all_itl(
     if stalls is not None:
         row, seconds, count = stalls
         np.subtract.at(weights, begin[row], count)  # a first entry stands for one step or more
-        values = np.concatenate([values, timeline["first_step_s"][row] + seconds])
-        weights = np.concatenate([weights, count])
+        longer = np.isfinite(seconds)
+        values = np.concatenate([values, timeline["first_step_s"][row[longer]] + seconds[longer]])
+        weights = np.concatenate([weights, count[longer]])
     gaps = gaps[np.isfinite(gaps[:, 2])]
     if len(gaps):
         values = np.concatenate([values, gaps[:, 2] - gaps[:, 1]])
@@ -121,10 +131,11 @@ def request_itl(
     finish_s: np.ndarray,
     generated: np.ndarray,
     quantiles: tuple[float, ...] = (0.5, 0.9, 0.99, 1.0),
+    joined_s: np.ndarray | None = None,
 ) -> np.ndarray:
     """ITL quantiles of each request, [requests, quantiles] in seconds; NaN with fewer than two tokens.
 
-    O(macro-steps between the request's first and last token) each.
+    `joined_s` as in `find_stalls`. O(macro-steps between the request's first and last token) each.
     """
     out = np.full((len(replica), len(quantiles)), np.nan)
     gaps_of: dict[int, list[tuple[float, float]]] = {}
@@ -140,7 +151,9 @@ def request_itl(
         before = start - np.concatenate([[-np.inf], (start + runs["duration_s"])[:-1]])
         stalled = np.flatnonzero(before > 1e-6 * runs["first_step_s"])
         for index in wanted[replica[wanted] == number].tolist():
-            spans = [(first_token_s[index], finish_s[index])]
+            first = first_token_s[index]
+            joined = first if joined_s is None or joined_s[index] != joined_s[index] else joined_s[index]
+            spans = [(joined, finish_s[index])]
             waits = gaps_of.get(index, [])
             for gap_start, gap_end in waits:
                 begun, end = spans.pop()
@@ -151,12 +164,18 @@ def request_itl(
             for span_start, span_end in spans:
                 a, b = np.searchsorted(start, (span_start, span_end))
                 parts_v.append(values[begin[a] : begin[b]])
-                parts_w.append(weights[begin[a] : begin[b]])
+                own = weights[begin[a] : begin[b]].copy()
+                parts_w.append(own)
                 late = stalled[np.searchsorted(stalled, a) : np.searchsorted(stalled, b)]
+                if span_start == joined != first and a < b:  # its first step came later, or with the first token
+                    late = late[late > a]
+                    own[0] -= 1
+                    if first < joined:
+                        parts_v.append(runs["first_step_s"][a : a + 1] + start[a] - first)
+                        parts_w.append(np.ones(1))
                 if len(late):
                     waited = np.minimum(before[late], start[late] - span_start)  # it may have come in meanwhile
-                    parts_w[-1] = parts_w[-1].copy()
-                    parts_w[-1][begin[late] - begin[a]] -= 1
+                    own[begin[late] - begin[a]] -= 1
                     parts_v.append(runs["first_step_s"][late] + waited)
                     parts_w.append(np.ones(len(late)))
             ended = [b - a for a, b in waits if b == b]

@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,43 +56,123 @@ def request_times(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"ttft_s": ttft, "tpot_s": tpot, "e2e_s": e2e}
 
 
+@dataclass(frozen=True)
+class Workers:
+    """What replicas of one kind did.
+
+    Attributes
+    ----------
+    timeline : their rows of it. operators : the totals of their operators. gpu, dtype : what they run on, and the
+        format whose peak counts. replicas, gpus_each : their number and size. kv_blocks, block_size : of each.
+    peak_blocks : of each, in their order.
+    """
+
+    timeline: Timeline
+    operators: list[OperatorTotals]
+    gpu: Gpu
+    dtype: str
+    replicas: int
+    gpus_each: int
+    kv_blocks: int
+    block_size: int
+    peak_blocks: np.ndarray
+
+    @property
+    def gpus(self) -> int:
+        return self.replicas * self.gpus_each
+
+    @property
+    def busy(self) -> float:
+        """Seconds of steps, of all of them."""
+        return float(self.timeline["duration_s"].sum())
+
+    @property
+    def flops(self) -> float:
+        return self.gpus_each * sum(op.flops for op in self.operators)
+
+    @property
+    def hbm(self) -> float:
+        return self.gpus_each * sum(op.hbm_bytes for op in self.operators)
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s of all their GPUs."""
+        return self.gpu.peak[self.dtype] * self.gpus
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes/s of all their GPUs."""
+        return self.gpu.memory.bandwidth * self.gpus
+
+    def energy(self, makespan: float) -> float:
+        """Joules."""
+        work = self.gpus_each * sum(op.energy for op in self.operators)
+        return work + self.gpus * makespan * joules(self.gpu).awake
+
+    def batch(self) -> dict[str, Any]:
+        """The summary's section of that name."""
+        timeline = self.timeline
+        decode_steps = timeline["steps"] * (timeline["decode_seqs"] > 0)
+        return {
+            "steps": int(timeline["steps"].sum()),
+            "macro_steps": len(timeline),
+            "mean_decode_seqs": _ratio((timeline["decode_seqs"] * timeline["duration_s"]).sum(), self.busy),
+            "mean_step_s": _ratio(timeline["duration_s"].sum(), timeline["steps"].sum()),
+            "decode_step_share": _ratio(decode_steps.sum(), timeline["steps"].sum()),
+        }
+
+    def kv(self) -> dict[str, Any]:
+        """The summary's section of that name."""
+        blocks = (_mean_blocks(self.timeline, self.block_size) * self.timeline["duration_s"]).sum()
+        return {
+            "blocks": self.kv_blocks,
+            "peak_use": float(self.peak_blocks.max() / self.kv_blocks),
+            "mean_use": _ratio(blocks, self.busy * self.kv_blocks),
+        }
+
+
+def utilisation(workers: Sequence[Workers], span: float) -> dict[str, Any]:
+    """The summary's section of that name, over `span` seconds."""
+    flops, hbm = (sum(getattr(w, name) for w in workers) for name in ("flops", "hbm"))
+    return {
+        "busy": sum(w.busy for w in workers) / (sum(w.replicas for w in workers) * span),
+        "mfu": flops / (sum(w.peak for w in workers) * span),
+        "mbu": hbm / (sum(w.bandwidth for w in workers) * span),
+    }
+
+
 def summarise(
     columns: dict[str, np.ndarray],
     timeline: Timeline,
     gaps: np.ndarray,
-    operators: list[OperatorTotals],
+    workers: Sequence[Workers],
     *,
-    gpu: Gpu,
-    dtype: str,
-    replicas: int,
-    gpus_each: int,
-    kv_blocks: int,
-    block_size: int,
-    peak_blocks: np.ndarray,
     objective: dict[str, float | None] | None,
     stop_on_accept: bool,
     prefill_first: bool = False,
     granted: float = 1.0,
 ) -> dict[str, Any]:
-    """The `summary` of a result; keys are the metrics' names with units, nested by theme."""
+    """The `summary` of a result; keys are the metrics' names with units, nested by theme.
+
+    Of several kinds of workers the last generate the outputs: the batch and the KV cache are theirs.
+    """
     status, generated = columns["status"], columns["generated"]
     finished = status == Status.FINISHED
     times = request_times(columns)
     served = status != Status.REJECTED
     makespan = float(columns["finish_s"].max() - columns["submitted_s"].min())
-    gpus = replicas * gpus_each
+    gpus = sum(w.gpus for w in workers)
     tokens = int(generated.sum())
-    busy = float(timeline["duration_s"].sum())
+    joined = columns.get("joined_s")
     stalls = None
-    if prefill_first:
-        stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"])
+    if prefill_first or joined is not None:
+        stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"], joined)
     itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls, granted)
-    flops = gpus_each * sum(op.flops for op in operators)
-    hbm = gpus_each * sum(op.hbm_bytes for op in operators)
-    energy = gpus_each * sum(op.energy for op in operators) + gpus * makespan * joules(gpu).awake
+    flops, hbm = (sum(getattr(w, name) for w in workers) for name in ("flops", "hbm"))
+    energy = sum(w.energy(makespan) for w in workers)
     hours = gpus * makespan / 3600
+    usd = _price(workers, makespan)
     span = max(makespan, 1e-300)
-    decode_steps = timeline["steps"] * (timeline["decode_seqs"] > 0)
     summary: dict[str, Any] = {
         "requests": {
             "total": len(status),
@@ -111,41 +193,39 @@ def summarise(
         "requests_per_s": float(finished.sum()) / span,
         "latency": {name: distribution(values[served]) for name, values in times.items()}
         | {"itl_s": {"mean": _none(itl_mean)} | dict(zip(("p50", "p90", "p99", "max"), map(_none, itl), strict=True))},
-        "batch": {
-            "steps": int(timeline["steps"].sum()),
-            "macro_steps": len(timeline),
-            "mean_decode_seqs": _ratio((timeline["decode_seqs"] * timeline["duration_s"]).sum(), busy),
-            "mean_step_s": _ratio(timeline["duration_s"].sum(), timeline["steps"].sum()),
-            "decode_step_share": _ratio(decode_steps.sum(), timeline["steps"].sum()),
-        },
-        "kv": {
-            "blocks": kv_blocks,
-            "peak_use": float(peak_blocks.max() / kv_blocks),
-            "mean_use": _ratio((_mean_blocks(timeline, block_size) * timeline["duration_s"]).sum(), busy * kv_blocks),
-        },
-        "utilisation": {
-            "busy": busy / (replicas * span),
-            "mfu": flops / (gpu.peak[dtype] * gpus * span),
-            "mbu": hbm / (gpu.memory.bandwidth * gpus * span),
-        },
+        "batch": workers[-1].batch() | {"steps": int(timeline["steps"].sum()), "macro_steps": len(timeline)},
+        "kv": workers[-1].kv(),
+        "utilisation": utilisation(workers, span),
         "cost": {
             "gpus": gpus,
             "gpu_hours": hours,
-            "usd": hours * gpu.price.usd_per_hour if gpu.price else None,
-            "usd_per_million_output_tokens": hours * gpu.price.usd_per_hour / tokens * 1e6
-            if gpu.price and tokens
-            else None,
+            "usd": usd,
+            "usd_per_million_output_tokens": usd / tokens * 1e6 if usd is not None and tokens else None,
             "energy_j": energy,
             "mean_power_w_per_gpu": energy / span / gpus,
             "joules_per_output_token": energy / tokens if tokens else None,
         },
-        "work": {"flops": flops, "hbm_bytes": hbm, "eflops": flops + hbm * gpu.peak[dtype] / gpu.memory.bandwidth},
-        "seconds_by_bound": _by_bound(operators),
+        "work": {
+            "flops": flops,
+            "hbm_bytes": hbm,
+            "eflops": sum(w.flops + w.hbm * w.gpu.peak[w.dtype] / w.gpu.memory.bandwidth for w in workers),
+        },
+        "seconds_by_bound": _by_bound([op for w in workers for op in w.operators]),
     }
     if objective:
         counted = ~stopped_early(columns) if stop_on_accept else np.ones(len(status), dtype=bool)
         summary["goodput"] = _goodput(times, finished, counted, objective, span)
     return summary
+
+
+def _price(workers: Sequence[Workers], makespan: float) -> float | None:
+    """USD of all GPUs for the makespan; None if a price is not known."""
+    total = 0.0
+    for w in workers:
+        if w.gpu.price is None:
+            return None
+        total += w.gpus * makespan / 3600 * w.gpu.price.usd_per_hour
+    return total
 
 
 def law_eflops(

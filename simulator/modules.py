@@ -2,9 +2,9 @@
 
 Of some engines and models nobody measured the parts of a latent attention block, but the block with its projections, in
 decode and in prefill apart (`mla_module`, `dsa_module`). In a step the projections run once for decoding sequences and
-chunks together, so they keep kernels and times of their own. What the block takes beyond them, when its phase runs
-alone, is the time of the operators that belong to that phase only: attention, index, keys and values made of latents,
-all small kernels between them. They share it by their ideal times, and take those at least.
+chunks together, and like the absorption they keep kernels and times of their own. What the block takes beyond them,
+when its phase runs alone, is the time of the attention, of the index before it, and of all small kernels that nobody
+names. These take their ideal times at least.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from simulator.shape import PrefillShape, StepShape, equal_chunks
 
 IDEAL = Profile(name="ideal", description="the pure roofline", fitted_on="nothing")
 PHASES = ("decode", "prefill")
+CORE = ("mla_decode", "mla_prefill", "sparse_index")
+"""Kinds of operators that have their time from the block."""
+REFERENCE = 8192.0
+"""Tokens of the past at which ideal times tell how attention and index share a block: four times what DSA chooses."""
 FORMS = {"mla_module": ("form", "expanded", "absorbed"), "dsa_module": ("reads", "sparse", "dense")}
 """By kind, what a kernel's name says of it that decides which chunks it runs: of most, and of short ones."""
 
@@ -36,6 +40,11 @@ class Whole(NamedTuple):
     main: Choice
     short: Choice | None = None
     most: float = 0.0
+
+
+def is_core(op: Operator) -> bool:
+    """Whether an operator of a block has no time but what the others leave of the block's."""
+    return op.axis in PHASES and op.kind in CORE
 
 
 def module_label(module: Module, axis: str) -> dict[str, str]:
@@ -79,33 +88,41 @@ def block_columns(module: Module, batch: Any, query: Any, past: Any) -> dict[str
 
 def alone(
     module: Module, axis: str, shape: StepShape, caps: Sequence[int | None], queries: int
-) -> tuple[StepShape, dict[str, Any]]:
-    """A step of one phase of `shape` alone, its sequences alike, and the block's columns in it.
+) -> tuple[tuple[StepShape, StepShape], dict[str, Any]]:
+    """A step of one phase of `shape` alone, its sequences alike; the same with REFERENCE tokens before it; and the
+    block's columns in the first.
 
     `caps` : of the phase's extents; what the block reads in each follows from the whole past. `queries` : tokens of a
     decoding sequence.
     """
     extent = module.extent(axis)
     if axis == "decode":
-        seqs, read = shape.decode_seqs, shape.decode_kv[extent]
+        seqs = shape.decode_seqs
         batch = maximum(seqs, 1)
-        context = maximum(read / batch, 1.0)
-        kv = tuple(seqs * (context if cap is None else np.minimum(context, cap)) for cap in caps)
-        tokens = seqs * queries
-        return StepShape(tokens, tokens, seqs, kv), block_columns(module, batch, queries, context - 1)
+        context = maximum(shape.decode_kv[extent] / batch, 1.0)
+        steps = _decodes(seqs, context, caps, queries), _decodes(seqs, REFERENCE, caps, queries)
+        return steps, block_columns(module, batch, queries, context - 1)
     chunks = shape.prefill
     if chunks is None:
-        return StepShape(0, 0, 0, ()), block_columns(module, 1, 1, 0)
+        nothing = StepShape(0, 0, 0, ())
+        return (nothing, nothing), block_columns(module, 1, 1, 0)
     seqs = maximum(chunks.seqs, 1)
     some = chunks._replace(tokens=maximum(chunks.tokens, seqs), seqs=seqs)
     query, past = equal_chunks(some, extent, None, maximum)
-    used = chunks.seqs > 0
-    pairs = tuple(used * seqs * pairs_of(query, past, cap) for cap in caps)
-    keys = tuple(
-        used * seqs * (past + query if cap is None else np.minimum(past + query, query + cap - 1)) for cap in caps
-    )
-    alike = PrefillShape(chunks.tokens, chunks.seqs, pairs, keys)
-    return StepShape(chunks.tokens, chunks.seqs, 0, (), alike), block_columns(module, seqs, query, past)
+    steps = _chunks(chunks, query, past, caps), _chunks(chunks, query, REFERENCE, caps)
+    return steps, block_columns(module, seqs, query, past)
+
+
+def _decodes(seqs: Any, context: Any, caps: Sequence[int | None], queries: int) -> StepShape:
+    kv = tuple(seqs * (context if cap is None else np.minimum(context, cap)) for cap in caps)
+    return StepShape(seqs * queries, seqs * queries, seqs, kv)
+
+
+def _chunks(chunks: PrefillShape, query: Any, past: Any, caps: Sequence[int | None]) -> StepShape:
+    seqs, reach = chunks.seqs, past + query
+    pairs = tuple(seqs * pairs_of(query, past, cap) for cap in caps)
+    keys = tuple(seqs * (reach if cap is None else np.minimum(reach, query + cap - 1)) for cap in caps)
+    return StepShape(chunks.tokens, seqs, 0, (), PrefillShape(chunks.tokens, seqs, pairs, keys))
 
 
 def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any], gpu: Gpu) -> tuple[Any, Any]:
@@ -132,28 +149,35 @@ def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any]
 def part_time(
     op: Operator,
     members: Sequence[Operator],
-    step: StepShape,
+    steps: tuple[StepShape, StepShape],
     block: tuple[Any, Any],
     around: Callable[[Operator, StepShape], Any],
     gpu: Gpu,
 ) -> OpTime:
-    """Time of `op`, which belongs to one phase of a block.
+    """Time of `op`, one of those that have theirs from the block (`is_core`).
+
+    It is what `op` takes ideally, and its share of what the block takes beyond all that is known of it. Shares do not
+    depend on the past, so that no operator gets quicker as the past grows.
 
     Parameters
     ----------
-    members : all operators of the block. step : the phase alone. block : seconds of the block in it, and their latency.
-    around : seconds of an operator that both phases share.
+    members : all operators of the block. steps : the phase alone, and the same with a past of REFERENCE tokens, where
+        ideal times tell the shares. block : seconds of the block, and their latency.
+    around : seconds of an operator that has kernels of its own.
     """
     seconds, latency = block
-    own = {part.name: operator_time(part, step, gpu, IDEAL) for part in members if part.axis == op.axis}
+    core = [part for part in members if part.axis == op.axis and is_core(part)]
+    others = [part for part in members if part.axis in (op.axis, "tokens") and not is_core(part)]
+    step, reference = steps
+    own = {part.name: operator_time(part, step, gpu, IDEAL) for part in core}
     least: Any = sum(time.seconds for time in own.values())
-    others: Any = sum(around(part, step) for part in members if part.axis == "tokens")
-    left = np.maximum(seconds - others, least)
+    excess = np.maximum(seconds - sum(around(part, step) for part in others) - least, 0.0)
+    weight = operator_time(op, reference, gpu, IDEAL).seconds
+    weights: Any = sum(operator_time(part, reference, gpu, IDEAL).seconds for part in core)
     ideal = own[op.name]
-    stretch = left / np.maximum(least, 1e-300) * (least > 0)
-    mine = ideal.seconds * stretch
+    mine = (ideal.seconds + weight / np.maximum(weights, 1e-300) * excess) * (least > 0)
     # Latencies bound an operator where they are most of the block; else what bounds it ideally does.
     waits = mine * np.minimum(latency / np.maximum(seconds, 1e-300), 1.0)
-    rest = stretch * (mine - waits) / np.maximum(mine, 1e-300)
+    rest = (mine - waits) / np.maximum(ideal.seconds, 1e-300)
     compute, memory, l2, link = (term * rest for term in (ideal.compute, ideal.memory, ideal.l2, ideal.link))
     return OpTime(mine, compute, memory, l2, link, waits)

@@ -202,6 +202,7 @@ class Operator:
     block, share : the fused kernel that the operator is a part of, and its part of that kernel's time.
     dealt : batches among which the rows of a step are dealt: ranks of attention, micro-batches of a pipeline. `work` is
         that of one of them (`simulator.shape.busiest_shape`, `mean_shape`).
+    beside : whether engines can run it beside longer operators, on another stream.
     each : rows of a step for one of its own, where it sees sequences and not all their drafted tokens.
     routine : what kernel passes over the rows, or scores and selects pages, as tables of kernels call their `op`.
     module : the attention block that the operator is a part of, where tables time such blocks as a whole.
@@ -220,6 +221,7 @@ class Operator:
     routine: str | None = None
     busiest: Callable[[StepShape], Work] | None = None
     dealt: int = 1
+    beside: bool = False
     each: int = 1
     module: Module | None = None
 

@@ -160,7 +160,7 @@ class Replica:
             return
         head = self.waiting.head()
         if run.held or head is None or (self.by_priority and seq.rank < head.rank):
-            self.cut(now, strict, ahead=True)
+            self.cut(now, strict, ahead=True, every=self.every)
 
     def _empty_inbox(self, begun: int) -> None:
         """Those who were there at `begun` wait from now on; all do if nothing is running."""
@@ -203,21 +203,22 @@ class Replica:
         if taken:
             self.pool.take(taken)
 
-    def cut(self, now: int, strict: bool, ahead: bool = False) -> None:
+    def cut(self, now: int, strict: bool, ahead: bool = False, every: int = 1) -> None:
         """End the run at its first step boundary at or after `now` (after, if `strict`).
 
-        With `ahead` the step that begins there, or at `now`, is settled already: end the run after it.
+        With `ahead` the step that begins there, or at `now`, is settled already: end the run after it, or where the
+        inbox is looked at if that is not `every` step.
         """
         run = self.run
         assert run is not None
-        if run.steps == 1 or run.cut == EXACTLY or (ahead and run.cut):
+        if run.steps == 1 or run.cut == EXACTLY or (ahead and run.cut and every == self.every):
             return
         run.cut = AHEAD if ahead else EXACTLY
         if not ahead:
             steps = self._steps_until(run, now - run.start + (1 if strict else 0))
         else:
             steps = 1 + (self._steps_until(run, now - run.start) if now > run.start else 0)
-            steps += -(self.unread + steps) % self.every
+            steps += -(self.unread + steps) % every
         if steps < run.steps:
             run.steps = steps
             run.decode, run.ticks = self._duration(run, steps)
@@ -392,15 +393,15 @@ class Replica:
                 held = self._hold_back(budget)
             if not held:
                 self._admit(chunks, budget)
-        if not seqs and not chunks:
-            self.unread = 0
-            return
         if seqs and not self.mixed:
             if chunks:
                 seqs = 0
             elif self._needed():
                 preempted = self._grow(now)
                 seqs = self.seqs
+        if not seqs and not chunks:
+            self.unread = 0
+            return
         if self.pool.free < self.least_free:
             self.least_free = self.pool.free
         # After a preemption nobody was admitted in this step, but may be in the next; so may those in the inbox once it
@@ -685,7 +686,7 @@ class Replica:
         tokens, rows, seqs, prefill, blocks, waiting = run.row
         steps, first = run.steps, run.first
         last = first if steps == 1 else self._step_ticks(run, steps - 1)
-        kv: list[int] = []
+        kv: list[float] = []
         if seqs:
             decode = run.decode
             unit = self.unit

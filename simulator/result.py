@@ -20,6 +20,8 @@ REQUEST_COLUMNS = (
     "job", "prompt_tokens", "output_tokens", "priority", "session", "accepted", "status", "replica",
     "submitted_s", "first_token_s", "finish_s", "generated", "preemptions", "prefix_hit_tokens",
 )  # fmt: skip
+PASSAGE_COLUMNS = ("prefill_worker", "prefilled_s", "reserved_s", "sent_s", "arrived_s", "joined_s")
+"""And with prefill and decode on workers of their own; `replica` is the decode worker then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Result:
     summary : headline metrics, see `metrics.summarise`.
     operators : totals of each operator (`accounting.OperatorTotals` as plain data).
     notes : what a reader must know (assumptions, rejected requests, ...).
-    requests : columns of REQUEST_COLUMNS, one entry a request. `status` is a `policy.Status`.
+    requests : columns of REQUEST_COLUMNS and perhaps PASSAGE_COLUMNS, one entry a request. `status` is a `policy.Status`.
     timeline : one row a macro-step. gaps : interruptions by preemption (request, from, to in seconds).
     timing : seconds of wall clock of the simulation itself and of everything; number of engine events. Not part of
         equality.
@@ -66,7 +68,15 @@ class Result:
     def itl(self) -> np.ndarray:
         """ITL p50, p90, p99 and max of each request in seconds, [requests, 4]."""
         r = self.requests
-        return request_itl(self.timeline, self.gaps, r["replica"], r["first_token_s"], r["finish_s"], r["generated"])
+        return request_itl(
+            self.timeline,
+            self.gaps,
+            r["replica"],
+            r["first_token_s"],
+            r["finish_s"],
+            r["generated"],
+            joined_s=r.get("joined_s"),
+        )
 
     def document(self) -> dict[str, Any]:
         """The content of `result.json`."""

@@ -62,10 +62,10 @@ KIND_WORDS = {
     "grouped_gemm": "grouped GEMM",
     "attention_prefill": "prefill attention",
     "attention_decode": "decode attention",
-    "mla_prefill": "latent prefill attention",
-    "mla_decode": "latent decode attention",
+    "mla_prefill": "latent prefill attn.",
+    "mla_decode": "latent decode attn.",
     "mla_bmm": "absorption",
-    "sparse_index": "index of sparse attention",
+    "sparse_index": "index",
     "linear_attention": "linear attention",
     "elementwise": "element-wise",
     "all_reduce": "all-reduce",
@@ -186,7 +186,7 @@ def _figure(cost: StepCost, shapes: Mapping[str, StepShape]) -> Any:
         ]
         absent = [row for row in rows if not row["flops"]]
         if absent:
-            names = ", ".join(row["name"] for row in absent)
+            names = ", ".join(dict.fromkeys(display_name(row["name"]) for row in absent))
             without.setdefault(names, []).append(f"{percent_words(sum(row['share'] for row in absent))} of {label}")
     hidden = [f"{names} ({', '.join(shares)})" for names, shares in without.items()]
 
@@ -503,13 +503,19 @@ def _words(
         figure.add_artist(Line2D([left + 0.006], [y], marker=marker, ms=6.5, color=_SOFT, ls=""))
         words = f"{label}: {shape_words(shape)}, {format_quantity(seconds[label], 's')}"
         fit(figure.text(left + 0.02, y, words, fontsize=8.6, color=_INK, va="center"), room - 0.02 * width)
-    x, y = left, (0.33 + 0.17 * len(hidden)) / height
-    for kind in dict.fromkeys(p.kind for p in points):
-        figure.add_artist(Line2D([x + 0.006], [y], marker="o", ms=7, color=KIND_COLOURS[kind], ls=""))
-        text = figure.text(x + 0.018, y, KIND_WORDS[kind], fontsize=8.2, color=_INK, va="center")
-        x += 0.04 + text_width(text) / width
+    y = (0.33 + 0.17 * len(hidden)) / height
     size = f"area: share of its step's time (named from {LABELLED_SHARE:.0%})"
-    figure.text(0.975, y, size, fontsize=8.2, color=_SOFT, ha="right", va="center")
+    note = figure.text(0.975, y, size, fontsize=8.2, color=_SOFT, ha="right", va="center")
+    kinds = list(dict.fromkeys(p.kind for p in points))
+    texts = [figure.text(0, y, KIND_WORDS[kind], fontsize=8.2, color=_INK, va="center") for kind in kinds]
+    space = room - text_width(note) - 0.04 * width * (len(kinds) + 0.5)
+    smaller = min(1.0, space / sum(text_width(text) for text in texts))
+    x = left
+    for kind, text in zip(kinds, texts, strict=True):
+        figure.add_artist(Line2D([x + 0.006], [y], marker="o", ms=7, color=KIND_COLOURS[kind], ls=""))
+        text.set_fontsize(text.get_fontsize() * smaller)
+        text.set_x(x + 0.018)
+        x += 0.04 + text_width(text) / width
     for i, names in enumerate(hidden):
         y = (0.16 + 0.17 * (len(hidden) - 1 - i)) / height
         fit(figure.text(left, y, f"Without FLOPs, not drawn: {names}", fontsize=7.4, color=_SOFT, va="center"), room)

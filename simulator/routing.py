@@ -27,7 +27,6 @@ of what a rebalancing by past statistics reaches.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,8 +42,9 @@ LEARNED_SKEW, BALANCED_SKEW = 0.9, 0.45
 alone (gpt-oss, Qwen3), and those that a bias, added only to choose by, keeps balanced (MiniMax-M2.5)."""
 DRAWN = 0.8
 """What draws of the routing give for EXCESS."""
-WIDE, PLACEMENTS = 8, 400
-"""Groups up to which EXCESS was fitted and the normal law serves; placements that are drawn beyond."""
+WIDE, PLACEMENTS, TOKENS = 8, 400, 2000
+"""Groups up to which EXCESS was fitted and the normal law serves; placements that are drawn beyond; and tokens, where
+what they choose is drawn."""
 EXACT, MOST = 256, 2.0**30
 """Up to so many tokens hits are tabulated for each number, then a factor 2^(1/16) apart."""
 
@@ -154,25 +154,27 @@ def _placed(experts: int, top_k: int, groups: int, skew: float, redundant: int) 
 def destinations(units: int, experts: int, top_k: int, groups: int = 1, top_groups: int = 1) -> float:
     """Expected number of `units`, each with an equal part of the experts, that a token's `top_k` experts are in.
 
-    Experts are chosen uniformly; those of a token are of `top_groups` of the `groups` that the experts are in, which
-    lie side by side.
+    Experts are chosen uniformly. With `groups`, equal parts of the experts side by side, by DeepSeek-V3's rule: those
+    of a token are the best of the `top_groups` groups whose two best experts add up to the most (arXiv 2412.19437).
     """
-    held, part = experts / units, experts / groups
-    cards = part * top_groups
-    if held <= part:  # all of one group, which is chosen or not
-        return units * top_groups / groups * (1 - _missed(cards, held, top_k))
-    whole = held / part  # groups of a unit; j of them are chosen
-    chance = [comb(top_groups, j) * _missed(groups, whole, top_groups - j, j) for j in range(top_groups + 1)]
-    return units * sum(p * (1 - _missed(cards, j * part, top_k)) for j, p in enumerate(chance))
+    if groups > 1:
+        return _drawn_destinations(units, experts, top_k, groups, top_groups)
+    held, missed = experts / units, 1.0
+    for i in range(top_k):
+        missed *= max(experts - held - i, 0.0) / (experts - i)
+    return units * (1 - missed)
 
 
-def _missed(cards: float, held: float, drawn: int, others: int = 0) -> float:
-    """Probability that none of `held` among `cards` cards is among `drawn` of them; that with `others` drawn besides,
-    which all are, in one given order.
-    """
-    missed = 1.0
-    for i in range(others):
-        missed *= max(held - i, 0.0) / (cards - i)
-    for i in range(drawn):
-        missed *= max(cards - held - i, 0.0) / (cards - others - i)
-    return missed
+@lru_cache(maxsize=64)
+def _drawn_destinations(units: int, experts: int, top_k: int, groups: int, top_groups: int) -> float:
+    """The same with groups: the mean over tokens with drawn scores, which are the same in every call."""
+    scores = np.random.default_rng(0).standard_normal((TOKENS, experts))
+    parts = scores.reshape(TOKENS, groups, -1)
+    best = np.argsort(np.sort(parts, axis=2)[:, :, -2:].sum(axis=2), axis=1)[:, -top_groups:]
+    open_ = np.zeros((TOKENS, groups), dtype=bool)
+    np.put_along_axis(open_, best, True, axis=1)
+    scores = np.where(open_[:, :, None], parts, -np.inf).reshape(TOKENS, experts)
+    chosen = np.argpartition(scores, -top_k, axis=1)[:, -top_k:] * units // experts
+    found = np.zeros((TOKENS, units), dtype=bool)
+    np.put_along_axis(found, chosen, True, axis=1)
+    return float(found.sum(axis=1).mean())

@@ -71,6 +71,10 @@ UNLIKE = {"gemm_dtype": 1_000, "kv_dtype": 10}
 format of its projections matters more than the cache's, and both more than whose widths it was measured with, which the
 physics knows.
 """
+ANY = "default"
+"""The format of a kernel that is the same for all (DeepEP's under vLLM)."""
+BLOCKS = ("mla_module", "dsa_module")
+"""Kinds of a whole layer's attention."""
 FAR = 100
 """How far a format is from one that nothing stands in for."""
 
@@ -294,7 +298,10 @@ class Selection:
             largest[owner.name] = max(largest.get(owner.name, 0), group.rows)
         profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label, shape, largest[c[0].name]))
         tiers = [tier]
-        if any(name in label and group.label[name] != label[name] for name in group.label) and tier != "foreign":
+        if (
+            any(name in label and group.label[name] not in (label[name], ANY) for name in group.label)
+            and tier != "foreign"
+        ):
             tiers.append("software")  # another kernel or format
         elif tier == "exact" and self.software is not None and profile.software != self.software:
             same = engine(profile.software) == engine(self.software)
@@ -305,7 +312,7 @@ class Selection:
 
     def _fits(self, group: Group, label: Mapping[str, str], shape: Mapping[str, float]) -> bool:
         """Whether a group has the very formats, and nothing speaks against it."""
-        own = self._form(group, label) == (0, 0) and not group.floor
+        own = self._form(group, label) == (0, 0) and not _hidden(group)
         return own and not _outside(group, shape) and not _odd(group, label)
 
     def _rank(
@@ -322,7 +329,7 @@ class Selection:
         gathers = label.get(ACCESS) == GATHER or (kernel or "").endswith(GATHER)
         other_access = group.label["kernel"].endswith(GATHER) != gathers
         # Under a host-side floor the kernel itself was hardly seen: another software's tells more.
-        hidden = kernel is None and group.floor > 0
+        hidden = kernel is None and _hidden(group)
         asked_for = profile is not self.named
         rank = self._software_rank(profile.software)
         if is_pooled(group):
@@ -359,9 +366,11 @@ class Selection:
 
 
 def _far(wanted: str, have: str) -> int:
-    """How far a number format is from the one asked for: 0 if it is the same, else its place among the stand-ins."""
+    """How far a number format is from the one asked for: 0 if it is the same (or any), else its place among
+    the stand-ins.
+    """
     stand_ins: Sequence[str] = STAND_INS.get(wanted, ())
-    return 0 if have == wanted else 1 + stand_ins.index(have) if have in stand_ins else FAR - 1
+    return 0 if have in (wanted, ANY) else 1 + stand_ins.index(have) if have in stand_ins else FAR - 1
 
 
 def _wider(band: ErrorBand, factor: float) -> ErrorBand:
@@ -376,6 +385,11 @@ def is_pooled(group: Group) -> bool:
 def _odd(group: Group, label: Mapping[str, str]) -> bool:
     """Whether a kernel that nobody asks for by name should not be the one."""
     return (group.kind, group.label["kernel"]) in ODD and label.get("kernel") != group.label["kernel"]
+
+
+def _hidden(group: Group) -> bool:
+    """Whether a host-side floor hid the kernel in most of its rows. Whole blocks take up to a hundred times as long."""
+    return group.floor > 0 and group.kind not in BLOCKS
 
 
 def _outside(group: Group, shape: Mapping[str, float]) -> int:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -40,7 +41,7 @@ from simulator.modules import Whole
 from simulator.operators import Operator
 from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, Advance
 from simulator.prefilltable import PrefillTable
-from simulator.profile import Profile
+from simulator.profile import Profile, load_profile
 from simulator.shape import PrefillShape, StepShape, busiest_shape, ceil_div, dealt_tokens
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ Line = tuple[list[int], list[int], list[int]]
 """Knots in tokens, ticks at the knots, ticks per token after them."""
 SHIFT = 20
 """Shares of ticks are whole multiples of 2^-20."""
-FEW_RANKS, DENSE = 8, 8192
-"""Up to so many ranks the time of every number of tokens is asked of the cost model; with more, which take more tokens
-together, that of every number up to DENSE, then of numbers 1/64 of an octave apart, between which it is linear.
+FEW_RANKS, MOST, DENSE = 8, 70_000, 8192
+"""Up to so many ranks and tokens in a step the cost model is asked for the time of every number of tokens; with more,
+for that of every number up to DENSE, then of numbers 1/64 of an octave apart, between which it is linear.
 """
 DecodeLines = tuple[tuple[Line, int], ...]
 """For each decode operator its line and the index of the extent that it reads."""
@@ -68,6 +69,8 @@ class StepCost:
     max_context : the longest sequence in tokens; beyond it `f_n` goes on along its last line.
     host : the host's time and the sizes of the CUDA graphs; left out, no time and a graph for every size.
     fused : routines that run inside their neighbours' kernels: they move their bytes, but nothing is launched for them.
+    beside : tokens up to which operators that can (`Operator.beside`) run beside longer ones, on another stream: they
+        take no longer than what they read and compute takes at the GPU's peaks.
     advance : what decoding sequences draft and are granted in a step; the graph has to have been built for it.
 
     Raises
@@ -86,10 +89,12 @@ class StepCost:
         max_context: int,
         host: HostTime | None = None,
         fused: Collection[str] = (),
+        beside: int = 0,
         advance: Advance = ONE_TOKEN,
     ) -> None:
         self.graph, self.gpu, self.profile = graph, gpu, profile
-        self.host, self.fused = host or HostTime(), frozenset(fused)
+        self.host, self.fused, self.beside = host or HostTime(), frozenset(fused), beside
+        self._ideal = load_profile("ideal")
         self.max_tokens, self.max_seqs, self.max_context = max_tokens, max_seqs, max_context
         self.decode_caps, self.prefill_caps = graph.decode_caps, graph.prefill_caps
         self.operators = graph.operators
@@ -111,11 +116,13 @@ class StepCost:
         self.padded = [max(n, min(self.host.padded(n), largest)) for n in range(self.most_seqs + 1)]
         self._take_host()
         self._knots = _context_knots(max_context)
-        self._decode_seconds = [self._decode_table(op) for op in self.decode_ops]
+        # Layers that differ in their MLPs have the same attention: it is asked once.
+        once: dict[tuple[Any, ...], Any] = {}
+        self._decode_seconds = [self._decode_table(op, once) for op in self.decode_ops]
         self._decode_lines: list[DecodeLines | None] = [None] * (max_seqs + 1)
         self._prefill_tables: list[PrefillTable] | None = None
         if isinstance(profile, Calibrated):
-            self._prefill_tables = [self._prefill_table(op) for op in self.prefill_ops]
+            self._prefill_tables = [self._prefill_table(op, once) for op in self.prefill_ops]
         self._prefill_memo: dict[PrefillShape, int] = {}
 
     def _take_host(self) -> None:
@@ -300,6 +307,9 @@ class StepCost:
             time = self.profile.operator_time(op, shape)
         else:
             time = operator_time(op, shape, self.gpu, self.profile)
+        if op.beside and self.beside:
+            few, least = np.asarray(shape.tokens) <= self.beside, operator_time(op, shape, self.gpu, self._ideal)
+            return OpTime(*(np.where(few, low, part)[()] for low, part in zip(least, time, strict=True)))
         if op.routine in self.fused:
             return time._replace(seconds=time.seconds - time.overhead, overhead=0.0 * time.overhead)
         return time
@@ -309,9 +319,9 @@ class StepCost:
         module, caps = op.module, self.decode_caps if op.axis == "decode" else self.prefill_caps
         assert module is not None
         members = [other for other in self.operators if other.module == module]
-        step, columns = modules.alone(module, op.axis, shape, caps, self.queries)
+        steps, columns = modules.alone(module, op.axis, shape, caps, self.queries)
         block = modules.estimate(whole, module, op.axis, columns, self.gpu)
-        return modules.part_time(op, members, step, block, lambda o, s: self.kernel_terms(o, s).seconds, self.gpu)
+        return modules.part_time(op, members, steps, block, lambda o, s: self.kernel_terms(o, s).seconds, self.gpu)
 
     def _extent(self, op: Operator) -> int:
         """The extent that the time of an operator of the axes `decode` and `prefill` is a function of."""
@@ -349,7 +359,7 @@ class StepCost:
         """
         ranks = self.graph.layout.attention_data
         every = np.arange(self.max_tokens + 1 + (ranks if ranks > 1 else 0))
-        tokens = every if self.ranks <= FEW_RANKS else _sparser(every)
+        tokens = every if self.ranks <= FEW_RANKS and len(every) <= MOST else _sparser(every)
         shape = StepShape(tokens, 0, 0, tuple(0 for _ in self.decode_caps))
         done: dict[str, np.ndarray] = {}
         end = np.zeros(len(tokens))
@@ -364,25 +374,38 @@ class StepCost:
             end = np.maximum(end, start)
         return end if tokens is every else np.interp(every, tokens, end)
 
-    def _prefill_table(self, op: Operator) -> PrefillTable:
-        assert isinstance(self.profile, Calibrated)
-        return PrefillTable(
-            op,
-            lambda shape: self.kernel_terms(op, shape).seconds,
-            extents=len(self.prefill_caps),
-            max_tokens=self.max_tokens,
-            max_seqs=self.max_seqs,
-            max_context=self.max_context,
-            extent=None if self.profile.whole(op) is None else self._extent(op),
-        )
+    def _does(self, op: Operator) -> tuple[Any, ...]:
+        """What an operator of the axes `decode` and `prefill` does in any of its layers."""
+        ones = tuple(1 for _ in self.decode_caps), tuple(1 for _ in self.prefill_caps)
+        work = op.work(StepShape(2, 2, 1, ones[0], PrefillShape(1, 1, ones[1], ones[1])))
+        whole = None if op.module is None else replace(op.module, block="")
+        return op.axis, op.kind, op.routine, op.dims, op.dtype, op.dealt, whole, work
 
-    def _decode_table(self, op: Operator) -> np.ndarray:
-        """Seconds of a decode operator, [sequences of a rank from 0, knots]."""
+    def _prefill_table(self, op: Operator, once: dict[tuple[Any, ...], Any]) -> PrefillTable:
+        """Seconds of a prefill operator. `once` : those of operators that do the same, by `_does`."""
+        assert isinstance(self.profile, Calibrated)
+        if self._does(op) not in once:
+            once[self._does(op)] = PrefillTable(
+                op,
+                lambda shape: self.kernel_terms(op, shape).seconds,
+                extents=len(self.prefill_caps),
+                max_tokens=self.max_tokens,
+                max_seqs=self.max_seqs,
+                max_context=self.max_context,
+                extent=None if self.profile.whole(op) is None else self._extent(op),
+            )
+        found: PrefillTable = once[self._does(op)]
+        return found
+
+    def _decode_table(self, op: Operator, once: dict[tuple[Any, ...], Any]) -> np.ndarray:
+        """Seconds of a decode operator, [sequences of a rank from 0, knots]. `once` : as in `_prefill_table`."""
         seqs = np.arange(self.most_seqs + 1)[:, None]
         read = np.round(seqs * self._knots[None, :])
         rows = seqs * self.queries
         shape = StepShape(rows, rows, seqs, tuple(read for _ in self.decode_caps))
-        seconds = np.broadcast_to(op.count * self.kernel_terms(op, shape).seconds, read.shape)
+        if self._does(op) not in once:
+            once[self._does(op)] = self.kernel_terms(op, shape).seconds
+        seconds = np.broadcast_to(op.count * once[self._does(op)], read.shape)
         # Corrections are fitted to measurements, which scatter; reading more KV never takes less time.
         return np.maximum.accumulate(seconds, axis=1)
 

@@ -21,7 +21,7 @@ from hwspecs.yamlfile import read_text
 from simulator import metrics
 from simulator.files import check_writable, replace_file
 from simulator.perfetto import trace_bytes
-from simulator.result import REQUEST_COLUMNS, SCHEMA, Result
+from simulator.result import PASSAGE_COLUMNS, REQUEST_COLUMNS, SCHEMA, Result
 from simulator.tables import parquet_bytes, read_parquet
 from simulator.timeline import FIXED_COLUMNS, Timeline
 
@@ -84,7 +84,7 @@ def load_result(folder: Path) -> Result:
         summary=document["summary"],
         operators=document["operators"],
         notes=document["notes"],
-        requests={name: requests[name] for name in REQUEST_COLUMNS},
+        requests={name: requests[name] for name in (*REQUEST_COLUMNS, *PASSAGE_COLUMNS) if name in requests},
         timeline=Timeline(timeline),
         gaps=gaps,
         timing=document["timing"],

@@ -9,6 +9,7 @@ from simulator import kinds
 from simulator.drafting import Draft
 from simulator.layout import Layout
 from simulator.precision import Precision
+from workloads import parameters
 from workloads.model import Model
 
 
@@ -91,8 +92,4 @@ def _padding(model: Model, precision: Precision, layout: Layout, expert_width: i
 
 def _shared_parameters(model: Model) -> int:
     """Parameters of the experts that every token visits."""
-    if model.moe is None:
-        return 0
-    width, h = model.moe.shared_intermediate, model.hidden
-    each = 3 * h * width + (2 * width + h) * model.mlp_bias * (width > 0)
-    return sum(model.moe.moe_layers) * each
+    return model.moe_layers * parameters.mlp(model, model.moe.shared_intermediate) if model.moe else 0

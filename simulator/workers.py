@@ -198,7 +198,7 @@ class DecodeWorker(Replica):
         self.landed.clear()
 
     def _begin(self, seq: Any, now: int) -> None:
-        seq.stage, seq.joined_at = JOINED, now
+        seq.stage, seq.joined_at, seq.chain = JOINED, now, ()  # others' prompts are not found here
         self.landing -= 1
         del self.running[seq]  # it goes to the end
         self.running[seq] = None

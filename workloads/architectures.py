@@ -23,10 +23,13 @@ ARCHITECTURES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "Qwen3MoeForCausalLM": qwen3_moe,
     "GptOssForCausalLM": gpt_oss,
     "MiniMaxM2ForCausalLM": minimax_m2,
+    "DeepseekV2ForCausalLM": deepseek_v3,
     "DeepseekV3ForCausalLM": deepseek_v3,
     "DeepseekV32ForCausalLM": deepseek_v32,
     "GlmMoeDsaForCausalLM": deepseek_v32,
     "KimiK25ForConditionalGeneration": deepseek_v3,
+    "Qwen3NextForCausalLM": qwen3_5_moe,
+    "Qwen3_5MoeForCausalLM": qwen3_5_moe,
     "Qwen3_5MoeForConditionalGeneration": qwen3_5_moe,
 }
 """`architectures[0]` of a configuration -> reader of its shape. Defaults are those of the transformers library."""

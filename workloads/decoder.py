@@ -149,25 +149,6 @@ class Model:
             "lm_head": 0 if self.tie_embeddings else self.vocab * h,
         }
 
-    def draft_parameter_counts(self) -> dict[str, int]:
-        """The same of the layers for multi-token prediction, which are not in the other counts.
-
-        One is a layer with softmax attention (and experts, if there are any) behind a `projection` of the hidden state
-        and the newest token's embedding, a norm of each, and one before the head; the tables are the model's own
-        (DeepSeek-V3, arXiv 2412.19437, section 2.2).
-        """
-        attention, gains = parameters.attention(self)
-        h = self.hidden
-        each = {
-            "attention": attention,
-            "mlp": parameters.mlp(self, self.moe.shared_intermediate if self.moe else self.intermediate),
-            "experts": parameters.experts(self),
-            "router": parameters.router(self),
-            "norms": 2 * h + gains + 3 * h,
-            "projection": 2 * h * h,
-        }
-        return {part: self.draft_layers * count for part, count in each.items()}
-
     @property
     def attention_kind(self) -> str:
         """In a word or two: `grouped`, `latent`, `sparse latent` (behind an indexer), `linear and grouped`."""

@@ -83,6 +83,10 @@ class Host(Part):
     block_layer: SecondsOrZero = Field(
         default=0.0, description="Every layer whose projections are scaled by blocks: activations are quantised first."
     )
+    linear_layer: SecondsOrZero = Field(
+        default=0.0,
+        description="Every layer with linear attention: kernels around it that no table of kernels holds.",
+    )
     moe_eager: SecondsOrZero = Field(default=0.0, description="What `eager` is more for an MoE layer.")
     moe_prefill_share: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, le=10)] = Field(
         default=0.0, description="What `prefill_share` is more for a model all of whose layers are MoE layers."
@@ -198,6 +202,11 @@ class Engine(Part):
         default="none",
         description="`parallelism.all_to_all` where that is left out, and several ranks of attention share experts "
         "that are whole on every GPU.",
+    )
+    shared_stream: TokensOrZero = Field(
+        default=0,
+        description="Tokens of a step up to which the shared experts of an MoE run beside the others, on a stream of "
+        "their own.",
     )
     shared_experts: Literal["split", "repeated"] = Field(
         default="split", description="`parallelism.shared_experts` where that is left out."

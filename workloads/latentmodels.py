@@ -1,4 +1,4 @@
-"""Readers of models with latent attention: DeepSeek-V3 and R1, V3.2 and GLM-5 with its sparse form, Kimi-K2.5."""
+"""Readers of models with latent attention: DeepSeek-V2, V3 and R1, V3.2 and GLM-5 with its sparse form, Kimi-K2.5."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ class Names(NamedTuple):
 NAMES = {
     "MixtralForCausalLM": Names(mixture="block_sparse_moe"),
     "MiniMaxM2ForCausalLM": Names(mixture="block_sparse_moe"),
+    "DeepseekV2ForCausalLM": Names(shared="shared_experts"),
     "DeepseekV3ForCausalLM": Names(shared="shared_experts"),
     "DeepseekV32ForCausalLM": Names(shared="shared_experts"),
     "GlmMoeDsaForCausalLM": Names(shared="shared_experts"),

@@ -204,6 +204,10 @@ def check_engine(given: Precision, model: Model, engine: str, tensor: int, exper
     if model.latent is not None:
         expanded = model.q_heads * (model.latent.nope_dim + model.latent.value_dim)
         split["attention"] = [(model.q_heads * model.head_dim, tensor), (expanded, tensor), *split["output"]]
+    if model.linear is not None:
+        keys = model.linear.k_heads * model.linear.k_head_dim
+        split["attention"] += [(keys, tensor), (model.linear.values, tensor)]
+        split["output"] += [(model.linear.values, tensor)]
     if moe is None or not all(moe.moe_layers):
         split["mlp"] = [(model.intermediate, tensor)]
     if moe is not None:

@@ -24,14 +24,24 @@ from hwspecs.validation import validate
 from hwspecs.yamlfile import parse_yaml, place_text, read_yaml
 from workloads.arrivals import AllAtOnce, Arrivals, FromTrace
 from workloads.attention import AttentionPolicy, Dense
+from workloads.disaggregation import (
+    POOLS,
+    Disaggregation,
+    PoolPart,
+    ResolvedWire,
+    RouterName,
+    check_pools,
+    pool_data,
+    resolve_wire,
+)
 from workloads.engine import NAMES, Engine, resolve_engine
-from workloads.fields import Count, Part, Seconds, SecondsOrZero, finite, one_of, short_form
+from workloads.fields import Count, Part, Seconds, SecondsOrZero, finite, short_form
 from workloads.formats import LINEAR_FORMATS
 from workloads.lengths import Lengths, Table, check_weights
 from workloads.model import Model, find_model, load_model
 from workloads.parallelism import Parallelism
 from workloads.precision import Fail, Precision, check_engine, resolve
-from workloads.routers import ROUTERS
+from workloads.routers import PREFIX_AWARE
 from workloads.speculation import Speculation
 from workloads.strategies import BestOfN, Strategy
 
@@ -48,13 +58,6 @@ Place = tuple[str | int, ...]
 # ---- the file's content ----------------------------------------------------------------------------------------------
 
 
-def _router(value: object) -> str:
-    if not isinstance(value, str) or value not in ROUTERS:
-        raise InputError("unknown router", found=value, allowed=near_matches(str(value), ROUTERS))
-    return value
-
-
-RouterName = Annotated[str, BeforeValidator(_router), one_of(ROUTERS)]
 _kind_only, _kind_only_schema = short_form(str, "kind", {"enum": ["dense"]})
 _name_only, _name_only_schema = short_form(str, "name", {"enum": list(NAMES)})
 _linear_only, _linear_only_schema = short_form(str, "linear", {"enum": ["auto", *LINEAR_FORMATS]})
@@ -206,6 +209,9 @@ class Scenario(Part):
         default=1, description="Engines that work side by side, each with its own GPUs."
     )
     router: RouterName = Field(default="round_robin", description="Which replica a request goes to.")
+    disaggregation: Disaggregation | None = Field(
+        default=None, description="Prefill and decode on workers of their own, in place of replicas that do both."
+    )
     workload: Workload = Field(description="What is asked.")
     objective: Objective | None = Field(default=None, description="What counts as served well.")
     profile: str = Field(
@@ -240,6 +246,8 @@ class LoadedScenario:
         all paths are absolute.
     gpu, model : what `config.gpu` and `config.model` describe.
     drafter : the model that drafts, of method draft_model.
+    pools : with disaggregation, the scenarios whose replicas are the prefill and the decode workers; the engine of the
+        scenario itself is then that of the decode workers. wire : the link between them.
     origin : the bundled name or the file; `<dict>` for a mapping.
     base_dir : folder to which the scenario's relative paths referred.
     """
@@ -250,6 +258,8 @@ class LoadedScenario:
     origin: str
     base_dir: Path
     drafter: Model | None = None
+    pools: tuple[LoadedScenario, LoadedScenario] | None = None
+    wire: ResolvedWire | None = None
 
     def to_dict(self, *, embed: bool = False) -> dict[str, Any]:
         """The scenario as plain data that `load_scenario` reads back to the same one.
@@ -265,6 +275,8 @@ class LoadedScenario:
         bundled = isinstance(self.config.model, str) and self.model.name == self.model.origin
         whole = {**copy.deepcopy(dict(self.model.config)), "name": self.model.name}
         data["model"] = self.model.name if bundled and not embed else whole
+        for name, pool in zip(POOLS, self.pools or (), strict=False):
+            data["disaggregation"][name]["gpu"] = pool.to_dict(embed=embed)["gpu"]
         if self.drafter is not None:
             whole = {**copy.deepcopy(dict(self.drafter.config)), "name": self.drafter.name}
             bundled = self.drafter.name == self.drafter.origin
@@ -356,6 +368,8 @@ def _read(spec: object) -> tuple[Any, object, Any, Path, str]:
 def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario:
     """Errors get `file` and a place; the caller knows the line, or the assignment, that belongs to it."""
     config = validate(Scenario, data, file=file)
+    if config.disaggregation is not None:
+        return _check_pools(config, data, file, base_dir)
 
     def fail(problem: str, place: str, found: object, allowed: str) -> InputError:
         return InputError(problem, file=file, place=place, found=found, allowed=allowed)
@@ -403,6 +417,12 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
             problem = f"KV blocks do not divide the trace's prefix blocks of {HASH_TOKENS} tokens"
             allowed = f"a divisor of {HASH_TOKENS}, or prefix_sharing: false"
             raise fail(problem, "engine.block_size", engine.block_size, allowed)
+    prefixes = isinstance(workload.strategy, BestOfN) or (workload.trace is not None and hashed)
+    if config.router == PREFIX_AWARE and not (prefixes and engine.prefix_sharing):
+        problem = "this router needs prefixes that requests share"
+        found = f"{PREFIX_AWARE}, with " + ("engine.prefix_sharing false" if prefixes else "prompts that share nothing")
+        allowed = "another router, or a trace with prefix hashes (Mooncake's JSONL), or best_of_n, and prefix_sharing"
+        raise fail(problem, "router", found, allowed)
     for key in ("prompt_tokens", "output_tokens"):
         lengths = getattr(workload, key)
         if isinstance(lengths, Table) and not os.path.isfile(lengths.path):
@@ -417,6 +437,69 @@ def _check(data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario
         }
     )
     return LoadedScenario(config, gpu, model, str(file), base_dir, drafter)
+
+
+def _check_pools(config: Scenario, data: dict[str, Any], file: object, base_dir: Path) -> LoadedScenario:
+    """The same for prefill and decode workers: the replicas of two scenarios that differ in what the pools say."""
+    said = config.disaggregation
+    assert said is not None
+    for key, left in (("replicas", 1), ("router", "round_robin")):
+        if getattr(config, key) != left:
+            problem = "prefill and decode workers have their own"
+            allowed = f"disaggregation.prefill.{key} and disaggregation.decode.{key}"
+            raise InputError(problem, file=file, place=key, found=getattr(config, key), allowed=allowed)
+    loaded = []
+    for name in POOLS:
+        try:
+            loaded.append(_check(pool_data(data, name), file, base_dir))
+        except InputError as error:
+            if error.file != file:
+                raise
+            raise _in_pool(error, data["disaggregation"][name], name) from None
+    prefill, decode = loaded
+    gpus = sum(pool.config.replicas * _gpus_each(pool.config.parallelism) for pool in loaded)
+    try:
+        engines = {name: pool.config.engine for name, pool in zip(POOLS, loaded, strict=True)}
+        check_pools(said, engines, {name: pool.config.precision.kv for name, pool in zip(POOLS, loaded, strict=True)})
+        wire = resolve_wire(said.link, (prefill.gpu, decode.gpu), gpus)
+    except InputError as error:
+        raise error.at(file=file) from None
+    parts = {
+        name: PoolPart(
+            replicas=pool.config.replicas,
+            parallelism=pool.config.parallelism,
+            engine=pool.config.engine.model_dump(mode="json", exclude_none=True),
+            gpu=pool.config.gpu,
+            router=pool.config.router,
+        )
+        for name, pool in zip(POOLS, loaded, strict=True)
+    }
+    config = config.model_copy(
+        update={
+            "precision": decode.config.precision,
+            "engine": decode.config.engine,
+            "workload": decode.config.workload,
+            "disaggregation": said.model_copy(update=parts),
+        }
+    )
+    gpu = load_gpu(config.gpu, origin=file, place="gpu")
+    return LoadedScenario(config, gpu, decode.model, str(file), base_dir, decode.drafter, (prefill, decode), wire)
+
+
+def _gpus_each(parallelism: Parallelism) -> int:
+    return parallelism.tensor * parallelism.attention_data * parallelism.pipeline
+
+
+def _in_pool(error: InputError, part: Mapping[str, Any], name: str) -> InputError:
+    """The error with the place of what a pool says itself."""
+    place = error.place or ""
+    node: Any = part
+    for key in place.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    if node is None and place.partition(".")[0] not in part:
+        return error
+    where = f"disaggregation.{name}.{place}"
+    return InputError(error.problem, file=error.file, place=where, found=error.found, allowed=error.allowed)
 
 
 def _drafter(speculation: Speculation | None, model: Model, file: object, fail: Fail) -> Model | None:
@@ -480,6 +563,9 @@ _NAMED: dict[Place, str] = {
     ("attention",): "kind",
     ("precision",): "linear",
     ("engine",): "name",
+    ("disaggregation", "prefill", "gpu"): "base",
+    ("disaggregation", "decode", "gpu"): "base",
+    ("disaggregation", "transfer", "link"): "name",
     ("workload", "strategy"): "kind",
     ("workload", "arrivals"): "kind",
 }
@@ -548,6 +634,11 @@ def _absolute_paths(data: Any, folder: Path) -> None:
         fix(data, key, is_path)
         fix(data.get(key), "base", is_path)
     fix(data, "profile", is_gpu_path)
+    pools = data.get("disaggregation")
+    for name in POOLS if isinstance(pools, dict) else ():
+        fix(pools.get(name), "gpu", is_gpu_path)
+        part = pools.get(name)
+        fix(part.get("gpu") if isinstance(part, dict) else None, "base", is_gpu_path)
     workload = data.get("workload")
     if isinstance(workload, dict):
         for key in ("trace", "prompt_tokens", "output_tokens"):

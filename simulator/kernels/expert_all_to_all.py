@@ -119,7 +119,7 @@ def _network(gpu: Gpu) -> ScaleOut:
 
 
 def _terms(shape: Shape, label: Label, gpu: Gpu, c: Constants) -> Terms:
-    """Seconds. The host's wait or launch is what is left of it after the messages."""
+    """Seconds. The host's wait or launch hides behind the messages, wholly behind so many bytes of them."""
     traffic, high = _traffic(shape, label, gpu), _mode(label) == "ht"
     tokens = np.asarray(shape["tokens"], dtype=np.float64)
     # A token is read once, and for every message of its own it is written, or in a combine read again.
@@ -129,21 +129,21 @@ def _terms(shape: Shape, label: Label, gpu: Gpu, c: Constants) -> Terms:
     copy = handled / (c["copy"] * copiers * gpu.boost_clock)
     near = traffic.near * traffic.size / (c["link"] * gpu.link.bandwidth)
     memory = 2 * traffic.messages * traffic.size / (MEMORY * gpu.memory.bandwidth)
-    latency, far = c["overhead" if high else "low"] + c["row"] * traffic.size / gpu.boost_clock, 0.0
+    latency, far = c["overhead" if high else "low"] + c["row"] * traffic.size, 0.0
     if np.any(traffic.far > 0):
         network = _network(gpu)
         far = traffic.far * traffic.size / (BEYOND[_mode(label)] * network.bandwidth)
         latency = latency + np.where(traffic.far > 0, network.latency, 0.0)
-    busy = np.maximum(np.maximum(copy, near), np.maximum(memory, far))
-    left = np.maximum(c["wait" if high else "launch"] - busy, 0.0)
-    return Terms(latency + left, copy, memory, 0.0, np.maximum(near, far))
+    latency = latency + c["wait" if high else "launch"] * np.maximum(1 - handled / c["behind"], 0.0)
+    # What the SMs pass on is the link's share of the time too: no product is formed.
+    link = Terms(0.0, copy, 0.0, 0.0, np.maximum(near, far)).busy(c["sharpness"])
+    return Terms(latency, 0.0, memory, 0.0, link)
 
 
 def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
-    """Seconds of the bytes that leave, at the link's bandwidth: the fewest GPUs and the smallest format."""
+    """Seconds of the bytes that leave, once for every GPU that has an expert, at the link's bandwidth."""
     traffic = _traffic(shape, {**label, "mode": "ht"}, gpu)
-    size = np.minimum(traffic.size, np.asarray(shape["hidden"], dtype=np.float64) * WIRE["fp4"])
-    return 0.9 * traffic.near * size / gpu.link.bandwidth
+    return traffic.near * traffic.size / gpu.link.bandwidth
 
 
 def _work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
@@ -177,9 +177,10 @@ EXPERT_ALL_TO_ALL = KernelModel(
         "sharpness": Constant(3.0, 3.0, 3.0),
         "overhead": Constant(5e-5, 5e-6, 3e-4),
         "low": Constant(3e-5, 5e-6, 3e-4),
-        "row": Constant(1.0, 0.01, 20),
+        "row": Constant(5e-10, 5e-12, 1e-8),
         "wait": Constant(1e-5, 1e-8, 3e-4),
         "launch": Constant(1e-5, 1e-8, 3e-4),
+        "behind": Constant(5e7, 1e5, 1e10),
         "token": Constant(1.0, 0.01, 30),
         "message": Constant(4000, 100, 40_000),
         "copy": Constant(5, 0.05, 60),

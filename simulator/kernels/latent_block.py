@@ -107,10 +107,10 @@ def gemm(m: Any, n: Any, k: Any, dtype: str, gpu: Gpu, c: Constants, stay: Any) 
     """
     form = FORMATS[dtype]
     tiles = np.ceil(m / TILE) * np.ceil(n / TILE)
-    load = tiles / gpu.sms
-    waves = np.maximum(load, (np.ceil(load) / load) ** c["waves"] * load)
+    load = np.maximum(tiles / gpu.sms, 1e-9)
+    waves = np.maximum(load, (np.ceil(load) / load) ** c["waves"] * load) * (m > 0)
     compute = 2 * waves * gpu.sms * TILE * TILE * (k + c["fill"]) / (c["gemm"] * compute_rate(dtype, gpu))
-    weights, rows = n * k * form.weight, m * (2 * k + 2 * n)
+    weights, rows = n * k * form.weight * (m > 0), m * (2 * k + 2 * n)
     memory = (weights + c["rows"] * rows) * stay / (c["weights"] * gpu.memory.bandwidth)
     through = (weights + rows) / (c["l2"] * gpu.l2.bandwidth)
     return Part(compute, memory, through)
@@ -126,31 +126,29 @@ def together(latency: Any, parts: Iterable[Part], sharpness: float) -> Terms:
 
     Every kernel's time is given to what bounds it, in proportion to the p-th powers.
     """
-    sums: list[Any] = [0.0, 0.0, 0.0]
+    compute: Any = 0.0
+    memory: Any = 0.0
+    l2: Any = 0.0
     total: Any = 0.0
     for part in parts:
-        terms = Terms(0.0, *part, 0.0)
-        busy = terms.busy(sharpness)
-        powers = [(value / np.maximum(busy, 1e-300)) ** sharpness for value in part]
-        sums = [so_far + busy * power for so_far, power in zip(sums, powers, strict=True)]
+        busy = Terms(0.0, part.compute, part.memory, part.l2, 0.0).busy(sharpness)
+        safe = np.maximum(busy, 1e-300)
+        compute = compute + busy * (part.compute / safe) ** sharpness
+        memory = memory + busy * (part.memory / safe) ** sharpness
+        l2 = l2 + busy * (part.l2 / safe) ** sharpness
         total = total + busy
-    norm = Terms(0.0, *sums, 0.0).busy(sharpness)
-    scale = total / np.maximum(norm, 1e-300)
-    return Terms(latency, *(value * scale for value in sums), 0.0)
-
-
-def attention_compute(pairs: Any, heads: Any, width: Any, dtype: str, gpu: Gpu, c: Constants, name: str) -> Any:
-    """Seconds of the products and exponentials of `pairs` for `heads` query heads; `width` FLOPs / 2 of a pair."""
-    return pairs * heads * (2 * width / (c[name] * compute_rate(dtype, gpu)) + c["exp"] / exp_rate(gpu))
+    scale = total / np.maximum(Terms(0.0, compute, memory, l2, 0.0).busy(sharpness), 1e-300)
+    return Terms(latency, compute * scale, memory * scale, l2 * scale, 0.0)
 
 
 class Block(NamedTuple):
     """What a module consists of.
 
-    expanded : keys and values are expanded, as in prefill, else queries absorbed. sparse : attention reads the indexer's
-    choice, else everything. scored : the indexer scores the past (it only keeps its keys where all are taken). indexed :
-    the model has an indexer. tile : query rows of a thread block; fewer are padded. dtype : that attention multiplies
-    in. token : bytes of a cached token.
+    expanded : keys and values are expanded, as in prefill, else queries absorbed. sparse : attention reads the
+    indexer's choice, else everything. scored : the indexer scores the past (it only keeps its keys where all are
+    taken). indexed : the model has an indexer. tile : query rows of a thread block; fewer are padded. dtype : that
+    attention multiplies in. token : bytes of a cached token. converts : with fewer query heads than this a sparse
+    kernel reads the fp8 cache as it is, converts it tile by tile, and computes all `top_k` places, filled or not.
     """
 
     expanded: bool
@@ -160,6 +158,7 @@ class Block(NamedTuple):
     tile: float
     dtype: str
     token: float
+    converts: float = 0.0
 
 
 class Counts(NamedTuple):
@@ -176,7 +175,7 @@ class Counts(NamedTuple):
 
 def counts(shape: Shape, block: Block, size: Dims, masked: float = 0.0) -> Counts:
     """masked : how much of a query's places that its past does not fill is computed all the same, 0 to 1."""
-    heads, query, past = (np.asarray(shape[c], dtype=float) for c in ("q_heads", "query_len", "past_len"))
+    heads, query = (np.asarray(shape[c], dtype=float) for c in ("q_heads", "query_len"))
     step = batch_of(shape)
     if block.expanded:
         rows = np.ceil(query / block.tile) * block.tile / query
@@ -188,7 +187,8 @@ def counts(shape: Shape, block: Block, size: Dims, masked: float = 0.0) -> Count
     if block.sparse:
         rows = np.ceil(heads / block.tile) * block.tile
         seen = capped_pairs(shape, size.top_k)
-        pairs = seen + masked * (step.tokens * size.top_k - seen)
+        part = np.where(heads < block.converts, 1.0, masked)
+        pairs = seen + part * (step.tokens * size.top_k - seen)
         keys = np.minimum(step.keys, pairs)
         return Counts(rows, pairs, keys, pairs * np.ceil(heads / block.tile) * block.token, 2 * width)
     tiles = np.ceil(heads * query / block.tile)
@@ -212,12 +212,17 @@ def projections(shape: Shape, block: Block, size: Dims) -> list[tuple[Any, Any, 
     return found
 
 
+def elements(matrices: list[tuple[Any, Any, Any, str]]) -> Any:
+    """Of those matrices that have rows to multiply."""
+    return sum(n * k * (m > 0) for m, n, k, _ in matrices)
+
+
 def parts(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: Gpu, c: Constants) -> list[Part]:
     """The block's kernels, one after another."""
     heads, step = np.asarray(shape["q_heads"], dtype=float), batch_of(shape)
     dtype, bandwidth = label["gemm_dtype"], c["memory"] * gpu.memory.bandwidth
     work = counts(shape, block, size, c["masked"])
-    weights = sum(n * k for _, n, k, _ in projections(shape, block, size)) * FORMATS[dtype].weight
+    weights = elements(projections(shape, block, size)) * FORMATS[dtype].weight
     cached = np.minimum(work.keys, step.keys) * block.token
     rows = step.tokens * (2 * WIDTH + 3 * heads * (size.nope + ROPE) + 2 * heads * size.value) * 2
     if block.expanded:
@@ -235,7 +240,9 @@ def parts(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu:
         compute = 2 * np.maximum(step.tokens, 64.0) * absorbed / (c["absorb"] * compute_rate("bf16", gpu))
         found.append(Part(compute, (2 * absorbed + moved) * stay / bandwidth, moved / (c["l2"] * gpu.l2.bandwidth)))
     name = "expanded" if block.expanded else "sparse" if block.sparse else "absorbed"
-    compute = attention_compute(work.pairs, work.rows, work.flops / 2, block.dtype, gpu, c, name)
+    part = np.where(heads < block.converts, c["converts"], c[name]) if block.converts else c[name]
+    pair = work.flops / (part * compute_rate(block.dtype, gpu)) + c["exp"] / exp_rate(gpu)
+    compute = work.pairs * work.rows * pair
     found.append(Part(compute, cached * stay / bandwidth, work.through / (c["gather"] * gpu.l2.bandwidth)))
     if block.scored:
         runs = np.asarray(shape.get("indexer", 1.0), dtype=float)
@@ -265,7 +272,7 @@ def roof(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: 
     matrices = projections(shape, block, size)
     seconds = sum(2 * m * n * k for m, n, k, _ in matrices) / compute_rate(label["gemm_dtype"], gpu)
     seconds = seconds + 2 * width * heads * read / compute_rate(block.dtype, gpu)
-    weights = sum(n * k for _, n, k, _ in matrices) * FORMATS[label["gemm_dtype"]].weight
+    weights = elements(matrices) * FORMATS[label["gemm_dtype"]].weight
     if not block.expanded:
         seconds = seconds + 2 * step.tokens * heads * KV_RANK * (size.nope + size.value) / compute_rate("fp8", gpu)
     if block.scored:
@@ -283,11 +290,12 @@ def work(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: 
     flops = sum(2 * m * n * k for m, n, k, _ in matrices) + done.flops * done.rows * done.pairs
     if not block.expanded:
         flops = flops + 2 * step.tokens * heads * KV_RANK * (size.nope + size.value)
-    total = sum(n * k for _, n, k, _ in matrices) * FORMATS[label["gemm_dtype"]].weight
+    total = elements(matrices) * FORMATS[label["gemm_dtype"]].weight
     total = total + np.minimum(done.keys, step.keys) * block.token
     if block.scored:
-        flops = flops + 2 * size.index_heads * INDEX_DIM * step.pairs
-        total = total + step.keys * INDEX_BYTES
+        runs = np.asarray(shape.get("indexer", 1.0), dtype=float)
+        flops = flops + 2 * size.index_heads * INDEX_DIM * step.pairs * runs
+        total = total + step.keys * INDEX_BYTES * runs
     active = np.minimum(np.ceil(step.tokens / TILE) * np.ceil(size.hidden / TILE) / gpu.sms, 1.0)
     return KernelWork(flops, total * missing(total, gpu), total + done.through, active)
 
@@ -341,7 +349,7 @@ def features(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, g
     blocks = [
         rows * np.ceil(n / TILE) / gpu.sms for n in (size.hidden, heads * (size.nope + ROPE), size.q_rank + WIDTH)
     ]
-    weights = sum(n * k for _, n, k, _ in matrices) * form.weight
+    weights = elements(matrices) * form.weight
     total = linear + attention + scores
     return [
         log2(batch),

@@ -1,4 +1,4 @@
-"""Gated linear attention (the gated delta rule, arXiv 2412.06464): a causal convolution, and a state in place of a cache.
+"""Gated linear attention (the gated delta rule, arXiv 2412.06464): a causal convolution, and a state for a cache.
 
 Two routines are timed apart, told by the label's `routine` or the kernel's name:
 
@@ -126,18 +126,22 @@ def _terms(shape: Shape, label: Label, gpu: Gpu, c: Constants) -> Terms:
 
 
 def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
-    """Seconds of the rows' bytes and one side of the state at the fastest level that they can come from, and of the
-    products of state and tokens at the peak.
+    """Seconds of the rows' bytes and one side of the state, as many from the L2 as it holds, and of the products of
+    state and tokens at the peak.
     """
     work = _work(shape, label)
-    level = max(gpu.l2.bandwidth, gpu.memory.bandwidth)
     dims = np.asarray(shape["k_head_dim"], dtype=np.float64) * shape["v_head_dim"]
     if _routine(label) == "conv":
-        return _work(shape, label, 1.0).rows / level
+        return _streamed(_work(shape, label, 1.0).rows, gpu)
     if label["phase"] == "decode":
-        return (work.rows + work.heads * dims * BF16) / level
+        return _streamed(work.rows + work.heads * dims * BF16, gpu)
     products = 6 * work.tokens * np.asarray(shape["v_heads"], dtype=np.float64) * dims
-    return np.maximum(work.rows / level, products / gpu.peak["bf16"])
+    return np.maximum(_streamed(work.rows, gpu), products / gpu.peak["bf16"])
+
+
+def _streamed(size: Any, gpu: Gpu) -> Any:
+    level = max(gpu.l2.bandwidth, gpu.memory.bandwidth)
+    return np.maximum(size / level, (size - gpu.l2.size) / gpu.memory.bandwidth)
 
 
 def _energy(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:

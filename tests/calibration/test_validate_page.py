@@ -73,6 +73,7 @@ def test_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = types.ModuleType("calibration.crossvalidate")
     fits.held_out = lambda tables: [(t.kind, t, slow(t, 1.01)) for t in tables]  # type: ignore[attr-defined]
     fits.leave_one_gpu_out = lambda tables, profiles: []  # type: ignore[attr-defined]
+    fits.leave_one_model_out = lambda tables, profiles: []  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "calibration.crossvalidate", fits)
     arguments = ["--data", str(tmp_path), "--docs", str(tmp_path / "docs"), "--rows", "150"]
     assert validate_page.main(arguments) == 0

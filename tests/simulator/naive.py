@@ -496,7 +496,8 @@ class NaiveEngine:
         budget = replica.params.max_num_batched_tokens - len(work) * replica.queries
         for sequence in replica.running:
             if not sequence.decoding and not sequence.landing:
-                assert sequence is replica.running[-1], "only the last may be in prefill"
+                others = [s for s in replica.running if not s.landing and not s.decoding]
+                assert others == [sequence], "only one may be in prefill"
                 query = min(sequence.known - sequence.computed, budget)
                 assert query >= 1, "a prefill makes no progress"
                 work.append(self.start_work(replica, sequence, query))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from madeprofiles import OPS, group, microbenchmarks, profile, random_trees
+from madeprofiles import LABELS, OPS, group, microbenchmarks, profile, random_trees
 from naive import simulate_naive
 from scenarios import Scenario, make_requests, scenarios
 from test_exactness import compare
@@ -20,9 +20,10 @@ from simulator.accounting import operator_totals
 from simulator.calibrated import FALLBACK, Calibrated
 from simulator.cost import BOUNDS
 from simulator.engine import simulate
+from simulator.fitted import Group
 from simulator.graph import Precision, build_graph
 from simulator.kernels.registry import MODELS
-from simulator.policy import TICKS_PER_SECOND, EngineParams
+from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, EngineParams
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape
@@ -31,20 +32,40 @@ from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow
 from workloads.model import load_model
 
 KINDS = ("starved", "groups", "traces", "replicas", "priorities", "aborts", "stops", "engines")
-CASES = ("dense", "window", "alternate", "many experts", "pages")
+CASES = ("dense", "window", "alternate", "many experts", "pages", "latent", "indexed", "hybrid")
+MODELS_OF = {
+    "many experts": "qwen3-30b-a3b", "latent": "deepseek-r1", "indexed": "deepseek-v3.2", "hybrid": "qwen3.5-397b-a17b",
+}  # fmt: skip
 SEEDS = (1, 2)
+
+
+def both_phases(seed: int) -> tuple[Group, ...]:
+    """What the blocks of attention behind an indexer and linear attention need besides one group of each kind."""
+    named = [("dsa_module", {"phase": "prefill"}), ("mla_bmm", {"op": "post"})]
+    named += [
+        ("linear_attention", {"phase": p, "routine": r}) for p in ("decode", "prefill") for r in ("conv", "delta")
+    ]
+    made = [
+        (kind, random_trees(kind, seed + i, spread=0.4), {**LABELS[kind], **t}) for i, (kind, t) in enumerate(named)
+    ]
+    return tuple(group(kind, trees, label=label) for kind, trees, label in made)
 
 
 @cache
 def fitted_cost(case: str, seed: int) -> StepCost:
     """A profile with random trees that scatter by 40 %, so that more work is often quicker before it is mended."""
     groups = tuple(group(k, random_trees(k, seed + i, spread=0.4)) for i, k in enumerate(MODELS) if k not in OPS)
+    if case in ("indexed", "latent", "hybrid"):
+        groups += both_phases(seed)
     if case == "pages":  # no operator by a rule of thumb
         groups = microbenchmarks(seed, spread=0.4)
     gpu = load_gpu("h200-sxm")
     made = profile("h200-sxm@vllm-0.24.0", groups)
     calibrated = Calibrated(gpu, Selection(gpu, None, made, Library([])), load_profile(FALLBACK))
-    model = load_model("qwen3-30b-a3b" if case == "many experts" else "qwen3-0.6b")
+    model = load_model(MODELS_OF.get(case, "qwen3-0.6b"))
+    if model.latent is not None and model.latent.indexer is not None:
+        index = replace(model.latent.indexer, top_k=24)
+        model = replace(model, latent=replace(model.latent, indexer=index))
     if case == "alternate":
         model = replace(model, layer_windows=tuple(None if i % 2 else 24 for i in range(model.layers)))
     policy: AttentionPolicy = SlidingWindow(kind="sliding_window", window=24) if case == "window" else Dense()
@@ -59,8 +80,9 @@ def fitted_cost(case: str, seed: int) -> StepCost:
 @given(scenario=scenarios(KINDS, tick_scale=2.0**-9), seed=st.sampled_from(SEEDS))
 def test_both_engines_agree_to_the_bit(case: str, scenario: Scenario, seed: int) -> None:
     cost = fitted_cost(case, seed)
-    fast = simulate(scenario.requests, cost, scenario.params)
-    compare(fast, simulate_naive(scenario.requests, cost, scenario.params, check_every=50))
+    params = replace(scenario.params, speculation=ONE_TOKEN)  # as the cost was made
+    fast = simulate(scenario.requests, cost, params)
+    compare(fast, simulate_naive(scenario.requests, cost, params, check_every=50))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -48,6 +48,11 @@ LAYOUTS = [
     for expert in (1, 2, 4, 8)
     if tensor * pipeline * attention_data <= 8 and tensor * attention_data % expert == 0
 ]
+LAYOUTS += [
+    Layout(1, 1, 4, 4, all_to_all="low_latency"),
+    Layout(1, 2, 4, 4, all_to_all="high_throughput"),
+    Layout(2, 1, 4, 8, all_to_all="auto"),
+]
 
 
 def build(model: Model, layout: Layout, precision: Precision = Precision(), skew: float = 0.0) -> StepGraph:

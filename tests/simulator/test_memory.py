@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, load_gpu
+from simulator.deployment import deploy
 from simulator.graph import Precision, build_graph
 from simulator.layout import Layout, divides
 from simulator.memory import IDEAL, MemoryPlan, Reserve, activations_peak, plan_memory, weight_bytes_per_gpu
 from simulator.reserve import driver_bytes
+from simulator.shape import StepShape
 from workloads.attention import Dense
 from workloads.engine import Engine, list_engines, resolve_engine
 from workloads.enginememory import EngineMemory, Margin
 from workloads.model import Model, list_models, load_model
+from workloads.scenario import load_scenario
 
 H200 = load_gpu("h200-sxm")
 QWEN = load_model("Qwen/Qwen3-8B")
@@ -297,6 +300,24 @@ def test_an_indexer_is_on_every_gpu() -> None:
     assert kv[0] - kv[1] == 61 * 132
 
 
+@pytest.mark.parametrize(
+    "name", ["deepseek-r1", "kimi-k2.5", "glm-5", "qwen3.5-397b-a17b", "qwen3-30b-a3b", "gpt-oss-20b"]
+)
+@pytest.mark.parametrize("layout", [Layout(1), Layout(2), Layout(2, attention_data=2, expert=4)], ids=str)
+def test_weights_are_those_that_the_graph_reads(name: str, layout: Layout) -> None:
+    """In a step that hits all experts the operators read the weights of a GPU but for norms and biases, and of the
+    embedding the rows of its tokens.
+    """
+    model = load_model(name)
+    graph = build_graph(model, Dense(), Precision(), layout)
+    tokens = 10**7
+    shape = StepShape(tokens, tokens, tokens, (tokens,) * len(graph.decode_caps))
+    work = {op.name: op.count * float(op.work(shape).weight_bytes) for op in graph.operators}
+    table = 2 * model.vocab * model.hidden / layout.tensor
+    read = sum(work.values()) - work["embedding"] + table
+    assert read == pytest.approx(weight_bytes_per_gpu(model, Precision(), layout), rel=2e-3)
+
+
 def test_redundant_and_shared_experts() -> None:
     """DeepSeek-V3 on 32 ranks with 32 copies of experts: (256 + 32) / 32 = 9 experts a layer on each GPU."""
     model = load_model("deepseek-v3")
@@ -332,6 +353,21 @@ def test_states_of_linear_attention() -> None:
     assert plan(model, gpu, layout=Layout(8, pipeline=2), max_seqs=128).states == 128 * each / 2
     with pytest.raises(InputError, match="does not fit"):
         plan(model, capacity(91), layout=8, max_seqs=1, reserve=Reserve(sampling=0, states=0.001))
+
+
+def test_states_limit_the_sequences_that_run() -> None:
+    """On one H200 with four layers of Qwen3.5, three of them linear, at a small share of the memory."""
+    model = {
+        "base": "qwen3.5-397b-a17b", "num_hidden_layers": 4, "layer_types": None, "num_experts": 8,
+        "num_experts_per_tok": 2,
+    }  # fmt: skip
+    workload = {"strategy": "chat", "requests": 4, "prompt_tokens": 64, "output_tokens": 8}
+    engine = {"max_num_seqs": 1024, "max_model_len": 1024, "memory_utilisation": 0.1}
+    spec = {"gpu": "h200-sxm", "model": model, "engine": engine, "profile": "ideal", "workload": workload}
+    deployment = deploy(load_scenario(spec))
+    seqs = deployment.memory.max_seqs
+    assert deployment.params.max_num_seqs == deployment.cost.max_seqs == seqs < 1024
+    assert seqs == int((deployment.memory.kv + deployment.memory.states) / 2 / (192_061_440 / 45 * 3))
 
 
 def test_an_all_to_all_needs_less_room_than_all_tokens_on_all_gpus() -> None:

@@ -21,7 +21,7 @@ from test_exactness import compare
 from simulator.disaggregated import simulate_pools
 from simulator.engine import RunLog, simulate
 from simulator.handover import Handover, Pool
-from simulator.policy import SECONDS_PER_TICK, EngineParams, Status, to_ticks
+from simulator.policy import ONE_TOKEN, SECONDS_PER_TICK, EngineParams, Status, to_ticks
 from workloads.requests import Requests
 from workloads.routers import ROUTERS
 
@@ -62,6 +62,7 @@ def pools(draw: st.DrawFn, kinds: Sequence[str], *, slow: bool, tight: bool) -> 
     prefill = replace(
         base,
         reserve_output=0.0,
+        speculation=ONE_TOKEN,
         replicas=draw(st.integers(1, 3)),
         kv_blocks=max(blocks, largest),
         router=draw(routers),

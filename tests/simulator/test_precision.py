@@ -19,7 +19,7 @@ from simulator.profile import load_profile
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import StepCost
 from workloads.attention import BlockTopK, Dense
-from workloads.formats import BODY, LINEAR_FORMATS
+from workloads.formats import BODY, LINEAR_FORMATS, PartFormats
 from workloads.model import load_model
 
 MODELS = {name: load_model(name) for name in ("qwen3-8b", "mixtral-8x7b", "gpt-oss-20b", "minimax-m2.5")}
@@ -102,6 +102,22 @@ def test_kernels_are_chosen_by_part() -> None:
     }  # fmt: skip
 
 
+def test_the_output_projection_is_like_the_others_unless_it_names_a_format() -> None:
+    """Qwen3-8B: of 36 projections of 4,096 x 4,096, in 4.5 bits for 16."""
+    plain, own = Precision(attention="fp8_block"), Precision(output="nvfp4")
+    assert plain.linear("output") == plain.linear("attention") == Linear(1 + 4 / 16384, "fp8", "fp8_block")
+    assert own.linear("output") == Linear(0.5625, "fp4", "nvfp4") and own.linear("attention") == Linear(
+        2, "bf16", "bf16"
+    )
+    assert str(own) == "bf16, output projection nvfp4, bf16 KV" and own.attention_dtype == "bf16"
+    ops = {op.name: call_label(op)[1]["dtype"] for op in build_graph(MODELS["qwen3-8b"], Dense(), own).operators}
+    assert (ops["qkv_proj"], ops["o_proj"], ops["down_proj"]) == ("bf16", "nvfp4", "bf16")
+    sizes = [weight_bytes_per_gpu(MODELS["qwen3-8b"], precision, 2) for precision in (Precision(), own)]
+    assert sizes[0] - sizes[1] == 36 * 4096 * 4096 * (2 - 0.5625) / 2
+    checkpoint = dataclasses.replace(MODELS["qwen3-8b"], formats=PartFormats(output="nvfp4"))
+    assert checkpoint.weight_bytes() == weight_bytes_per_gpu(checkpoint, own, 1)
+
+
 def test_the_fastest_arithmetic_is_what_a_step_is_compared_with() -> None:
     peak = load_gpu("b200-sxm").peak
     graph = build_graph(MODELS["gpt-oss-20b"], Dense(), Precision(experts="w4a8_mxfp4_mxfp8"))
@@ -118,7 +134,18 @@ def test_a_quantised_head_of_tied_embeddings_is_a_copy() -> None:
     assert weight_bytes_per_gpu(untied, Precision(head="fp8"), 1) == whole - untied.vocab * untied.hidden
 
 
-@pytest.mark.parametrize("name", ["qwen3-8b", "qwen3-235b-a22b-fp8", "gpt-oss-120b", "minimax-m2.5"])
+WHOLE = [
+    "qwen3-8b",
+    "qwen3-235b-a22b-fp8",
+    "gpt-oss-120b",
+    "minimax-m2.5",
+    "deepseek-r1",
+    "kimi-k2.5",
+    "qwen3.5-397b-a17b",
+]
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_weights_of_one_gpu_are_the_checkpoints(name: str) -> None:
     model = load_model(name)
     precision = Precision(model.weight_dtype, model.activation_dtype, **dataclasses.asdict(model.formats))
@@ -154,7 +181,7 @@ def test_fewer_bits_are_never_slower_on_the_ideal_profile(data: st.DataObject) -
     gpu = data.draw(st.sampled_from(sorted(LADDERS)), label="gpu")
     ladder = data.draw(st.sampled_from(LADDERS[gpu]), label="ladder")
     model = MODELS[data.draw(st.sampled_from(sorted(MODELS)), label="model")]
-    part = data.draw(st.sampled_from(["all", *BODY, "head"]), label="part")
+    part = data.draw(st.sampled_from(["all", *BODY, "output", "head"]), label="part")
     kv = data.draw(st.sampled_from(["bf16", "fp8"]), label="kv")
     tensor = data.draw(st.sampled_from([1, 2, 8]), label="tensor")
     policy = data.draw(st.sampled_from([Dense(), BlockTopK(kind="block_top_k", blocks=16)]), label="policy")

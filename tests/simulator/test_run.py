@@ -235,7 +235,8 @@ def test_scenarios_that_cannot_be_served_say_why() -> None:
     words = ("every request is longer", "at least 400")
     refused("engine.max_model_len", *words, lengths=long, engine={"max_model_len": 200})
     refused("parallelism.tensor", "does not divide", "found 3", parallelism={"tensor": 3})
-    refused("parallelism.tensor", "beyond the 8 GPUs", parallelism={"tensor": 16})
+    lonely = {"base": "h200-sxm", "scale_out": None}
+    refused("parallelism.tensor", "beyond the 8 GPUs", gpu=lonely, parallelism={"tensor": 16})
     refused("profile", "unknown profile", "rule-of-thumb", profile="rule")
 
 

@@ -276,3 +276,85 @@ def test_weight_only_formats_come_from_this_gpus_bf16_kernel_in_bytes_of_their_o
         found = Selection(load_gpu("h100-sxm"), "vllm-0.24.0", library=LIBRARY).choose("gemm", {"dtype": dtype})
         assert found is not None and found.group.label["dtype"] == "bf16" and found.profile == "h100-sxm@vllm-0.24.0"
         assert bind_label(found, {"dtype": dtype})["dtype"] == dtype
+
+
+# ---- latent, sparse and linear attention, all-to-all -----------------------------------------------------------------
+
+BLOCK = {
+    "kernel": "default", "phase": "decode", "model": "deepseek-ai/DeepSeek-V3", "dtype": "bf16", "kv_dtype": "bf16",
+    "gemm_dtype": "bf16", "form": "expanded",
+}  # fmt: skip
+
+
+def picked(kind: str, groups: list[dict[str, str]], **label: str) -> Group | None:
+    """The group of those with these labels that is chosen on the GPU where they were measured."""
+    made = tuple(group(kind, label=own) for own in groups)
+    library = Library([profile("h200-sxm@vllm-0.24.0", made)])
+    found = Selection(load_gpu("h200-sxm"), "vllm-0.24.0", library=library).choose(kind, label)
+    return None if found is None else found.group
+
+
+def test_prefill_never_stands_for_decode_nor_a_convolution_for_the_delta_rule() -> None:
+    both = [BLOCK, BLOCK | {"phase": "prefill"}]
+    asked = {name: text for name, text in BLOCK.items() if name not in ("kernel", "form")}
+    for phase in ("decode", "prefill"):
+        found = picked("mla_module", both, **asked | {"phase": phase})
+        assert found is not None and found.label["phase"] == phase
+    assert picked("mla_module", [BLOCK], **asked | {"phase": "prefill"}) is None
+    names = {"conv": "causal_conv1d_fn", "delta": "chunk_gated_delta_rule"}
+    routines = [{"kernel": kernel, "phase": "prefill", "routine": name} for name, kernel in names.items()]
+    for name, kernel in names.items():
+        found = picked("linear_attention", routines, phase="prefill", routine=name)
+        assert found is not None and found.label["kernel"] == kernel
+    assert picked("linear_attention", routines[:1], phase="prefill", routine="delta") is None
+
+
+def test_projections_before_the_cache_before_the_model() -> None:
+    asked = {name: text for name, text in BLOCK.items() if name not in ("kernel", "form")}
+    glm = asked | {"model": "zai-org/GLM-5", "kv_dtype": "fp8", "gemm_dtype": "fp8_block"}
+    other_model = BLOCK | {"kv_dtype": "fp8", "gemm_dtype": "fp8_block"}
+    other_cache = BLOCK | {"model": "zai-org/GLM-5", "gemm_dtype": "fp8_block"}
+    other_projections = BLOCK | {"model": "zai-org/GLM-5", "kv_dtype": "fp8"}
+    for groups in ([other_projections, other_cache], [other_cache, other_model], [other_projections, other_model]):
+        for order in (groups, groups[::-1]):
+            found = picked("mla_module", order, **glm)
+            assert found is not None and found.label == groups[1]
+
+
+def test_another_models_block_is_timed_with_its_own_widths_and_formats() -> None:
+    """Corrections are those of the measured model; the physics is told whose widths and which projections."""
+    library = Library([profile("h200-sxm@vllm-0.24.0", (group("mla_module", label=BLOCK),))])
+    asked = {**BLOCK, "model": "zai-org/GLM-5", "gemm_dtype": "fp8_block"}
+    found = Selection(load_gpu("h200-sxm"), "vllm-0.24.0", library=library).choose("mla_module", asked)
+    assert found is not None and found.tier == "software"
+    assert bind_label(found, asked) == asked
+
+
+def test_odd_kernels_stand_in_last_and_answer_to_their_name() -> None:
+    """SGLang computes prompts in the absorbed form on Hopper only behind a short past: TensorRT-LLM's kernel stands."""
+    absorbed = {"kernel": "flash_attention", "dtype": "bf16", "kv_dtype": "bf16"}
+    profiles = [
+        profile("h200-sxm@sglang-0.5.14", (group("mla_prefill", label=absorbed),)),
+        profile("h200-sxm@trtllm-1.3.0", (group("mla_prefill", label=absorbed | {"kernel": "default"}),)),
+    ]
+    for library, unnamed in ((Library(profiles), "default"), (Library(profiles[:1]), "flash_attention")):
+        chooser = Selection(load_gpu("h200-sxm"), "sglang-0.5.14", library=library)
+        step, row = (
+            chooser.choose("mla_prefill", {"dtype": "bf16", "kv_dtype": "bf16"}),
+            chooser.choose("mla_prefill", absorbed),
+        )
+        assert step is not None and step.group.label["kernel"] == unnamed
+        assert row is not None and row.group.label["kernel"] == "flash_attention"
+
+
+def test_a_kernel_of_any_format_is_of_the_one_asked_for() -> None:
+    own = {"kernel": "deepep_ll", "phase": "dispatch", "dtype": "default", "mode": "ll"}
+    others = own | {"kernel": "trtllm_deepep_ll", "dtype": "fp8"}
+    profiles = [
+        profile("h200-sxm@vllm-0.24.0", (group("expert_all_to_all", label=own),)),
+        profile("h200-sxm@trtllm-1.3.0rc11", (group("expert_all_to_all", label=others),)),
+    ]
+    chooser = Selection(load_gpu("h200-sxm"), "vllm-0.24.0", library=Library(profiles))
+    found = chooser.choose("expert_all_to_all", {"phase": "dispatch", "dtype": "fp8", "mode": "ll"})
+    assert found is not None and (found.group.label["kernel"], found.tier) == ("deepep_ll", "exact")
+    assert bind_label(found, {"dtype": "fp8"})["dtype"] == "fp8"

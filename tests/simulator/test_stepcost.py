@@ -30,6 +30,8 @@ MODELS = {
     "large": load_model("meta-llama/Meta-Llama-3.1-70B"),
     "moe": load_model("mistralai/Mixtral-8x7B-v0.1"),
     "many experts": load_model("Qwen/Qwen3-30B-A3B"),
+    "latent": load_model("deepseek-r1"),
+    "hybrid": load_model("qwen3.5-397b-a17b"),
 }
 WINDOWS = dataclasses.replace(MODELS["dense"], layer_windows=tuple(512 if i % 2 else None for i in range(36)))
 POLICIES: dict[str, AttentionPolicy] = {
@@ -58,6 +60,9 @@ class Case:
 CASES = {
     "dense": Case(MODELS["dense"]),
     "window": Case(MODELS["dense"], "window"),
+    "latent": Case(MODELS["latent"], tensor=8),
+    "indexed": Case(load_model("deepseek-v3.2"), tensor=8),
+    "hybrid": Case(MODELS["hybrid"], tensor=8),
     "windows of the model": Case(WINDOWS),
     "top_k": Case(MODELS["dense"], "top_k", gpu="a100-sxm"),
     "block_top_k": Case(MODELS["dense"], "block_top_k"),
@@ -333,7 +338,7 @@ def test_missing_formats_and_links_are_bad_input() -> None:
     with pytest.raises(InputError, match=r"precision.activations.*a100-sxm does not compute in fp8.*bf16"):
         compile_for("a100-sxm", Case(MODELS["dense"], precision=Precision("fp8", "fp8", "fp8")))
     with pytest.raises(InputError, match=r"parallelism.tensor.*beyond the 8 GPUs.*1 to 8"):
-        compile_for("h200-sxm", Case(MODELS["dense"], tensor=16))
+        compile_for("l40s", Case(MODELS["dense"], tensor=16))
 
 
 # ---- the profiles ----------------------------------------------------------------------------------------------------

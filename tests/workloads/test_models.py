@@ -402,19 +402,43 @@ def test_what_is_particular_to_linear_attention() -> None:
     assert by_interval.layer_linear == model.layer_linear
 
 
-def test_layers_that_predict_further_tokens() -> None:
-    """DeepSeek-V3's checkpoint: 671,026,419,200 parameters and a layer with experts, 11,507,286,272; a projection of
-    14,336 x 7,168; norms of the embedding and of the hidden state, and one before the head. With its own copies of both
-    tables, 1.85 B, that is the 684.5 B that Hugging Face shows; the README counts 11.5 B.
-    """
-    model = load_model("deepseek-v3")
-    counts = model.draft_parameter_counts()
-    assert sum(counts.values()) == 11_507_286_272 + 14_336 * 7168 + 3 * 7168
-    assert model.parameters + sum(counts.values()) + 2 * 129_280 * 7168 == pytest.approx(684.5e9, abs=0.05e9)
-    # Qwen3.5: one with softmax attention, 6,562,001,408.
-    qwen = load_model("qwen3.5-397b-a17b").draft_parameter_counts()
-    assert sum(qwen.values()) == 6_562_001_408 + 8192 * 4096 + 3 * 4096
-    assert load_model("kimi-k2.5").draft_parameter_counts()["experts"] == 0
+LITE = {  # DeepSeek-V2-Lite: queries are projected at once, and two experts are shared
+    "architectures": ["DeepseekV2ForCausalLM"], "torch_dtype": "bfloat16", "num_hidden_layers": 27, "hidden_size": 2048,
+    "intermediate_size": 10_944, "num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": None,
+    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64,
+    "n_shared_experts": 2, "num_experts_per_tok": 6, "moe_intermediate_size": 1408, "first_k_dense_replace": 1,
+    "moe_layer_freq": 1, "topk_method": "greedy", "n_group": 1, "topk_group": 1, "norm_topk_prob": False,
+    "vocab_size": 102_400, "max_position_embeddings": 163_840, "tie_word_embeddings": False,
+}  # fmt: skip
+NEXT = {  # Qwen3-Next-80B-A3B
+    "architectures": ["Qwen3NextForCausalLM"], "torch_dtype": "bfloat16", "num_hidden_layers": 48, "hidden_size": 2048,
+    "intermediate_size": 5120, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
+    "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.25, "num_experts": 512,
+    "num_experts_per_tok": 10, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "vocab_size": 151_936, "max_position_embeddings": 262_144,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "active"),
+    [
+        (LITE, 15.7, 2.4),  # arXiv 2405.04434, appendix B
+        (LITE | {  # DeepSeek-V2, section 3.1
+            "num_hidden_layers": 60, "hidden_size": 5120, "intermediate_size": 12_288, "num_attention_heads": 128,
+            "q_lora_rank": 1536, "n_routed_experts": 160, "moe_intermediate_size": 1536, "n_group": 8, "topk_group": 3,
+            "topk_method": "group_limited_greedy",
+        }, 236, 21),
+        (NEXT, 80, 3.9),  # model card: 80 B and, without its two tables of 0.3 B, 3 B
+    ],
+    ids=["DeepSeek-V2-Lite", "DeepSeek-V2", "Qwen3-Next"],
+)  # fmt: skip
+def test_models_of_the_same_kinds_that_are_not_bundled(config: dict, parameters: float, active: float) -> None:
+    model = load_model(config)
+    assert model.parameters / 1e9 == pytest.approx(parameters, rel=0.006)
+    assert model.active_parameters / 1e9 == pytest.approx(active, rel=0.03)
+    assert model.moe is not None and model.moe.top_groups == config.get("topk_group", 1)
 
 
 def test_bytes_of_latent_models_by_part() -> None:

@@ -66,6 +66,11 @@ def test_blocks_that_can_be_split(model: str, engine: str, parallelism: dict[str
             {"model": "glm-5", "engine": "sglang", "precision": {"kv": "fp4"}, "parallelism": {"tensor": 8}},
             "precision.kv", "for the sparse attention of zai-org/GLM-5; found 'fp4'; allowed: bf16, fp8",
         ),
+        # Keys of linear attention, 16 x 128 / 32 = 64 columns
+        (
+            {"model": "qwen3.5-397b-a17b", "gpu": "gb200", "precision": "fp8_block", "parallelism": {"tensor": 32}},
+            "parallelism.tensor", "attention whose part",
+        ),
         # The dense MLP of three layers, 18,432 / 64 = 288, where the heads' 24,576 / 64 = 3 x 128 can be split
         ({"model": "deepseek-r1", "gpu": "gb200", "parallelism": {"tensor": 64}}, "parallelism.tensor", "18432 over"),
     ],
