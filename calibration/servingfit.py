@@ -31,8 +31,8 @@ from workloads.engine import Engine, resolve_engine
 
 STEPS = {
     "step": 0.2e-3, "dense_layer": 5e-6, "moe_layer": 5e-6, "block_layer": 5e-6, "sequence": 10e-6, "eager": 20e-6,
-    "linear_layer": 10e-6, "moe_eager": 50e-6, "prefill_share": 0.05, "moe_prefill_share": 0.05, "chunk": 1e-3, "request": 10e-3,
-    "token": 2e-6,
+    "linear_layer": 10e-6, "moe_eager": 50e-6, "latent_eager": 50e-6, "linear_eager": 50e-6, "prefill_share": 0.05,
+    "moe_prefill_share": 0.05, "block_prefill_share": 0.05, "chunk": 1e-3, "request": 10e-3, "token": 2e-6,
 }  # fmt: skip
 """The host's constants, and by how much each is changed for its slope (seconds)."""
 TTFT_WEIGHT = 0.4
@@ -48,8 +48,8 @@ FARTHEST = 3.0
 class Slopes:
     """Rows that one parameter set serves, linearised.
 
-    constants : float64 [12] as simulated, in the order of STEPS. log : float64 [2, n], ln(predicted / measured) of TPOT
-    and TTFT. slope : float64 [2, n, 12], its derivatives (1/s).
+    constants : float64 [constants] as simulated, in the order of STEPS. log : float64 [2, n], ln(predicted / measured)
+    of TPOT and TTFT. slope : float64 [2, n, constants], its derivatives (1/s).
     """
 
     rows: list[Row]
@@ -125,7 +125,7 @@ def linearise(table: ServingTable, jobs: int | None = None, used: bool = False) 
         variants = [deployment_spec, *(changed(name, delta, used) for name, delta in STEPS.items())]
         runs = replay_variants(table.rows, variants, jobs=jobs, report=report, intervals=False)
     measured = np.stack([table.tpot, table.ttft])
-    predicted = np.stack([_times(run) for run in runs])  # [13, 2, n]
+    predicted = np.stack([_times(run) for run in runs])  # [1 + constants, 2, n]
     usable = np.isfinite(predicted).all(axis=0).all(axis=0) & np.isfinite(measured).all(axis=0)
     log = np.log(predicted)
     groups: dict[str, list[int]] = {}

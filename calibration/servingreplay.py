@@ -18,8 +18,11 @@ from calibration.servingruns import deployment_spec, workload_spec
 from hwspecs.errors import InputError
 from simulator.accounting import host_seconds, operator_totals
 from simulator.deployment import Deployment, deploy, rehost
-from simulator.engine import check_servable, simulate
+from simulator.disaggregated import simulate_pools
+from simulator.engine import RunLog, check_servable, simulate
+from simulator.fleet import Fleet, deploy_pools, rehost_pools
 from simulator.interval import run_interval
+from simulator.timeline import Timeline
 from workloads.engine import NO_ENGINE, engine_set
 from workloads.requests import generate
 from workloads.scenario import LoadedScenario, load_scenario
@@ -147,7 +150,7 @@ def replay_group(
     """Predictions of rows that one deployment serves, which is compiled once, each with its host's constants (None for
     the engine's own); those with the same host follow one another.
     """
-    deployment: Deployment | None = None
+    deployment: Deployment | Fleet | None = None
     before: dict[str, Any] | None = None
     answers = []
     note = version_note(spec["engine"])
@@ -156,9 +159,10 @@ def replay_group(
         try:
             scenario = load_scenario({**spec, "engine": engine, "workload": workload_spec(row)})
             if deployment is None:
-                deployment = deploy(scenario)
+                deployment = deploy(scenario) if scenario.pools is None else deploy_pools(scenario)
             elif host != before:
-                deployment = rehost(deployment, scenario)
+                of = rehost_pools if isinstance(deployment, Fleet) else rehost
+                deployment = of(deployment, scenario)
             before = host
             answers.append(replace(replay_row(deployment, scenario, intervals), note=note))
         except InputError as error:
@@ -168,26 +172,37 @@ def replay_group(
     return answers
 
 
-def replay_row(deployment: Deployment, scenario: LoadedScenario, intervals: bool = True) -> Replay:
+def replay_row(deployment: Deployment | Fleet, scenario: LoadedScenario, intervals: bool = True) -> Replay:
     """One run of `scenario`'s load on `deployment`. Raises InputError where a request can never be served."""
     requests = generate(scenario.config.workload, scenario.config.seed)
-    check_servable(requests, deployment.params)
-    log = simulate(requests, deployment.cost, deployment.params)
+    if isinstance(deployment, Fleet):
+        log = simulate_pools(requests, *deployment.pools, deployment.handover)
+        decodes = log.timeline["replica"] >= deployment.prefill.params.replicas
+        timeline = log.timeline.select(decodes)
+        deployment = deployment.decode
+    else:
+        check_servable(requests, deployment.params)
+        log = simulate(requests, deployment.cost, deployment.params)
+        timeline = log.timeline
+    return _means(log, timeline, deployment, intervals)
+
+
+def _means(log: RunLog, timeline: Timeline, deployment: Deployment, intervals: bool) -> Replay:
+    """What is kept of a run whose decoding is in `timeline`, by `deployment`."""
     ttft = log.first_token_s - log.submitted_s
     more = log.generated > 1
     tpot = (log.finish_s - log.first_token_s)[more] / (log.generated[more] - 1)
     mean = float(tpot.mean()) if len(tpot) else NAN
-    busy = log.timeline["duration_s"]
-    cost, timeline = deployment.cost, log.timeline
+    busy = timeline["duration_s"]
     interval = None
     if intervals:
-        totals, host = operator_totals(cost, timeline), host_seconds(cost, timeline)
-        interval = run_interval(cost, totals, makespan=None, busy=1.0, tpot=mean, host=host)
+        totals, host = operator_totals(deployment.cost, timeline), host_seconds(deployment.cost, timeline)
+        interval = run_interval(deployment.cost, totals, makespan=None, busy=1.0, tpot=mean, host=host)
     return Replay(
         ttft=float(ttft.mean()),
         tpot=mean,
         interval=tuple(interval["tpot_s"]) if interval is not None and mean == mean else NO_INTERVAL,
-        batch=float((log.timeline["decode_seqs"] * busy).sum() / busy.sum()),
+        batch=float((timeline["decode_seqs"] * busy).sum() / busy.sum()),
         preemptions=int(log.preemptions.sum()),
         profile=deployment.profile.name,
     )

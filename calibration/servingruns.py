@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from calibration.servingmodels import bundled_model, formats_of
+from calibration.servingpoolruns import pools_spec
 from calibration.servingrecipes import Row, Told, is_public, told
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
@@ -58,23 +59,24 @@ def deployment_spec(row: Row, profile: str | None = None) -> dict[str, Any]:
 
     `profile` : in place of that of the row's engine. Raises InputError for what cannot be simulated.
     """
-    if "prefill_workers" in row:
-        raise InputError("prefill and decode on workers of their own are not simulated yet")
-    model, run = bundled_model(row["model"]), told(row)
+    model = bundled_model(row["model"])
     length = row["input_len"] + row["output_len"]
     if length > model.max_context:
         problem = f"longer than the context of {row['model']}"
         raise InputError(problem, place="input_len, output_len", found=length)
+    longest = min(-(-length // LENGTH_STEP) * LENGTH_STEP, model.max_context)
+    if "prefill_workers" in row:
+        return pools_spec(row, profile, longest)
+    run = told(row)
     gpu = load_gpu(row["gpu"])
     formats = formats_of(row["precision"], row["model"], engine=row["engine"], version=run.version, gpu=gpu)
     precision = {**formats, **run.precision}
     experts = precision.get("experts", precision.get("linear", model.formats.experts))
-    step = -(-length // LENGTH_STEP) * LENGTH_STEP
     engine = {
         "name": row["engine"],
         "version": run.version,
         **run.engine,
-        "max_model_len": min(step, model.max_context),
+        "max_model_len": longest,
     }
     return {
         "gpu": row["gpu"],

@@ -35,11 +35,13 @@ from hwspecs.gpu import load_gpu
 from simulator.fitted import CAP, ErrorBand, Fitted, Group
 from simulator.kernels.registry import LATTICE, MODELS
 from simulator.profilefile import quantised
-from simulator.selection import POOLED, TRANSFER, engine, is_pooled
+from simulator.selection import ANY, BLOCKS, POOLED, TRANSFER, engine, is_pooled
 from simulator.trees import Trees
 
 POOL_ROWS = 3_000
 """Rows drawn from each group."""
+MOST_ROWS = 60_000
+"""Rows of a pool, which those of whole blocks would exceed."""
 SLOW_GEMM = 9e-6
 """Seconds that no tiny GEMM takes on a GPU."""
 SHRINK = (0.0, 0.25, 0.5, 1.0)
@@ -164,11 +166,13 @@ def _drawn(task: Task) -> Task:
 
 
 def _pools(tasks: Sequence[Task]) -> list[Pool]:
-    """Tasks with the same kind and formats; of GEMMs also those of each engine, which quantise in their own ways."""
+    """Tasks with the same kind and formats; of GEMMs also those of each engine, which quantise in their own ways; of
+    whole blocks those of all formats and models, whose differences the physics knows.
+    """
     pools: dict[tuple[str, ...], list[Task]] = {}
     for task in tasks:
         label = task.rows.label
-        key = (task.kind, *(label[name] for name in label if name != "kernel"))
+        key = (task.kind, *(label[name] for name in _told_apart(task)))
         pools.setdefault(key, []).append(task)
     found = []
     for key in sorted(pools):
@@ -177,6 +181,12 @@ def _pools(tasks: Sequence[Task]) -> list[Pool]:
         if key[0] == "gemm" and len(engines) > 1:
             found += [_pool([task for task in pools[key] if engine(task.software) == name], name) for name in engines]
     return found
+
+
+def _told_apart(task: Task) -> list[str]:
+    """The names in a task's label that agree within a pool."""
+    strict = ("phase", *MODELS[task.kind].named)
+    return [name for name in task.rows.label if name in strict or (name != "kernel" and task.kind not in BLOCKS)]
 
 
 def _without_hosts(tasks: list[Task]) -> list[Task]:
@@ -209,6 +219,10 @@ def _fit_pool(pool: Pool) -> Group:
     kind, seed = pool[0].kind, pool[0].seed
     model = MODELS[kind]
     rows = [task.rows for task in pool]
+    if sum(map(len, rows)) > MOST_ROWS:
+        rng, each = np.random.default_rng(seed), MOST_ROWS // len(rows)
+        rows = [r if len(r) <= each else r.take(np.sort(rng.permutation(len(r))[:each])) for r in rows]
+    label = {name: text if name in _told_apart(pool[0]) else ANY for name, text in rows[0].label.items()}
     constants = fit_constants(model, rows, seed=seed)
     modelled = [model_seconds(MODELS[kind], r, constants) for r in rows]
     target = np.concatenate([np.log(r.seconds / m) for r, m in zip(rows, modelled, strict=True)])
@@ -219,7 +233,7 @@ def _fit_pool(pool: Pool) -> Group:
     shape = {name: np.concatenate([np.asarray(r.shape[name], dtype=float) for r in rows]) for name in model.columns}
     return Group(
         kind=kind,
-        label={**rows[0].label, "kernel": f"{POOLED} {pool.engine}".strip()},
+        label={**label, "kernel": f"{POOLED} {pool.engine}".strip()},
         constants=constants,
         trees=quantised(trees),
         ranges={name: (float(column.min()), float(column.max())) for name, column in shape.items()},

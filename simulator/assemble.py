@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from hwspecs.dtypes import BYTES
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
 from simulator import law, metrics
@@ -16,6 +18,7 @@ from simulator.engine import RunLog
 from simulator.interval import run_interval
 from simulator.result import Result, plain
 from simulator.selection import same_figures
+from simulator.timeline import Timeline
 from workloads.attention import SlidingWindow
 from workloads.engine import NO_ENGINE, engine_set
 from workloads.requests import Requests
@@ -26,9 +29,50 @@ CLOSED = ("all_at_once", "closed_loop")
 
 def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float) -> Result:
     """Assemble the result of a run."""
-    scenario, memory, cost = deployment.scenario, deployment.memory, deployment.cost
-    config, gpu, model = scenario.config, scenario.gpu, scenario.model
-    columns = {
+    scenario, cost = deployment.scenario, deployment.cost
+    config = scenario.config
+    columns = request_columns(requests, log)
+    workers = workers_of(deployment, log.timeline, log.peak_blocks)
+    summary = metrics.summarise(
+        columns,
+        log.timeline,
+        log.gaps,
+        [workers],
+        objective=config.objective.model_dump() if config.objective else None,
+        stop_on_accept=requests.stop_on_accept,
+        prefill_first=deployment.params.prefill == "first",
+        speculation=cost.queries > 1,
+    )
+    host = host_seconds(cost, log.timeline)
+    if host:
+        summary["seconds_by_bound"]["host"] = host
+    arrivals = config.workload.arrivals
+    summary["interval"] = run_interval(
+        cost,
+        workers.operators,
+        makespan=summary["makespan_s"] if arrivals is not None and arrivals.kind in CLOSED else None,
+        busy=summary["utilisation"]["busy"],
+        tpot=summary["latency"]["tpot_s"]["mean"],
+        host=host,
+    )
+    summary |= of_workload(deployment, columns)
+    timing = {"wall_s": wall_s, "total_s": time.perf_counter() - started, "events": float(log.events)}
+    return Result(
+        scenario=scenario.to_dict(),
+        deployment=facts_of(deployment),
+        summary=plain(summary),
+        operators=[plain(asdict(op)) for op in workers.operators],
+        notes=notes_of(deployment, summary),
+        requests=columns,
+        timeline=log.timeline,
+        gaps=log.gaps,
+        timing=timing,
+    )
+
+
+def request_columns(requests: Requests, log: RunLog) -> dict[str, np.ndarray]:
+    """The columns of REQUEST_COLUMNS."""
+    return {
         "job": requests.job,
         "prompt_tokens": requests.prompt_tokens,
         "output_tokens": requests.output_tokens,
@@ -44,81 +88,57 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         "preemptions": log.preemptions,
         "prefix_hit_tokens": log.prefix_hit_tokens,
     }
-    operators = operator_totals(cost, log.timeline)
-    dtype = cost.graph.main_dtype(gpu.peak)
-    objective = config.objective.model_dump() if config.objective else None
-    workers = metrics.Workers(
-        log.timeline,
-        operators,
+
+
+def workers_of(deployment: Deployment, timeline: Timeline, peak_blocks: np.ndarray) -> metrics.Workers:
+    """What the replicas of a deployment did, whose rows `timeline` has."""
+    gpu, memory = deployment.scenario.gpu, deployment.memory
+    return metrics.Workers(
+        timeline,
+        operator_totals(deployment.cost, timeline),
         gpu,
-        dtype,
-        config.replicas,
+        deployment.graph.main_dtype(gpu.peak),
+        deployment.scenario.config.replicas,
         deployment.graph.layout.gpus,
         memory.kv_blocks,
         memory.block_size,
-        log.peak_blocks,
+        peak_blocks,
     )
-    summary = metrics.summarise(
-        columns,
-        log.timeline,
-        log.gaps,
-        [workers],
-        objective=objective,
-        stop_on_accept=requests.stop_on_accept,
-        prefill_first=deployment.params.prefill == "first",
-        granted=cost.advance.step / cost.advance.unit,
-    )
-    host = host_seconds(cost, log.timeline)
-    if host:
-        summary["seconds_by_bound"]["host"] = host
-    arrivals = config.workload.arrivals
-    summary["interval"] = run_interval(
-        cost,
-        operators,
-        makespan=summary["makespan_s"] if arrivals is not None and arrivals.kind in CLOSED else None,
-        busy=summary["utilisation"]["busy"],
-        tpot=summary["latency"]["tpot_s"]["mean"],
-        host=host,
-    )
-    ratio = gpu.peak[dtype] / gpu.memory.bandwidth
-    law_model = law.law_model(model, config.precision.kv)
-    kv_bytes = BYTES[config.precision.kv]
-    summary["kinetics_law_eflops"] = metrics.law_eflops(columns, law_model, config.attention, ratio, kv_bytes)
+
+
+def of_workload(deployment: Deployment, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The parts of a summary that speak of the requests alone: the Kinetics law for them, and problems."""
+    config, gpu = deployment.scenario.config, deployment.scenario.gpu
+    ratio = gpu.peak[deployment.graph.main_dtype(gpu.peak)] / gpu.memory.bandwidth
+    model = law.law_model(deployment.scenario.model, config.precision.kv)
+    found: dict[str, Any] = {
+        "kinetics_law_eflops": metrics.law_eflops(columns, model, config.attention, ratio, BYTES[config.precision.kv])
+    }
     if config.workload.strategy.kind == "best_of_n":
         problems = metrics.by_problem(columns)
-        summary["problems"] = {
+        found["problems"] = {
             "total": len(problems["samples"]),
             "solved": int((problems["accepted"] > 0).sum()),
             "first_accepted_s": metrics.distribution(problems["first_accepted_s"]),
             "last_s": metrics.distribution(problems["last_s"]),
         }
-    facts = {
-        "gpu": _gpu_facts(gpu, dtype),
+    return found
+
+
+def facts_of(deployment: Deployment) -> dict[str, Any]:
+    """What served, and what its times rest on."""
+    gpu, model, profile = deployment.scenario.gpu, deployment.scenario.model, deployment.profile
+    return {
+        "gpu": _gpu_facts(gpu, deployment.graph.main_dtype(gpu.peak)),
         "model": {
             "name": model.name,
             "parameters": model.parameters,
             "active_parameters": model.active_parameters,
-            "kv_bytes_per_token": model.kv_bytes_per_token(config.precision.kv),
+            "kv_bytes_per_token": model.kv_bytes_per_token(deployment.scenario.config.precision.kv),
         },
-        "memory": asdict(memory),
-        "profile": {
-            "name": deployment.profile.name,
-            "description": deployment.profile.description,
-            "fitted_on": deployment.profile.fitted_on,
-        },
+        "memory": asdict(deployment.memory),
+        "profile": {"name": profile.name, "description": profile.description, "fitted_on": profile.fitted_on},
     }
-    timing = {"wall_s": wall_s, "total_s": time.perf_counter() - started, "events": float(log.events)}
-    return Result(
-        scenario=scenario.to_dict(),
-        deployment=facts,
-        summary=plain(summary),
-        operators=[plain(asdict(op)) for op in operators],
-        notes=_notes(deployment, summary),
-        requests=columns,
-        timeline=log.timeline,
-        gaps=log.gaps,
-        timing=timing,
-    )
 
 
 def _gpu_facts(gpu: Any, dtype: str) -> dict[str, Any]:
@@ -186,7 +206,7 @@ def _routing_note(skew: float, groups: int) -> str:
     return words + ("; all GPUs wait for the one whose experts get the most" if groups > 1 else "")
 
 
-def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
+def notes_of(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     """What has to be said beside the numbers."""
     gpu, model = deployment.scenario.gpu, deployment.scenario.model
     attention, layout = deployment.scenario.config.attention, deployment.graph.layout
@@ -213,15 +233,15 @@ def _notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
     if said is not None:
         advance = deployment.cost.advance
         notes.append(
-            f"speculation ({said.method}): {said.tokens} drafted tokens a step, of which {advance.step / advance.unit - 1:.2f} "
-            "are accepted in the mean; every sequence gets this mean in every step"
+            f"speculation ({said.method}): {said.tokens} drafted tokens a step, of which "
+            f"{advance.step / advance.unit - 1:.2f} are accepted in the mean; every sequence gets this mean in every step"
         )
     if model.moe is not None:
         notes.append(_routing_note(deployment.graph.routing_skew, layout.expert))
     if layout.gpus > gpu.link.domain and gpu.scale_out is not None:
         notes.append(
-            f"a replica lies in several domains of {gpu.link.domain} GPUs: what passes between them rests on the figures of "
-            f"their {gpu.scale_out.kind} adapters, not on measurements"
+            f"a replica lies in several domains of {gpu.link.domain} GPUs: what passes between them rests on the figures "
+            f"of their {gpu.scale_out.kind} adapters, not on measurements"
         )
     if gpu.link.kind == "infinity-fabric" and 1 < layout.gpus < gpu.link.domain:
         notes.append("tensor parallelism below the whole domain uses only some of the links of a GPU: not modelled")

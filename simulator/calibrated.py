@@ -50,7 +50,7 @@ class Calibrated:
     def whole(self, op: Operator) -> Whole | None:
         """The kernels of the block that an operator shares the time of (`simulator.modules`); None if it has its own.
 
-        Blocks are for attention and index, and where a table has nothing finer of the engine.
+        Blocks are for attention and index: of the engine asked for, or where nothing finer was measured.
         """
         module = op.module
         if module is None or not is_core(op):
@@ -68,7 +68,7 @@ class Calibrated:
         parts = {name: label[name] for name in ("dtype", "kv_dtype")}
         direct = self.selection.choose(f"mla_{axis}", parts)
         asked = self.selection.software
-        if direct is None or (asked is not None and _engine(direct) != engine(asked) == _engine(found.main)):
+        if direct is None or (asked is not None and _engine(found.main) == engine(asked)):
             return found
         return None
 

@@ -143,13 +143,15 @@ LIKE = 384 / 256
 def _measured_elsewhere(columns: Mapping[str, Any], format: str) -> Mapping[str, Any]:
     """Where the correction of an experts' kernel is taken, if not at its own columns.
 
-    With expert parallelism DeepSeek-V3's shape was measured in `moe.GROUPED` formats with a routing in which four
-    experts of the measured GPU get every token: up to half of all pairs in place of its share. The same work for that
-    GPU, of as many experts and pairs, was measured with Kimi-K2's 384 experts on as many more GPUs.
+    DeepSeek-V3's shape was measured in `moe.GROUPED` formats with a routing in which four experts get every token and
+    half of the others none: with expert parallelism the measured GPU has up to half of all pairs in place of its share,
+    without it the four are as busy as nothing in a real step. As many tokens for each expert were measured with
+    Kimi-K2's 384 experts, and as many experts a GPU on half as many GPUs again.
     """
-    if columns["ep"] == 1 or format not in GROUPED or any(columns[name] != odd for name, odd in ODD_ROUTING.items()):
+    if format not in GROUPED or any(columns[name] != odd for name, odd in ODD_ROUTING.items()):
         return {}
-    return {name: LIKE * columns[name] for name in ("tokens", "experts", "ep")}
+    more = ("tokens", "experts") if columns["ep"] == 1 else ("tokens", "experts", "ep")
+    return {name: LIKE * columns[name] for name in more}
 
 
 def _recurrent(op: Operator, dims: Recurrent, label: Mapping[str, str], shape: StepShape) -> Call:

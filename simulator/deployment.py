@@ -136,14 +136,20 @@ def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
     in_blocks = scenario.config.precision.by_part()["attention"] == "fp8_block"
     extra = host.block_layer if in_blocks else 0.0
     layers, moe_layers = scenario.model.layers, sum(moe.moe_layers) if moe else 0
-    extra += host.linear_layer * scenario.model.linear_layers / layers
+    linear_layers = scenario.model.linear_layers
+    extra += host.linear_layer * linear_layers / layers
     return HostTime(
         step=host.step,
         sequence=host.sequence,
         layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers + extra,
-        eager=host.eager + host.moe_eager * moe_layers / layers,
+        eager=host.eager
+        + host.moe_eager * moe_layers / layers
+        + host.linear_eager * linear_layers / layers
+        + (host.latent_eager if scenario.model.latent is not None else 0.0),
         launch=host.launch + host.moe_launch * moe_layers / layers,
-        prefill_share=host.prefill_share + host.moe_prefill_share * moe_layers / layers,
+        prefill_share=host.prefill_share
+        + host.moe_prefill_share * moe_layers / layers
+        + (host.block_prefill_share if in_blocks else 0.0),
         chunk=host.chunk,
         graph_sizes=graphs.all_sizes if graphs else None,
         padding=graphs.padding if graphs else True,

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hwspecs.units import format_quantity
+from simulator.displaypools import add_pools, pools_table, rests_table, transfers_table
 from simulator.layout import Layout
 from simulator.precision import precision_words
+from simulator.printing import duration, percent
 from workloads.engine import NO_ENGINE, engine_set
 from workloads.formats import BODY, PARTS
 
@@ -44,32 +46,20 @@ def _console() -> Console:
     return console
 
 
-def duration(seconds: float | None) -> str:
-    """`0.0193` -> `19.3 ms`; from two minutes on in minutes, from two hours on in hours."""
-    if seconds is None:
-        return "-"
-    if seconds >= 7200:
-        return f"{seconds / 3600:,.2f} h"
-    if seconds >= 120:
-        return f"{seconds / 60:,.1f} min"
-    return format_quantity(seconds, "s")
-
-
 def _count(value: float) -> str:
     return f"{value:,.0f}"
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f} %" if value >= 0.0005 or value == 0 else "< 0.1 %"
 
 
 def show_result(result: Result, out: Path | None) -> None:
     """What was simulated, the headline, latencies, where the time went."""
     console = _console()
-    parts = (_what, _memory, _headline, _latency, _operators, _bounds)
-    for part in (show(result) for show in parts):
+    parts = [_what(result), *_memory(result), _headline(result), _latency(result)]
+    if "pools" in result.summary:
+        parts += [pools_table(result), transfers_table(result)]
+    parts += [_operators(result), _bounds(result)]
+    if "pools" in result.summary and (rests := rests_table(result)) is not None:
+        parts.append(rests)
+    for part in parts:
         console.print(part)
         console.print()
     for note in result.notes:
@@ -107,6 +97,12 @@ def _what(result: Result) -> Table:
         "model",
         f"{model['name']}, {model['parameters'] / 1e9:.2f} B parameters, {_formats(scenario)}, {_attention(scenario)}",
     )
+    if "pools" in deployment:
+        table.add_row("engine", f"{_engine_name(engine)}prefill and decode on workers of their own")
+        add_pools(table, result)
+        table.add_row("workload", _workload(result))
+        table.add_row("profile", _profile(result))
+        return table
     limits = f"{engine['max_num_seqs']} sequences and {_count(engine['max_num_batched_tokens'])} tokens"
     replicas = (
         f"{scenario['replicas']} replicas, {scenario['router']} router" if scenario["replicas"] > 1 else "one replica"
@@ -145,11 +141,16 @@ MEMORY_TEXT = {
 }
 
 
-def _memory(result: Result) -> Table:
-    """Where a GPU's memory goes, and how many tokens of KV that makes."""
-    memory = result.deployment["memory"]
-    tokens = f"{_count(memory['kv_blocks'] * memory['block_size'])} tokens per replica"
-    title = f"Memory of each GPU, {format_quantity(memory['capacity'], 'B')}"
+def _memory(result: Result) -> list[Table]:
+    """Where a GPU's memory goes, of each kind of workers, and how many tokens of KV that makes."""
+    pools = result.deployment.get("pools", {})
+    found = [_memory_of(facts["memory"], f" of {name} workers") for name, facts in pools.items()]
+    return found or [_memory_of(result.deployment["memory"], "")]
+
+
+def _memory_of(memory: dict[str, Any], whose: str) -> Table:
+    tokens = f"{_count(memory['kv_blocks'] * memory['block_size'])} tokens per {'worker' if whose else 'replica'}"
+    title = f"Memory of each GPU{whose}, {format_quantity(memory['capacity'], 'B')}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -159,7 +160,7 @@ def _memory(result: Result) -> Table:
         size = memory.get(key, 0.0)
         if size > 0:
             share, words = size / memory["capacity"], f"  {tokens}" if key == "kv" else ""
-            table.add_row(name, format_quantity(size, "B"), _percent(share), "█" * round(24 * share) + words)
+            table.add_row(name, format_quantity(size, "B"), percent(share), "█" * round(24 * share) + words)
     return table
 
 
@@ -233,6 +234,7 @@ def _headline(result: Result) -> Table:
     table.add_row("energy", _energy(summary["cost"]))
     sequences = f"{summary['batch']['mean_decode_seqs'] or 0:.1f} sequences decode at a time"
     sequences += " on each replica" if result.scenario["replicas"] > 1 else ""
+    sequences += " on each decode worker" if summary.get("pools", {}).get("decode", {}).get("workers", 1) > 1 else ""
     table.add_row(
         "throughput", f"{_count(summary['output_tokens_per_s_per_gpu'])} output tokens/s per GPU; {sequences}"
     )
@@ -246,11 +248,11 @@ def _headline(result: Result) -> Table:
     if "goodput" in summary:
         table.add_row("goodput", _goodput(summary["goodput"]))
     kv, found = summary["kv"], summary["tokens"]["prefix_hit"]
-    use = f"{_percent(kv['mean_use'])} used on average, {_percent(kv['peak_use'])} at most"
+    use = f"{percent(kv['mean_use'])} used on average, {percent(kv['peak_use'])} at most"
     table.add_row("KV cache", use + (f"; {_count(found)} tokens found in it" if found else ""))
     use = summary["utilisation"]
     table.add_row(
-        "utilisation", f"busy {_percent(use['busy'])}, MFU {_percent(use['mfu'])}, MBU {_percent(use['mbu'])}"
+        "utilisation", f"busy {percent(use['busy'])}, MFU {percent(use['mfu'])}, MBU {percent(use['mbu'])}"
     )
     table.add_row("Kinetics law", _law(summary))
     return table
@@ -290,7 +292,7 @@ def _problems(problems: dict[str, Any]) -> str:
 
 def _goodput(goodput: dict[str, Any]) -> str:
     limits = ", ".join(f"{key} <= {duration(v)}" for key, v in goodput["objective_s"].items() if v is not None)
-    return f"{_percent(goodput['share'])} of the requests meet {limits}: {goodput['requests_per_s']:.3g} requests/s"
+    return f"{percent(goodput['share'])} of the requests meet {limits}: {goodput['requests_per_s']:.3g} requests/s"
 
 
 def _law(summary: dict[str, Any]) -> str:
@@ -340,10 +342,11 @@ def _operators(result: Result, least: float = 0.005) -> Table:
             text.append(", " if i else "")
             text.append(BOUND_TEXT[bound] + (f" {100 * share:.0f} %" if share < 0.98 else ""), style=BOUND_STYLE[bound])
         share = op["seconds"] / total
-        table.add_row(op["name"], _percent(share), "█" * max(1, round(24 * share)), duration(op["seconds"]), text)
+        name = f"{op['pool']} {op['name']}" if "pool" in op else op["name"]
+        table.add_row(name, percent(share), "█" * max(1, round(24 * share)), duration(op["seconds"]), text)
     rest = total - sum(op["seconds"] for op in shown)
     if shown and rest > 1e-9 * total:
-        table.add_row("everything else", _percent(rest / total), "", duration(rest), "")
+        table.add_row("everything else", percent(rest / total), "", duration(rest), "")
     return table
 
 
@@ -355,7 +358,7 @@ def _bounds(result: Result) -> Text:
     shown = [item for item in sorted(bounds.items(), key=lambda item: -item[1]) if item[1] >= 0.0005 * total]
     for i, (bound, seconds) in enumerate(shown):
         text.append(", " if i else "")
-        text.append(f"{BOUND_TEXT[bound]} {_percent(seconds / total)}", style=BOUND_STYLE[bound])
+        text.append(f"{BOUND_TEXT[bound]} {percent(seconds / total)}", style=BOUND_STYLE[bound])
     return text
 
 
@@ -376,7 +379,7 @@ def show_operators(document: dict[str, Any], out: Path | None) -> None:
             *(format_quantity(size, "B") if size else "-" for size in moved),
             f"{op['intensity']:.1f}" if op["intensity"] else "-",
             duration(op["seconds"]),
-            _percent(op["share"]),
+            percent(op["share"]),
             _bound(op["bound"]),
         )
     console.print(table)
@@ -410,8 +413,8 @@ def show_roofline(document: dict[str, Any], out: Path) -> None:
                 point["name"],
                 f"{point['intensity']:.2f}" if point["intensity"] else "-",
                 format_quantity(point["flops_per_s"], "FLOP/s"),
-                _percent(point["of_roof"]),
-                _percent(point["share"]),
+                percent(point["of_roof"]),
+                percent(point["share"]),
                 _bound(point["bound"]),
             )
     console.print(table)

@@ -118,7 +118,7 @@ def check_servable(requests: Requests, params: EngineParams, *, prompts: bool = 
     needs = prompt if prompts else longest - 1 + params.speculation.drafted
     if -(-needs // params.block_size) > params.kv_blocks:
         raise InputError(
-            f"the KV cache of a replica is too small for the longest request, which needs {needs:,} tokens",
+            f"the KV cache of a replica is too small for the longest request, which needs {needs} tokens",
             place="engine",
             found=f"{params.kv_blocks * params.block_size} tokens",
             allowed="more memory or tensor parallelism, a narrower KV format, or a smaller max_model_len",

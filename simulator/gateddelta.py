@@ -140,10 +140,10 @@ def delta_rule(name: str, dims: Recurrent, *, count: int, axis: str, dtype: str,
     return Operator(name, "linear_attention", axis, count, None if decoding else dtype, work, dims=dims)
 
 
-def columns(dims: Recurrent) -> Mapping[str, int]:
+def columns(dims: Recurrent) -> Mapping[str, float]:
     """What kernels' models are told of the heads."""
     rule = dims.rule
     return {
         "hidden": dims.hidden, "conv_width": rule.conv_width, "k_heads": dims.k_heads, "v_heads": dims.v_heads,
-        "k_head_dim": rule.k_head_dim, "v_head_dim": rule.v_head_dim,
+        "k_head_dim": rule.k_head_dim, "v_head_dim": rule.v_head_dim, "state_size": BYTES[rule.state_dtype],
     }  # fmt: skip

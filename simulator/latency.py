@@ -97,11 +97,12 @@ def all_itl(
     gaps: np.ndarray,
     quantiles: tuple[float, ...],
     stalls: Stalls | None = None,
-    granted: float = 1.0,
+    number: float | None = None,
 ) -> tuple[float, list[float]]:
     """Mean and quantiles (seconds) of the ITL of all tokens but the first of each request.
 
-    `granted` : tokens that a sequence gets from a step in the mean; those beyond the first come with it.
+    `number` : how many there are, where a step may give a sequence several tokens; those that come with another follow
+    it at once.
     """
     values, weights, begin = spread_steps(timeline)
     seqs = np.repeat(timeline["decode_seqs"], np.diff(begin))
@@ -116,8 +117,8 @@ def all_itl(
     if len(gaps):
         values = np.concatenate([values, gaps[:, 2] - gaps[:, 1]])
         weights = np.concatenate([weights, np.ones(len(gaps))])
-    if granted > 1:
-        values, weights = np.append(values, 0.0), np.append(weights, (granted - 1) * weights.sum())
+    if number is not None:
+        values, weights = np.append(values, 0.0), np.append(weights, max(0.0, number - weights.sum()))
     total = weights.sum()
     mean = float((values * weights).sum() / total) if total else float("nan")
     return mean, weighted_quantiles(values[weights > 0], weights[weights > 0], quantiles)
@@ -184,5 +185,8 @@ def request_itl(
                 parts_w.append(np.ones(len(ended)))
             v = parts_v[0] if len(parts_v) == 1 else np.concatenate(parts_v)
             w = parts_w[0] if len(parts_w) == 1 else np.concatenate(parts_w)
+            together = generated[index] - 1 - w.sum()  # tokens that came with another
+            if together > 0.5:
+                v, w = np.append(v, 0.0), np.append(w, together)
             out[index] = weighted_quantiles(v, w, quantiles)
     return out

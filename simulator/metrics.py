@@ -150,7 +150,7 @@ def summarise(
     objective: dict[str, float | None] | None,
     stop_on_accept: bool,
     prefill_first: bool = False,
-    granted: float = 1.0,
+    speculation: bool = False,
 ) -> dict[str, Any]:
     """The `summary` of a result; keys are the metrics' names with units, nested by theme.
 
@@ -167,7 +167,8 @@ def summarise(
     stalls = None
     if prefill_first or joined is not None:
         stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"], joined)
-    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls, granted)
+    number = float(np.maximum(generated - 1, 0).sum()) if speculation else None
+    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls, number)
     flops, hbm = (sum(getattr(w, name) for w in workers) for name in ("flops", "hbm"))
     energy = sum(w.energy(makespan) for w in workers)
     hours = gpus * makespan / 3600

@@ -1,8 +1,9 @@
 """The run as a trace for https://ui.perfetto.dev (Chrome's JSON trace format, times in microseconds).
 
 A replica is a process: a track of its macro-steps, counters of batch size, KV use and queue, and, in lanes, its
-requests from their first token on, with their preemptions. Long runs are thinned: evenly spaced requests and the
-longest macro-steps are kept, and the trace says so in its metadata and in the name of the process.
+requests from their first token on, with their preemptions; of prefill and decode workers the latter show them. Long
+runs are thinned: evenly spaced requests and the longest macro-steps are kept, and the trace says so in its metadata and
+in the name of the process.
 """
 
 from __future__ import annotations
@@ -39,11 +40,10 @@ def trace_bytes(result: Result, max_steps: int = MAX_STEPS, max_requests: int = 
     events: list[dict[str, Any]] = []
     used = np.unique(np.concatenate([runs["replica"][step_rows], requests["replica"][shown]])).astype(int)
     for replica in used.tolist():
-        events.append(_meta("process_name", replica, 0, f"replica {replica}{note}"))
+        events.append(_meta("process_name", replica, 0, f"{_name(result, replica)}{note}"))
         events.append(_meta("thread_name", replica, _STEPS_TRACK, "engine steps"))
-    blocks = result.deployment["memory"]["kv_blocks"]
     for i in step_rows.tolist():
-        events += _step_events(runs, i, blocks)
+        events += _step_events(runs, i, _facts(result, int(runs["replica"][i]))["memory"]["kv_blocks"])
     events += _request_events(result, shown)
     document = {
         "displayTimeUnit": "ms",
@@ -51,6 +51,28 @@ def trace_bytes(result: Result, max_steps: int = MAX_STEPS, max_requests: int = 
         "traceEvents": events,
     }
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _prefill_workers(result: Result) -> int:
+    """The first replicas, if prefill and decode have workers of their own."""
+    pools = result.summary.get("pools")
+    return pools["prefill"]["workers"] if pools else 0
+
+
+def _facts(result: Result, replica: int) -> dict[str, Any]:
+    """What is known of the deployment that a replica belongs to."""
+    pools = result.deployment.get("pools")
+    if pools is None:
+        return result.deployment
+    facts: dict[str, Any] = pools["prefill" if replica < _prefill_workers(result) else "decode"]
+    return facts
+
+
+def _name(result: Result, replica: int) -> str:
+    workers = _prefill_workers(result)
+    if not workers:
+        return f"replica {replica}"
+    return f"prefill worker {replica}" if replica < workers else f"decode worker {replica - workers}"
 
 
 def _meta(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:

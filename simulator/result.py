@@ -35,7 +35,7 @@ class Result:
     summary : headline metrics, see `metrics.summarise`.
     operators : totals of each operator (`accounting.OperatorTotals` as plain data).
     notes : what a reader must know (assumptions, rejected requests, ...).
-    requests : columns of REQUEST_COLUMNS and perhaps PASSAGE_COLUMNS, one entry a request. `status` is a `policy.Status`.
+    requests : columns of REQUEST_COLUMNS, perhaps PASSAGE_COLUMNS; one entry a request. `status` is a `policy.Status`.
     timeline : one row a macro-step. gaps : interruptions by preemption (request, from, to in seconds).
     timing : seconds of wall clock of the simulation itself and of everything; number of engine events. Not part of
         equality.

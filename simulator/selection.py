@@ -345,7 +345,7 @@ class Selection:
         """How far the number formats are from those asked for: of the operands, and how many others differ."""
         form = _far(label.get("dtype", ""), group.label.get("dtype", ""))
         others = [name for name in group.label if name not in ("dtype", "kernel") and name in label]
-        return form, sum(_far(label[name], group.label[name]) * UNLIKE.get(name, 1) for name in others)
+        return form, sum(_unlike(name, label[name], group.label[name]) * UNLIKE.get(name, 1) for name in others)
 
     def _carried(self, kind: str, tiers: Sequence[str], group: Group) -> ErrorBand | None:
         """The widest of the errors of all that was carried: to another GPU, format, software or version."""
@@ -371,6 +371,13 @@ def _far(wanted: str, have: str) -> int:
     """
     stand_ins: Sequence[str] = STAND_INS.get(wanted, ())
     return 0 if have in (wanted, ANY) else 1 + stand_ins.index(have) if have in stand_ins else FAR - 1
+
+
+def _unlike(name: str, wanted: str, have: str) -> int:
+    """How far a text of a label is from the one asked for. A checkpoint in fp8 has its model's name, and `-FP8`."""
+    if name == "model":
+        return int(not (wanted.startswith(have) or have.startswith(wanted)))
+    return _far(wanted, have)
 
 
 def _wider(band: ErrorBand, factor: float) -> ErrorBand:

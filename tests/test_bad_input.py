@@ -392,7 +392,57 @@ OPTIONS = [
          {"mine.yaml": TRACED, "trace.csv": HEADER + "2,5,5\n1,5,5\n"}),
 ]  # fmt: skip
 
-CASES = [*HARDWARE, *MODELS, *SETTINGS, *WORKLOADS, *ASSIGNMENTS, *FILES, *TRACES, *OPTIONS]
+TWO_POOLS = "disaggregation={prefill: {}, decode: {}}"
+
+
+def pools(name: str, *texts: str, words: tuple[str, ...]) -> Case:
+    """`--set` of prefill and decode workers, and more."""
+    return assigned(name, TWO_POOLS, *texts, words=words)
+
+
+LINK = SET + "disaggregation.transfer.link"
+POOLS = [
+    pools("no link between the pools", "gpu=h20", "disaggregation.prefill.replicas=8",
+          words=(LINK + ": no link between prefill and decode workers is known", "h20 has no network", "{bandwidth: 50 GB/s, latency: 10 us}")),
+    pools("pools beyond the link's domain", "disaggregation.prefill.replicas=8", "disaggregation.transfer.link=nvlink",
+          words=(LINK + ": the workers do not share a link domain", "9 GPUs, nvlink of h200-sxm connects 8", "fewer GPUs")),
+    pools("unknown link", "disaggregation.transfer.link=infiniband", words=(LINK, "'infiniband'", "nvlink, scale_out")),
+    pools("link without a unit", "disaggregation.transfer.link={bandwidth: 50}", words=(LINK + ".bandwidth: out of range", "found 50", "50 GB/s")),
+    pools("pools with other KV blocks", "disaggregation.decode.engine.block_size=32",
+          words=(SET + "disaggregation.decode.engine.block_size: the pools cannot exchange KV", "found 32", "16, as the prefill workers")),
+    pools("pools with other engines", "disaggregation.decode.engine.name=vllm",
+          words=(SET + "disaggregation.decode.engine.name: the pools cannot exchange KV", "found 'vllm'", "'none'")),
+    pools("pools with KV heads that do not go together", "model=qwen3-14b", "disaggregation.prefill.parallelism.tensor=8", "disaggregation.decode.parallelism.tensor=5",
+          words=(SET + "disaggregation.decode.parallelism.tensor: the pools cannot exchange KV", "found 5", "multiple of 8")),
+    pools("pools with other KV formats", "disaggregation.decode.gpu=b200-sxm", "disaggregation.decode.gpu.peak.fp8=null", "precision.kv=auto", "precision.linear=fp8",
+          words=("fp8",)),
+    pools("pool that a layout does not divide", "disaggregation.decode.parallelism.tensor=3",
+          words=("chat.yaml: disaggregation.decode.parallelism.tensor", "num_attention_heads = 32", "found 3")),
+    pools("pool beyond its domain", "disaggregation.prefill.parallelism.tensor=8", "disaggregation.prefill.gpu.link.domain=4",
+          "disaggregation.prefill.gpu.scale_out=null", "disaggregation.transfer.link={bandwidth: 50 GB/s}",
+          words=("chat.yaml: disaggregation.prefill.parallelism.tensor", "beyond the 4 GPUs", "found 8", "1 to 4")),
+    pools("pool that the model does not fit", "disaggregation.decode.gpu.memory.capacity=16 GB",
+          words=("chat.yaml: disaggregation.decode.model", "does not fit", "1 GPU")),
+    pools("misspelt setting of a pool", "disaggregation.decode.engine.max_num_seq=4",
+          words=(SET + "disaggregation.decode.engine.max_num_seq: unknown key", "did you mean max_num_seqs")),
+    pools("more sequences than tokens in a pool", "disaggregation.decode.engine.max_num_seqs=10000",
+          words=(SET + "disaggregation.decode.engine.max_num_seqs", "8,192", "at least 10,000")),
+    pools("overlap without a place", "disaggregation.transfer.overlap=layer",
+          words=(SET + "disaggregation.transfer.overlap", "needs a place", "'layer'", "order: decode_first")),
+    pools("replicas beside pools", "replicas=2", words=(SET + "replicas: prefill and decode workers have their own", "found 2", "disaggregation.prefill.replicas")),
+    pools("router beside pools", "router=least_loaded", words=(SET + "router: prefill and decode workers have their own", "disaggregation.decode.router")),
+    pools("unknown router of a pool", "disaggregation.decode.router=random", words=(SET + "disaggregation.decode.router: unknown router", "'random'", "least_tokens")),
+    pools("decode workers that look for prefixes", "disaggregation.decode.router=prefix_aware", "workload.strategy={kind: best_of_n, samples: 2}",
+          words=(SET + "disaggregation.decode.router: decode workers keep no prompts", "'prefix_aware'", "least_tokens")),
+    pools("pool's router without prefixes", "disaggregation.prefill.router=prefix_aware",
+          words=(SET + "disaggregation.prefill.router: this router needs prefixes", "prompts that share nothing", "Mooncake")),
+    assigned("router without prefixes", "router=prefix_aware", words=(SET + "router: this router needs prefixes", "prompts that share nothing", "another router")),
+    assigned("router without a prefix cache", "router=prefix_aware", "engine.prefix_sharing=false", content=GROUPS,
+             words=(SET + "router: this router needs prefixes", "engine.prefix_sharing false", "prefix_sharing")),
+    assigned("one pool alone", "disaggregation.prefill.replicas=2", words=("chat.yaml:1: disaggregation.decode: a required key is missing", "replicas, parallelism")),
+]  # fmt: skip
+
+CASES = [*HARDWARE, *MODELS, *SETTINGS, *WORKLOADS, *ASSIGNMENTS, *FILES, *TRACES, *OPTIONS, *POOLS]
 
 AS_PROCESSES = (
     "unknown GPU", "model that does not fit", "KV cache below one request", "unsupported architecture", "truncated JSONL",

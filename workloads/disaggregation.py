@@ -6,7 +6,7 @@ A pool's workers are described as the replica of a scenario is: what a pool leav
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -135,6 +135,8 @@ def pool_data(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     for key in OVERRIDES:
         if part.get(key) is not None:
             out[key] = copy.deepcopy(part[key])
+    if isinstance(part.get("gpu"), Mapping) and not {"base", "vendor"} & set(part["gpu"]):
+        out["gpu"] = _merged({"base": data["gpu"]} if isinstance(data["gpu"], str) else data["gpu"], part["gpu"])
     if isinstance(part.get("engine"), Mapping):
         base = data.get("engine") or {}
         out["engine"] = _merged({"name": base} if isinstance(base, str) else base, part["engine"])
@@ -149,14 +151,23 @@ def _merged(base: Any, over: Any) -> Any:
     return {key: _merged(base.get(key), over[key]) if key in over else copy.deepcopy(base[key]) for key in keys}
 
 
-def check_pools(said: Disaggregation, engines: Mapping[str, Any], kv: Mapping[str, str]) -> None:
-    """Whether the pools can exchange KV; `engines` are their resolved settings, `kv` their KV formats.
+def check_pools(said: Disaggregation, engines: Mapping[str, Any], kv: Mapping[str, str], heads: Sequence[int]) -> None:
+    """Whether the pools can exchange KV; `engines` are their resolved settings, `kv` their KV formats, `heads` the GPUs
+    that share the KV heads of a sequence (1 if they all hold the same latent).
 
     Raises
     ------
-    InputError : different engines, KV blocks or KV formats; a router or an overlap that does not go with its pool.
+    InputError : different engines, KV blocks or KV formats, heads that do not go together; a router or an overlap that
+        does not go with its pool.
     """
     first, second = engines["prefill"], engines["decode"]
+    if max(heads) % min(heads):
+        raise InputError(
+            "the pools cannot exchange KV: the KV heads of a GPU of one are not whole parts of one of the other",
+            place="disaggregation.decode.parallelism.tensor",
+            found=heads[1],
+            allowed=f"a divisor or a multiple of {heads[0]}, as the prefill workers have",
+        )
     for key, what in (("name", "engines"), ("block_size", "KV blocks")):
         if getattr(first, key) != getattr(second, key):
             raise InputError(

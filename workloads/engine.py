@@ -87,6 +87,18 @@ class Host(Part):
         default=0.0,
         description="Every layer with linear attention: kernels around it that no table of kernels holds.",
     )
+    latent_eager: SecondsOrZero = Field(
+        default=0.0,
+        description="What `eager` is more for a layer with latent attention: small kernels between its projections.",
+    )
+    linear_eager: SecondsOrZero = Field(
+        default=0.0, description="What `eager` is more for a layer with linear attention."
+    )
+    block_prefill_share: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, le=10)] = Field(
+        default=0.0,
+        description="What `prefill_share` is more where projections are scaled by blocks: their activations and scales "
+        "are brought into form first.",
+    )
     moe_eager: SecondsOrZero = Field(default=0.0, description="What `eager` is more for an MoE layer.")
     moe_prefill_share: Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, le=10)] = Field(
         default=0.0, description="What `prefill_share` is more for a model all of whose layers are MoE layers."
@@ -187,8 +199,8 @@ class Engine(Part):
     )
     receive_interval: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = Field(
         default=1,
-        description="Decode steps from one look at what requests have come to the next, with overlap_scheduling; after a "
-        "step with prefill there is always one.",
+        description="Decode steps from one look at what requests have come to the next, with overlap_scheduling; "
+        "after a step with prefill there is always one.",
     )
     cuda_graphs: CudaGraphs | None = Field(
         default=None, description="Left out: every decode step is one, of its own size."

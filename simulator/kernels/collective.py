@@ -11,9 +11,9 @@ Between small and huge, NCCL's time grows with a power of S below one (flags in 
 pipelines) and a faster link hardly shortens that, as A100, H100 and B200 show alike: it is a latency here. An `eager`
 all-reduce first copies the message into a registered buffer: 2 S of HBM traffic before the exchange starts.
 
-Everything was measured within one domain of the link. A further column `nodes`, which no table has, is for GPUs that lie
-in several, as many in each: NCCL's rings leave a domain through the adapters of all its members, which pass their part
-of the bytes while the link passes the rest, and the message goes up and down a tree of domains. That is assumed.
+Everything was measured within one domain of the link. A further column `nodes`, which no table has, is for GPUs that
+lie in several, as many in each: NCCL's rings leave a domain through the adapters of all its members, which pass their
+part of the bytes while the link passes the rest, and the message goes up and down a tree of domains. That is assumed.
 """
 
 from __future__ import annotations

@@ -30,3 +30,10 @@ def test_a_latency_that_adds_to_the_work_is_none() -> None:
 def test_few_rows_say_nothing() -> None:
     rows = Rows({}, {"kernel": "any", "dtype": "fp8"}, load_gpu("h200-sxm"), np.full(10, 55e-6))
     assert detect_floor(rows, np.full(10, 1e-7)) == 0
+
+
+def test_a_block_of_kernels_that_never_takes_less_than_no_gpu_needs_has_a_floor() -> None:
+    """Rising times say nothing there: part of the host's time is left over beside long kernels."""
+    for latency, floor in ((900e-6, 900e-6), (60e-6, 0.0)):
+        rows = Rows({}, {"kernel": "any", "dtype": "fp8"}, load_gpu("h200-sxm"), (latency + 1.3 * IDEAL) * SCATTER)
+        assert abs(detect_floor(rows, IDEAL, single=False) - floor) <= 0.03 * floor

@@ -266,7 +266,8 @@ def test_gpus_are_values():
 
 
 FACTORS = ["sms", "boost_clock", "peak.bf16", "memory.bandwidth", "memory.capacity", "l2.size", "l2.bandwidth"]
-FACTORS += ["link.bandwidth", "link.domain", "scale_out.bandwidth", "scale_out.latency", "pcie.bandwidth", "power.tdp", "price.usd_per_hour"]
+FACTORS += ["link.bandwidth", "link.domain", "scale_out.bandwidth", "scale_out.latency"]
+FACTORS += ["pcie.bandwidth", "power.tdp", "price.usd_per_hour"]
 
 
 def value(gpu: Gpu, path: str):

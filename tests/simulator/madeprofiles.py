@@ -36,9 +36,9 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "mla_decode": {"batch": (1, 256), "context_len": (1, 65536), "q_heads": (1, 128)},
     "mla_prefill": {"batch": (1, 64), "query_len": (1, 16384), "past_len": (0, 0), "q_heads": (1, 128)},
     "mla_bmm": {"tokens": (1, 16384), "q_heads": (1, 128)},
-    "mla_module": {"batch": (1, 256), "query_len": (1, 1), "past_len": (1, 65536), "q_heads": (1, 128)},
+    "mla_module": {"batch": (1, 256), "query_len": (1, 1), "past_len": (0, 65536), "q_heads": (1, 128)},
     "dsa_module": {
-        "batch": (1, 256), "query_len": (1, 1), "past_len": (1, 65536), "q_heads": (1, 128), "indexer": (1, 1),
+        "batch": (1, 256), "query_len": (1, 1), "past_len": (0, 65536), "q_heads": (1, 128), "indexer": (1, 1),
     },
     "linear_attention": {
         "batch": (1, 256), "seq_len": (1, 16384), "conv_width": (4, 4), "k_heads": (1, 16), "v_heads": (2, 64),
@@ -61,16 +61,27 @@ LABELS: dict[str, dict[str, str]] = {
     "mla_prefill": {"kernel": "trtllm_mla", "dtype": "bf16", "kv_dtype": "bf16"},
     "mla_bmm": {"kernel": "sglang_torch_bmm", "op": "pre", "dtype": "bf16"},
     "mla_module": {
-        "kernel": "FLASHMLA", "phase": "decode", "model": "deepseek-ai/DeepSeek-V3", "dtype": "bf16", "kv_dtype": "bf16",
-        "gemm_dtype": "bf16", "form": "absorbed",
+        "kernel": "FLASHMLA",
+        "phase": "decode",
+        "model": "deepseek-ai/DeepSeek-V3",
+        "dtype": "bf16",
+        "kv_dtype": "bf16",
+        "gemm_dtype": "bf16",
+        "form": "absorbed",
     },
     "dsa_module": {
-        "kernel": "FLASHMLA_SPARSE", "phase": "decode", "model": "deepseek-ai/DeepSeek-V3.2", "dtype": "bf16",
-        "kv_dtype": "bf16", "gemm_dtype": "bf16", "reads": "sparse",
+        "kernel": "FLASHMLA_SPARSE",
+        "phase": "decode",
+        "model": "deepseek-ai/DeepSeek-V3.2",
+        "dtype": "bf16",
+        "kv_dtype": "bf16",
+        "gemm_dtype": "bf16",
+        "reads": "sparse",
     },
     "linear_attention": {"kernel": "causal_conv1d_fn", "phase": "prefill", "routine": "conv"},
     "expert_all_to_all": {"kernel": "deepep_ht", "phase": "dispatch", "dtype": "bf16", "mode": "ht"},
 }
+PASTS = 4.0 ** np.arange(9)
 LATTICES: dict[str, dict[str, np.ndarray]] = {
     "gemm": {},
     "attention_decode": {"batch": 4.0 ** np.arange(5), "context_len": np.array([1.0, 16, 64, 512, 2048, 16384, 65536])},
@@ -82,8 +93,8 @@ LATTICES: dict[str, dict[str, np.ndarray]] = {
     "mla_decode": {"batch": 4.0 ** np.arange(5), "context_len": 4.0 ** np.arange(9)},
     "mla_prefill": {"batch": 4.0 ** np.arange(4), "query_len": 4.0 ** np.arange(8)},
     "mla_bmm": {"tokens": 4.0 ** np.arange(8)},
-    "mla_module": {"batch": 4.0 ** np.arange(5), "query_len": np.array([1.0]), "past_len": 4.0 ** np.arange(9)},
-    "dsa_module": {"batch": 4.0 ** np.arange(5), "query_len": np.array([1.0]), "past_len": 4.0 ** np.arange(9)},
+    "mla_module": {"batch": 4.0 ** np.arange(5), "query_len": np.array([1.0]), "past_len": np.array([0.0, *PASTS])},
+    "dsa_module": {"batch": 4.0 ** np.arange(5), "query_len": np.array([1.0]), "past_len": np.array([0.0, *PASTS])},
     "linear_attention": {"batch": 4.0 ** np.arange(5), "seq_len": 4.0 ** np.arange(8)},
     "expert_all_to_all": {"tokens": 4.0 ** np.arange(9)},
 }

@@ -25,6 +25,7 @@ from simulator.stepcost import StepCost
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.model import load_model
 from workloads.requests import Requests
+from workloads.routers import ROUTERS
 
 KINDS = (
     "plain",
@@ -373,8 +374,8 @@ def ordinary_scenarios(draw: st.DrawFn, kind: str, tick_scale: float) -> Scenari
     )
     params = draw(deployments(requests, block_size, starved=starved, priority=maybe("priorities")))
     if maybe("replicas", "symmetric") or (kind == "stops" and not one_in(draw, 3)):
-        routers = st.sampled_from(["round_robin", "least_loaded", "session_affine"])
-        params = replace(params, replicas=draw(st.integers(2, 4)), router=draw(routers))
+        router, seed = draw(st.sampled_from(sorted(ROUTERS))), draw(st.integers(0, 3))
+        params = replace(params, replicas=draw(st.integers(2, 4)), router=router, router_seed=seed)
     cost = draw(costs(windows=maybe("windows", odds=2)))
     if on_boundary or timeout_on_boundary is not None:
         cost = replace(cost, gpu="quick", profile="ideal")

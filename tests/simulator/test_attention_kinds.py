@@ -380,6 +380,7 @@ def test_labels_and_columns() -> None:
     cost = compiled(HYBRID)
     operators, shape = by_name(cost), step(cost, seqs=64, context=8192, query=2048)
     heads = {"conv_width": 4, "k_heads": 2, "v_heads": 8, "k_head_dim": 128, "v_head_dim": 128, "hidden": 4096}
+    heads["state_size"] = 4
     for name, routine, phase, batch, length in (
         ("causal_conv_decode", "conv", "decode", 64, 1),
         ("delta_rule_prefill", "delta", "prefill", 1, 2048),

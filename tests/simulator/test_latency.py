@@ -44,7 +44,7 @@ def check(log: RunLog, naive: NaiveLog, tolerance: float) -> None:
             assert np.isnan(row).all()
     together = np.concatenate(brute)
     stalls = find_stalls(log.timeline, log.gaps, log.replica, log.first_token_s, log.finish_s)
-    mean, quantiles = all_itl(log.timeline, log.gaps, QUANTILES, stalls)
+    mean, quantiles = all_itl(log.timeline, log.gaps, QUANTILES, stalls, float(len(together)))
     if len(together):
         assert mean == pytest.approx(together.mean(), rel=tolerance)
         assert quantiles == pytest.approx(lower_quantiles(together), rel=tolerance)

@@ -321,6 +321,14 @@ def test_projections_before_the_cache_before_the_model() -> None:
             assert found is not None and found.label == groups[1]
 
 
+def test_a_checkpoint_in_another_format_is_the_same_model() -> None:
+    asked = {name: text for name, text in BLOCK.items() if name not in ("kernel", "form")} | {"model": "zai-org/GLM-5"}
+    groups = [BLOCK, BLOCK | {"model": "zai-org/GLM-5-FP8"}]
+    for order in (groups, groups[::-1]):
+        found = picked("mla_module", order, **asked)
+        assert found is not None and found.label["model"] == "zai-org/GLM-5-FP8"
+
+
 def test_another_models_block_is_timed_with_its_own_widths_and_formats() -> None:
     """Corrections are those of the measured model; the physics is told whose widths and which projections."""
     library = Library([profile("h200-sxm@vllm-0.24.0", (group("mla_module", label=BLOCK),))])

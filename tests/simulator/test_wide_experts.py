@@ -197,6 +197,9 @@ def test_few_tokens_come_to_each_gpu() -> None:
     sets = ["model=deepseek-r1", "gpu=gb200", "profile=ideal", "parallelism={attention_data: 32, expert: 32}"]
     call = kernel_call(named(deploy(load_scenario("chat-poisson", sets)).graph, "experts_down [moe]"), shape, 72)
     assert call is not None and call.lookup == {"tokens": 4800, "experts": 384, "ep": 48}
+    sets[-1] = "parallelism.tensor=8"
+    call = kernel_call(named(deploy(load_scenario("chat-poisson", sets)).graph, "experts_down [moe]"), shape, 72)
+    assert call is not None and call.lookup == {"tokens": 4800, "experts": 384}
 
 
 # --- domains of the link, and what lies beyond ------------------------------------------------------------------------
@@ -430,7 +433,7 @@ def test_long_steps_of_many_ranks() -> None:
 
 
 def test_shared_experts_run_beside_the_others() -> None:
-    """By hand: two matrices of 2,048 x 768 and one back, 2 bytes each, at 8 TB/s, in place of three launches; beyond the
+    """By hand: two matrices of 2,048 x 768 and one back, 2 bytes each, at 8 TB/s, in place of three launches; above the
     limit nothing changes. One GPU, four layers.
     """
     built, profile = graph(SHARED, Layout()), load_profile("rule-of-thumb")

@@ -117,3 +117,19 @@ def test_features_hold_no_rate_and_numbers_are_as_good_as_arrays() -> None:
         alone = [float(np.asarray(f)) for f in COLLECTIVE.features(one, names, H200)]
         assert alone == pytest.approx([float(f[i]) for f in features])
         assert np.isfinite(COLLECTIVE.work(one, names, H200).hbm_bytes)
+
+
+def test_several_nodes_by_hand() -> None:
+    """Two nodes of eight H200: a ring moves 15/16 of a gathered GiB through each of 16 GPUs, of which each adapter passes
+    an eighth, at 0.98 x 50 GB/s; the message takes one step of 2.7 us up the tree, an all-reduce two.
+    """
+    shape = {"gpus": 16.0, "bytes": 2.0**30}
+    for op, times in (("all_gather", 1), ("all_reduce", 2)):
+        one, two = (COLLECTIVE.terms(shape | more, label(op=op), H200, START) for more in ({}, {"nodes": 2.0}))
+        network = times * 15 / 16 * 2**30 / 8 / (0.98 * 50e9)
+        assert float(two.link) == pytest.approx(max(float(one.link), network))
+        assert float(two.latency) - float(one.latency) == pytest.approx(times * 2.7e-6)
+    slow = H200.with_values({"scale_out.bandwidth": 5e9})
+    assert float(COLLECTIVE.terms(shape | {"nodes": 2.0}, label(op="all_gather"), slow, START).link) == pytest.approx(
+        15 / 16 * 2**30 / 8 / (0.98 * 5e9)
+    )
