@@ -90,13 +90,17 @@ class _PoolEngine(Engine):
         operators = max(len(c.decode_ops) for c in costs)
         self.recorder = Recorder(column_names(extents[0], operators, extents[1]))
         common: tuple[Any, ...] = (self._schedule_end, self._on_leave)
+        seats: Any = {
+            "first_token": self.handover.first_token,
+            "keeps_seat": self.handover.order == DECODE_FIRST,
+        }
         workers: list[Replica] = []
         for pool in self.pools:
             recorder: Any = _Padded(self.recorder, pool.cost, extents, operators)
             for _ in range(pool.params.replicas):
                 start = (len(workers), pool.params, pool.cost, recorder, *common)
                 if pool is prefill and len(workers) < self.first:
-                    workers.append(PrefillWorker(*start, first_token=self.handover.first_token))
+                    workers.append(PrefillWorker(*start, **seats))
                 else:
                     workers.append(DecodeWorker(*start, made=made, on_reserved=self._on_reserved))
         return workers
@@ -204,7 +208,8 @@ class _PoolEngine(Engine):
         """A transfer ends."""
         target: DecodeWorker = seq.target
         self.arrived[seq.index] = self.now * SECONDS_PER_TICK
-        self._leave_source(seq)
+        seq.source.take_back(seq, self.now)
+        self._wake_if_idle(seq.source)
         if seq.marked:
             self._drop(seq)
             seq.state = DONE
@@ -214,10 +219,6 @@ class _PoolEngine(Engine):
         seq.reserved = False
         target.land(seq, self.now)
         self._wake_if_idle(target)
-
-    def _leave_source(self, seq: Passing) -> None:
-        seq.source.give_back(seq)
-        self._wake_if_idle(seq.source)
 
     def _drop(self, seq: Any) -> None:
         target: DecodeWorker = seq.target
@@ -248,7 +249,8 @@ class _PoolEngine(Engine):
             if reserved:
                 self._drop(seq)
             if held:
-                self._leave_source(seq)
+                seq.source.give_back(seq)
+                self._wake_if_idle(seq.source)
             self._wake_if_idle(replica)
 
     def _finalise(self, leaving: list[Any], status: Status) -> None:

@@ -251,9 +251,7 @@ def _headline(result: Result) -> Table:
     use = f"{percent(kv['mean_use'])} used on average, {percent(kv['peak_use'])} at most"
     table.add_row("KV cache", use + (f"; {_count(found)} tokens found in it" if found else ""))
     use = summary["utilisation"]
-    table.add_row(
-        "utilisation", f"busy {percent(use['busy'])}, MFU {percent(use['mfu'])}, MBU {percent(use['mbu'])}"
-    )
+    table.add_row("utilisation", f"busy {percent(use['busy'])}, MFU {percent(use['mfu'])}, MBU {percent(use['mbu'])}")
     table.add_row("Kinetics law", _law(summary))
     return table
 

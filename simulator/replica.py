@@ -113,6 +113,7 @@ class Replica:
         self.every = params.receive_steps
         self.unread = 0  # decode steps since the inbox was looked at, below `every`
         self.landed: list[tuple[int, Sequence]] = []  # see `workers.DecodeWorker`
+        self.kept = 0  # seats of those who have left the batch, see `workers.PrefillWorker`
         self.ending = False  # a step's end is being processed
         self.held_back = 0  # steps for which those waiting have been
         self.waiting = QUEUES[params.scheduling]()
@@ -461,7 +462,7 @@ class Replica:
 
     def _admit(self, chunks: list[tuple[Sequence, int]], budget: int) -> None:
         waiting, most = self.waiting, self.params.max_num_seqs
-        while budget > 0 and len(self.running) < most:
+        while budget > 0 and len(self.running) + self.kept < most:
             seq = waiting.head()
             if seq is None:
                 return

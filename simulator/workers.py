@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from simulator.policy import DECODE, DONE
+from simulator.policy import COMING, DECODE, DONE, WAITING
 from simulator.replica import Replica
 from simulator.sequence import Chain, Sequence
 
@@ -27,6 +27,7 @@ class Passing(Sequence):
         "joined_at",
         "last",
         "prefilled",
+        "prefixes",
         "reserved",
         "source",
         "stage",
@@ -35,7 +36,7 @@ class Passing(Sequence):
 
     def __init__(self, index: int, prompt: int, output: int, chain: Chain, rank: tuple[int, int], source: Any) -> None:
         super().__init__(index, prompt, output, chain, rank, source)
-        self.source = source  # the prefill worker
+        self.source, self.prefixes = source, chain  # the prefill worker, and what it shares there
         self.target: Any = None  # the decode worker
         self.stage = AT_PREFILL
         self.reserved = False  # the target holds `blocks` for it, before it has the KV
@@ -48,15 +49,24 @@ class Passing(Sequence):
 
 
 class PrefillWorker(Replica):
-    """Computes prompts; a request whose prompt is computed keeps its blocks until they have been sent.
+    """Computes prompts; a request whose prompt is computed keeps its blocks, and perhaps its seat, until they have been
+    sent.
 
-    `first_token` : as in `Handover`.
+    `first_token` : as in `Handover`. `keeps_seat` : whether it keeps that too.
     """
 
-    def __init__(self, *arguments: Any, first_token: str) -> None:
+    def __init__(self, *arguments: Any, first_token: str, keeps_seat: bool) -> None:
         super().__init__(*arguments)
-        self.first_token = first_token
+        self.first_token, self.keeps_seat = first_token, keeps_seat
         self.ready: list[Passing] = []  # prompts that the step which ends has computed
+        self.returned: list[tuple[int, Passing]] = []  # (when it had been sent, prompt), not given back yet
+        self.begun = -1  # when the last step began
+
+    def enqueue(self, seq: Sequence, now: int, strict: bool) -> None:
+        if self.ahead:
+            self._put_in_inbox(seq, now, strict)
+        else:
+            super().enqueue(seq, now, strict)
 
     def enlist(self) -> list[Passing]:
         """Requests whose prompt is computed leave the batch, in order of admission."""
@@ -64,12 +74,20 @@ class PrefillWorker(Replica):
         self.ready.clear()
         for seq in ready:
             del self.running[seq]
+        if self.keeps_seat:
+            self.kept += len(ready)
         return ready
 
-    def give_back(self, seq: Sequence) -> None:
-        """The blocks of a prompt that was sent, or is not wanted any more."""
+    def take_back(self, seq: Passing, now: int) -> None:
+        """A prompt has been sent: what it holds is free from the next scheduling on that is not settled yet."""
+        self.returned.append((now, seq))
+
+    def give_back(self, seq: Passing) -> None:
+        """The blocks, and the seat, of a prompt that was sent, or is not wanted any more."""
+        if self.keeps_seat:
+            self.kept -= 1
         size = self.params.block_size
-        self.pool.release(seq.chain, None, -(-seq.prompt // size), seq.prompt // size)
+        self.pool.release(seq.prefixes, None, -(-seq.prompt // size), seq.prompt // size)
 
     def step_end(self, now: int) -> None:
         run = self.run
@@ -94,9 +112,28 @@ class PrefillWorker(Replica):
             (finished if last else self.ready).append(seq)
         if finished or self.ready or self.any_marked:
             self._leave(finished, now)
-        if self.inbox:
-            self._let_in(run.start, run.start, now)
+        self.begun = run.start
         self.schedule(now)
+
+    def schedule(self, now: int) -> None:
+        """What is settled comes first: with `ahead`, who was there when the last step began. Else whoever is there."""
+        self._bring_in(self.begun if self.ahead else now)
+        super().schedule(now)
+        if self.run is None and (self.inbox or self.returned):
+            self._bring_in(now)
+            super().schedule(now)
+
+    def _bring_in(self, until: int) -> None:
+        came = sum(1 for tick, _ in self.inbox if tick <= until)
+        for _, seq in self.inbox[:came]:
+            if seq.state == COMING:  # else it was aborted meanwhile
+                seq.state = WAITING
+                self.waiting.add(seq)
+        del self.inbox[:came]
+        sent = sum(1 for tick, _ in self.returned if tick <= until)
+        for _, prompt in self.returned[:sent]:
+            self.give_back(prompt)
+        del self.returned[:sent]
 
     def _remove(self, seq: Sequence, keep: bool = False) -> None:
         del self.running[seq]

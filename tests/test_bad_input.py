@@ -414,8 +414,6 @@ POOLS = [
           words=(SET + "disaggregation.decode.engine.name: the pools cannot exchange KV", "found 'vllm'", "'none'")),
     pools("pools with KV heads that do not go together", "model=qwen3-14b", "disaggregation.prefill.parallelism.tensor=8", "disaggregation.decode.parallelism.tensor=5",
           words=(SET + "disaggregation.decode.parallelism.tensor: the pools cannot exchange KV", "found 5", "multiple of 8")),
-    pools("pools with other KV formats", "disaggregation.decode.gpu=b200-sxm", "disaggregation.decode.gpu.peak.fp8=null", "precision.kv=auto", "precision.linear=fp8",
-          words=("fp8",)),
     pools("pool that a layout does not divide", "disaggregation.decode.parallelism.tensor=3",
           words=("chat.yaml: disaggregation.decode.parallelism.tensor", "num_attention_heads = 32", "found 3")),
     pools("pool beyond its domain", "disaggregation.prefill.parallelism.tensor=8", "disaggregation.prefill.gpu.link.domain=4",

@@ -151,14 +151,14 @@ def _merged(base: Any, over: Any) -> Any:
     return {key: _merged(base.get(key), over[key]) if key in over else copy.deepcopy(base[key]) for key in keys}
 
 
-def check_pools(said: Disaggregation, engines: Mapping[str, Any], kv: Mapping[str, str], heads: Sequence[int]) -> None:
-    """Whether the pools can exchange KV; `engines` are their resolved settings, `kv` their KV formats, `heads` the GPUs
-    that share the KV heads of a sequence (1 if they all hold the same latent).
+def check_pools(said: Disaggregation, engines: Mapping[str, Any], heads: Sequence[int]) -> None:
+    """Whether the pools can exchange KV, whose format is the scenario's; `engines` are their resolved settings, `heads`
+    the GPUs that share the KV heads of a sequence (1 if they all hold the same latent).
 
     Raises
     ------
-    InputError : different engines, KV blocks or KV formats, heads that do not go together; a router or an overlap that
-        does not go with its pool.
+    InputError : different engines or KV blocks, heads that do not go together; a router or an overlap that does not go
+        with its pool.
     """
     first, second = engines["prefill"], engines["decode"]
     if max(heads) % min(heads):
@@ -176,13 +176,6 @@ def check_pools(said: Disaggregation, engines: Mapping[str, Any], kv: Mapping[st
                 found=getattr(second, key),
                 allowed=f"{getattr(first, key)!r}, as the prefill workers have",
             )
-    if kv["prefill"] != kv["decode"]:
-        raise InputError(
-            "the pools cannot exchange KV: their formats differ",
-            place="precision.kv",
-            found=f"{kv['prefill']} on prefill workers, {kv['decode']} on decode workers",
-            allowed="one that both GPUs have",
-        )
     if said.decode.router == "prefix_aware":
         raise InputError(
             "decode workers keep no prompts of other requests",

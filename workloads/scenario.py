@@ -460,9 +460,8 @@ def _check_pools(config: Scenario, data: dict[str, Any], file: object, base_dir:
     gpus = sum(pool.config.replicas * _gpus_each(pool.config.parallelism) for pool in loaded)
     try:
         engines = {name: pool.config.engine for name, pool in zip(POOLS, loaded, strict=True)}
-        formats = {name: pool.config.precision.kv for name, pool in zip(POOLS, loaded, strict=True)}
         heads = [pool.config.parallelism.tensor if decode.model.latent is None else 1 for pool in loaded]
-        check_pools(said, engines, formats, heads)
+        check_pools(said, engines, heads)
         wire = resolve_wire(said.link, (prefill.gpu, decode.gpu), gpus)
     except InputError as error:
         raise error.at(file=file) from None

@@ -53,13 +53,18 @@ def layout(row: dict[str, Any]) -> tuple[int, int, int, int]:
         ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mistralai/Mixtral-8x7B-v0.1"),
         ("nvidia/MiniMax-M2.5-NVFP4", "MiniMaxAI/MiniMax-M2.5"),
         ("openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+        ("nvidia/DeepSeek-R1-NVFP4", "deepseek-ai/DeepSeek-R1"),
+        ("deepseek-ai/DeepSeek-V3.1-NVFP4", "deepseek-ai/DeepSeek-V3"),
+        ("zhipuai/GLM-5", "zai-org/GLM-5"),
+        ("moonshotai/Kimi-K2.5", "moonshotai/Kimi-K2.5"),
+        ("Qwen/Qwen3.5-397B-A17B", "Qwen/Qwen3.5-397B-A17B"),
     ],
 )
 def test_names_of_checkpoints(name: str, model: str) -> None:
     assert bundled_model(name).name == model
 
 
-@pytest.mark.parametrize("name", ["nobody/knows-7B", "deepseek-ai/DeepSeek-R1", "Qwen/Qwen3-VL-8B"])
+@pytest.mark.parametrize("name", ["nobody/knows-7B", "deepseek-ai/DeepSeek-R9", "Qwen/Qwen3-VL-8B"])
 def test_names_that_mean_nothing_bundled(name: str) -> None:
     with pytest.raises(InputError, match="no configuration"):
         bundled_model(name)
@@ -100,6 +105,19 @@ def test_names_that_mean_nothing_bundled(name: str) -> None:
         ("nvfp4", "Qwen/Qwen3-32B", "vllm", "0.12.0", "h100-sxm", {"linear": "nvfp4_wo"}),
         ("nvfp4", "Qwen/Qwen3-32B", "trtllm", "1.2.0", "h100-sxm", {"linear": "nvfp4", "kv": "fp8"}),
         ("int4", "Qwen/Qwen3-32B", "vllm", "0.12.0", "a100-sxm", {"linear": "int4_wo"}),
+        # NVIDIA's fp4 checkpoints of large mixtures leave most of the attention as it was.
+        (
+            "fp4", "deepseek-ai/DeepSeek-R1", "sglang", "0.5.9", "b200-sxm",
+            {"linear": "bf16", "mlp": "nvfp4", "experts": "nvfp4", "output": "nvfp4", "kv": "fp8"},
+        ),
+        (
+            "fp4", "moonshotai/Kimi-K2.5", "vllm", "0.17.0", "b200-sxm",
+            {"linear": "bf16", "experts": "nvfp4", "kv": "fp8"},
+        ),
+        ("int4", "moonshotai/Kimi-K2.5", "vllm", "0.17.0", "h200-sxm", {}),  # as published
+        ("fp8", "deepseek-ai/DeepSeek-R1", "sglang", "0.5.9", "h200-sxm", {}),
+        ("fp8", "Qwen/Qwen3.5-397B-A17B", "sglang", "0.5.9", "h200-sxm", {"linear": "fp8_block"}),
+        ("fp8", "zhipuai/GLM-5", "sglang", "0.5.9", "b200-sxm", {"linear": "fp8_block"}),
     ],
 )  # fmt: skip
 def test_formats_by_checkpoint_engine_and_gpu(
@@ -125,6 +143,27 @@ def test_public_runs_draw_their_lengths_and_others_do_not() -> None:
     assert load["output_tokens"] == {"kind": "uniform", "low": 6553, "high": 8192}
     assert workload_spec(OWN)["prompt_tokens"] == 512
     assert load["requests"] == 40 and load["arrivals"] == {"kind": "closed_loop", "concurrency": 4}
+
+
+R1 = LLAMA | {
+    "model": "deepseek-ai/DeepSeek-R1", "gpu": "b200-sxm", "precision": "fp4", "tp": 8, "moe_tp": 8,
+}  # fmt: skip
+
+
+def test_sglang_looks_for_requests_now_and_then() -> None:
+    """--scheduler-recv-interval of its recipes on Blackwell: 10 below 16 users, else 30."""
+    few, many = (told(R1 | {"engine": "sglang", "concurrency": users}).engine for users in (8, 16))
+    assert few["receive_interval"] == 10 and many["receive_interval"] == 30
+    assert "receive_interval" not in told(R1 | {"engine": "sglang", "precision": "fp8", "gpu": "h200-sxm"}).engine
+
+
+def test_layouts_that_early_runs_chose_by_themselves() -> None:
+    """The script of September 2025: experts whole above 8 users, data-parallel attention from 256 on."""
+    run = R1 | {"engine": "trtllm"}
+    assert layout(run) == (8, 1, 1, 1) and layout(run | {"concurrency": 16}) == (8, 1, 8, 1)
+    assert layout(run | {"concurrency": 256}) == (1, 8, 8, 1)
+    assert layout(run | {"concurrency": 256, "engine_version": "1.2.0rc6.post2"}) == (8, 1, 1, 1)
+    assert told(run).engine["max_num_batched_tokens"] == 1024 + 4 + 64  # one prompt a step
 
 
 def test_versions_that_nobody_noted() -> None:

@@ -505,7 +505,7 @@ class NaiveEngine:
         assert budget >= 0
         if preempted or self.hold_back(replica, budget):
             return
-        while budget > 0 and len(replica.running) < replica.params.max_num_seqs and replica.waiting:
+        while budget > 0 and self.seats(replica) < replica.params.max_num_seqs and replica.waiting:
             head = self.head_of_waiting(replica)
             if self.comes_computed(head):
                 if not self.reserve(replica, head):
@@ -516,6 +516,10 @@ class NaiveEngine:
             query = min(head.known - head.computed, budget)
             work.append(self.start_work(replica, head, query))
             budget -= query
+
+    def seats(self, replica: Replica) -> int:
+        """Of `max_num_seqs`, those that are taken."""
+        return len(replica.running)
 
     def comes_computed(self, head: Sequence) -> bool:
         """Whether its prompt is computed elsewhere."""
@@ -538,7 +542,9 @@ class NaiveEngine:
             queue.sort(key=lambda sequence: sequence.rank)
         for sequence in queue:
             full = budget == 0 or len(replica.running) + len(candidates) == params.max_num_seqs
-            free -= max(self.blocks_for(replica, self.tokens_to_admit(replica, sequence)), self.promised(replica, sequence))
+            free -= max(
+                self.blocks_for(replica, self.tokens_to_admit(replica, sequence)), self.promised(replica, sequence)
+            )
             if full or free < 0 or (sequence.known > budget and not params.chunked_prefill):
                 break
             query = min(sequence.known, budget)

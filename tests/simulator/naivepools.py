@@ -58,9 +58,7 @@ def simulate_naive_pools(
 
 
 class _PoolEngine(NaiveEngine):
-    def __init__(
-        self, requests: Requests, prefill: Pool, decode: Pool, handover: Handover, check_every: int
-    ) -> None:
+    def __init__(self, requests: Requests, prefill: Pool, decode: Pool, handover: Handover, check_every: int) -> None:
         super().__init__(requests, prefill.cost, prefill.params, check_every)
         self.pools, self.handover = (prefill, decode), handover
         self.add_replicas(decode.cost, decode.params)
@@ -71,6 +69,8 @@ class _PoolEngine(NaiveEngine):
         self.lanes = {r.index: [0] * handover.prefill_lanes for r in self.prefill_workers}
         self.lanes |= {r.index: [0] * handover.decode_lanes for r in self.decode_workers}
         self.dropped: dict[int, list[Sequence]] = {r.index: [] for r in self.decode_workers}
+        self.returned: dict[int, list[tuple[int, Sequence]]] = {r.index: [] for r in self.prefill_workers}
+        self.at_once = False  # whoever came meanwhile is looked at
 
     def is_prefill(self, replica: Replica) -> bool:
         return replica in self.prefill_workers
@@ -169,7 +169,9 @@ class _PoolEngine(NaiveEngine):
     def make_final(self, sequence: Sequence, status: Status) -> None:
         passage = self.passages[sequence.request]
         front, back = passage.front, passage.back
-        assert not front.running and not front.blocks and (back is None or not back.running)
+        assert not front.running and (back is None or not back.running)
+        sent = [front for _, front in self.returned[front.replica]]
+        assert not front.blocks or front in sent
         if status is Status.FINISHED:
             assert sequence.generated == sequence.output == len(sequence.token_ticks)
         self.final[sequence.request] = (status, self.now)
@@ -200,6 +202,41 @@ class _PoolEngine(NaiveEngine):
         return kept
 
     # Prefill workers
+
+    def seats(self, replica: Replica) -> int:
+        """With decode_first a prompt keeps its seat until it has been sent."""
+        if self.is_prefill(replica) and self.handover.order == "decode_first":
+            return len(self.holders(replica))
+        return super().seats(replica)
+
+    def schedule(self, replica: Replica) -> None:
+        super().schedule(replica)
+        if self.is_prefill(replica) and replica.step is None and (replica.inbox or self.returned[replica.index]):
+            self.at_once = True
+            super().schedule(replica)
+            self.at_once = False
+
+    def let_in(self, replica: Replica) -> None:
+        """Newcomers, and what transfers give back: with `ahead` those that were there when the last step began."""
+
+        def is_in_time(tick: int) -> bool:
+            begun = replica.steps[-1].start if replica.steps else -1
+            return self.at_once or not replica.params.ahead or tick <= begun
+
+        for sequence in list(replica.inbox):
+            assert sequence.came is not None
+            if is_in_time(sequence.came):
+                replica.inbox.remove(sequence)
+                replica.waiting.append(sequence)
+            else:
+                self.counts["missed a step"] += 1
+        for entry in sorted(self.returned[replica.index], key=lambda entry: (entry[0], entry[1].number)):
+            tick, front = entry
+            if is_in_time(tick):
+                self.returned[replica.index].remove(entry)
+                self.release(replica, front)
+            else:
+                self.counts["given back late"] += 1
 
     def prefilled(self, replica: Replica, sequence: Sequence) -> bool:
         if not self.is_prefill(replica):
@@ -273,7 +310,7 @@ class _PoolEngine(NaiveEngine):
         assert back is not None and passage.arrives == self.now
         passage.arrived = True
         source, target = self.replicas[front.replica], self.replicas[back.replica]
-        self.release(source, front)
+        self.returned[source.index].append((self.now, front))
         source.woken = True
         if front.marked:
             self.drop(passage)
@@ -312,6 +349,9 @@ class _PoolEngine(NaiveEngine):
 
     def empty_inbox(self, replica: Replica) -> None:
         """And let those join whose transfer has ended."""
+        if self.is_prefill(replica):
+            self.let_in(replica)
+            return
         executing = any(not sequence.landing for sequence in replica.running)
         super().empty_inbox(replica)
         landed = [self.passages[s.request] for s in replica.running if s.landing]
