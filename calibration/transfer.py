@@ -12,6 +12,7 @@ the others. The errors of carrying a profile are measured three ways:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -42,6 +43,8 @@ POOL_ROWS = 3_000
 """Rows drawn from each group."""
 MOST_ROWS = 60_000
 """Rows of a pool, which those of whole blocks would exceed."""
+MOST_GROUPS = 24
+"""Groups that a pool's constants are fitted to; more, which those of whole blocks have, say nothing new of them."""
 SLOW_GEMM = 9e-6
 """Seconds that no tiny GEMM takes on a GPU."""
 SHRINK = (0.0, 0.25, 0.5, 1.0)
@@ -223,7 +226,7 @@ def _fit_pool(pool: Pool) -> Group:
         rng, each = np.random.default_rng(seed), MOST_ROWS // len(rows)
         rows = [r if len(r) <= each else r.take(np.sort(rng.permutation(len(r))[:each])) for r in rows]
     label = {name: text if name in _told_apart(pool[0]) else ANY for name, text in rows[0].label.items()}
-    constants = fit_constants(model, rows, seed=seed)
+    constants = fit_constants(model, rows[:: math.ceil(len(rows) / MOST_GROUPS)], seed=seed)
     modelled = [model_seconds(MODELS[kind], r, constants) for r in rows]
     target = np.concatenate([np.log(r.seconds / m) for r, m in zip(rows, modelled, strict=True)])
     trees = fit_trees(

@@ -59,7 +59,12 @@ def host_seconds(cost: StepCost, timeline: Timeline) -> float:
     seqs, chunks = (ceil_div(timeline[name], layout.ranks) for name in ("decode_seqs", "prefill_seqs"))
     stages, layers = layout.pipeline, cost.graph.model.layers / layout.pipeline
     tokens = dealt_tokens(
-        timeline["tokens"], timeline["prefill_tokens"], timeline["prefill_seqs"], layout.ranks, layout.ranks, cost.queries
+        timeline["tokens"],
+        timeline["prefill_tokens"],
+        timeline["prefill_seqs"],
+        layout.ranks,
+        layout.ranks,
+        cost.queries,
     )
     mixed = host.mixed_seconds(seqs, chunks, tokens, layers)
     seconds = stages * np.where(chunks > 0, mixed, host.decode_seconds(seqs, layers))

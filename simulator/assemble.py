@@ -234,14 +234,14 @@ def notes_of(deployment: Deployment, summary: dict[str, Any]) -> list[str]:
         advance = deployment.cost.advance
         notes.append(
             f"speculation ({said.method}): {said.tokens} drafted tokens a step, of which "
-            f"{advance.step / advance.unit - 1:.2f} are accepted in the mean; every sequence gets this mean in every step"
+            f"{advance.step / advance.unit - 1:.2f} are accepted in the mean; every sequence gets this mean in each"
         )
     if model.moe is not None:
         notes.append(_routing_note(deployment.graph.routing_skew, layout.expert))
     if layout.gpus > gpu.link.domain and gpu.scale_out is not None:
         notes.append(
-            f"a replica lies in several domains of {gpu.link.domain} GPUs: what passes between them rests on the figures "
-            f"of their {gpu.scale_out.kind} adapters, not on measurements"
+            f"a replica lies in several domains of {gpu.link.domain} GPUs: what passes between them rests on the "
+            f"figures of their {gpu.scale_out.kind} adapters, not on measurements"
         )
     if gpu.link.kind == "infinity-fabric" and 1 < layout.gpus < gpu.link.domain:
         notes.append("tensor parallelism below the whole domain uses only some of the links of a GPU: not modelled")

@@ -136,7 +136,7 @@ def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
     in_blocks = scenario.config.precision.by_part()["attention"] == "fp8_block"
     extra = host.block_layer if in_blocks else 0.0
     layers, moe_layers = scenario.model.layers, sum(moe.moe_layers) if moe else 0
-    linear_layers = scenario.model.linear_layers
+    linear_layers, latent = scenario.model.linear_layers, scenario.model.latent is not None
     extra += host.linear_layer * linear_layers / layers
     return HostTime(
         step=host.step,
@@ -145,8 +145,8 @@ def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
         eager=host.eager
         + host.moe_eager * moe_layers / layers
         + host.linear_eager * linear_layers / layers
-        + (host.latent_eager if scenario.model.latent is not None else 0.0),
-        launch=host.launch + host.moe_launch * moe_layers / layers,
+        + host.latent_eager * latent,
+        launch=host.launch + host.moe_launch * moe_layers / layers + host.latent_launch * latent,
         prefill_share=host.prefill_share
         + host.moe_prefill_share * moe_layers / layers
         + (host.block_prefill_share if in_blocks else 0.0),

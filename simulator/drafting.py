@@ -14,7 +14,7 @@ to follow, the others one token a sequence. A drafter is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from simulator import operators as ops
@@ -38,7 +38,7 @@ class Draft:
 
     tokens: int = 0
     model: Model | None = None
-    precision: Precision = Precision()
+    precision: Precision = field(default_factory=Precision)
     shared: bool = False
 
 

@@ -57,7 +57,6 @@ def add_block(builder: Builder, suffix: str, window: int | None, count: int) -> 
             routine="rope_kv_write",
         )
     )
-    mla.add_absorb(builder, "pre", f"absorb_query{suffix}", count, heads, "tokens")
     before = list(builder.last)
     dtype, kv = builder.precision.attention_dtype, latent.key_bytes(builder.precision.kv)
     ends: list[str] = []
@@ -70,6 +69,7 @@ def add_block(builder: Builder, suffix: str, window: int | None, count: int) -> 
             heads, 1, latent.width, best, index.top_k,
             kv=builder.precision.kv, budget=index.top_k, queries=queries, latent=latent,
         )  # fmt: skip
+        mla.add_absorb(builder, "pre", f"absorb_query_{axis}{suffix}", count, heads, axis, best)
         scores = index_scores(f"index_scores_{axis}{suffix}", past, index.key_bytes, count=count, axis=axis)
         builder.add(scores)
         builder.add(index_select(f"index_select_{axis}{suffix}", past, index.top_k, count=count, axis=axis))
@@ -78,9 +78,9 @@ def add_block(builder: Builder, suffix: str, window: int | None, count: int) -> 
         else:
             name = f"attention_prefill{suffix}"
             builder.add(sparse_prefill(name, read, past.extent, count=count, dtype=dtype, kv=kv, act=a))
+        mla.add_absorb(builder, "post", f"expand_value_{axis}{suffix}", count, heads, axis, best)
         ends += builder.last
     builder.last = ends
-    mla.add_absorb(builder, "post", f"expand_value{suffix}", count, heads, "tokens")
     builder.add(builder.gemm("output", f"o_proj{suffix}", builder.model.hidden, heads * latent.value_dim, count))
     builder.module = None
 

@@ -9,6 +9,7 @@ many shapes part of a kernel's errors cancels. The host's time, if the engine ha
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from simulator.calibrated import Calibrated
 from simulator.calls import kernel_call
 from simulator.fitted import WIDEN, ErrorBand, band
 from simulator.kernels.base import TERMS
+from simulator.modules import block_columns
 from simulator.operators import Operator
 from simulator.selection import Choice
 from simulator.shape import PrefillShape, StepShape
@@ -133,14 +135,18 @@ def _band(choice: Choice | None, term: str) -> ErrorBand:
 
 def _outside(cost: StepCost, op: Operator, choice: Choice) -> bool:
     """Whether widths or heads of the model, which no step changes, lie outside of the fitted ranges."""
-    ones = tuple(1 for _ in cost.decode_caps)
-    chunks = PrefillShape(1, 1, tuple(1 for _ in cost.prefill_caps), tuple(1 for _ in cost.prefill_caps))
-    call = kernel_call(op, StepShape(1, 1, 1, ones, chunks), cost.gpu.link.domain)
+    if op.module is not None and choice.group.kind == op.module.kind:
+        columns: Mapping[str, Any] = block_columns(op.module, 1, 1, 0)
+    else:
+        ones = tuple(1 for _ in cost.decode_caps)
+        chunks = PrefillShape(1, 1, tuple(1 for _ in cost.prefill_caps), tuple(1 for _ in cost.prefill_caps))
+        call = kernel_call(op, StepShape(1, 1, 1, ones, chunks), cost.gpu.link.domain)
+        if call is None:
+            return False
+        columns = call.shape
     steps = {"m", "batch", "context_len", "query_len", "past_len", "tokens", "bytes", "rows"}
-    if call is None:
-        return False
     return any(
-        not low <= float(np.asarray(call.shape[name])) <= high
+        not low <= float(np.asarray(columns[name])) <= high
         for name, (low, high) in choice.group.ranges.items()
         if name not in steps
     )

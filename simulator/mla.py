@@ -44,7 +44,8 @@ class Absorb:
     op: str
     heads: int
     latent: Latent
-    extent: int = 0
+    extent: int
+    cap: int | None
     queries: int = 1
     """Rows of a decoding sequence."""
 
@@ -146,13 +147,15 @@ def add_projections(builder: Builder, suffix: str, count: int) -> None:
     )
 
 
-def add_absorb(builder: Builder, op: str, name: str, count: int, heads: int, axis: str, extent: int = 0) -> None:
-    """Add one half of the absorption."""
+def add_absorb(builder: Builder, op: str, name: str, count: int, heads: int, axis: str, extent: int) -> None:
+    """Add one half of the absorption of a phase, beside attention that reads an `extent`."""
     linear = builder.precision.linear("attention")
     # Formats narrower than fp8 are widened when the weights are loaded: no kernel multiplies heads one by one in them.
     fp8 = linear.dtype == "fp8"
     dtype, weight = ("fp8", linear.weight) if fp8 else (builder.wide, builder.table)
-    dims = Absorb(op, heads, _latent(builder), extent, builder.queries if axis == "decode" else 1)
+    caps = builder.decode.caps if axis == "decode" else builder.prefill.caps
+    queries = builder.queries if axis == "decode" else 1
+    dims = Absorb(op, heads, _latent(builder), extent, caps[extent], queries)
     builder.add(absorb(name, dims, count=count, dtype=dtype, weight=weight, act=builder.a, axis=axis))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hwspecs.gpu import Gpu
 from simulator.cost import OpTime, maximum, operator_time
-from simulator.operators import Heads, Module, Operator
+from simulator.operators import Module, Operator
 from simulator.prefilltable import pairs_of
 from simulator.profile import Profile
 from simulator.selection import Choice, bind_label
@@ -25,7 +25,7 @@ from simulator.shape import PrefillShape, StepShape, equal_chunks
 IDEAL = Profile(name="ideal", description="the pure roofline", fitted_on="nothing")
 PHASES = ("decode", "prefill")
 CORE = ("mla_decode", "mla_prefill", "sparse_index")
-"""Kinds of operators that have their time from the block."""
+"""Kinds of operators that have their time from the block; absorption too in prefill, which not all kernels do."""
 REFERENCE = 8192.0
 """Tokens of the past at which ideal times tell how attention and index share a block: four times what DSA chooses."""
 FORMS = {"mla_module": ("form", "expanded", "absorbed"), "dsa_module": ("reads", "sparse", "dense")}
@@ -44,7 +44,7 @@ class Whole(NamedTuple):
 
 def is_core(op: Operator) -> bool:
     """Whether an operator of a block has no time but what the others leave of the block's."""
-    return op.axis in PHASES and op.kind in CORE
+    return op.axis in PHASES and (op.kind in CORE or (op.axis, op.kind) == ("prefill", "mla_bmm"))
 
 
 def module_label(module: Module, axis: str) -> dict[str, str]:
@@ -65,11 +65,6 @@ def choose(module: Module, axis: str, find: Callable[..., Choice | None]) -> Who
     index = module.latent.indexer
     # Kernels that read everything are for queries with no more before them than the indexer would choose.
     return Whole(main, short, short.group.ranges["query_len"][1] if index is None else index.top_k)
-
-
-def queries_of(members: Sequence[Operator]) -> int:
-    """Query tokens of a decoding sequence."""
-    return max(part.dims.queries for part in members if isinstance(part.dims, Heads) and part.axis == "decode")
 
 
 def block_columns(module: Module, batch: Any, query: Any, past: Any) -> dict[str, Any]:
@@ -181,3 +176,24 @@ def part_time(
     rest = (mine - waits) / np.maximum(ideal.seconds, 1e-300)
     compute, memory, l2, link = (term * rest for term in (ideal.compute, ideal.memory, ideal.l2, ideal.link))
     return OpTime(mine, compute, memory, l2, link, waits)
+
+
+def rising(values: np.ndarray) -> np.ndarray:
+    """The nearest rows that never fall, by least squares: [rows, n] of [rows, n].
+
+    Blocks have steps in them (one engine's sparse kernel takes longest where the first token is left out), and a bump
+    must not lift all that comes after it. Where a row falls, the values about the fall become their mean:
+    max over a <= i of min over b >= i of the mean of values[a .. b] (isotonic regression, its max-min formula).
+    """
+    found = values.copy()
+    falls = np.flatnonzero((np.diff(values, axis=1) < 0).any(axis=1))
+    n = values.shape[1]
+    first, last = np.arange(n)[:, None], np.arange(n)[None, :]
+    for rows in np.array_split(falls, len(falls) // 256 + 1):
+        sums = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(values[rows], axis=1)], axis=1)
+        spans = sums[:, None, 1:] - sums[:, :-1, None]
+        means = np.where(last >= first, spans / np.maximum(last - first + 1, 1), np.inf)
+        least = np.minimum.accumulate(means[:, :, ::-1], axis=2)[:, :, ::-1]
+        reach = np.where(last >= first, least, -np.inf)
+        found[rows] = np.maximum.accumulate(reach.max(axis=1), axis=1)  # rounding apart, it rises by itself
+    return found

@@ -129,7 +129,7 @@ class Replica:
         self.capped: list[list[tuple[int, int, int, Sequence]]] = [
             [] for _ in cost.decode_caps
         ]  # (.., units to go, ..)
-        self._no_decode, self._no_kv = [0] * len(cost.decode_ops), [0] * (2 * len(cost.decode_caps))
+        self._no_decode, self._no_kv = [0] * len(cost.decode_ops), [0.0] * (2 * len(cost.decode_caps))
         self._no_prefill = [0] * (2 * len(cost.prefill_caps))
         self.has_caps = any(cap is not None for cap in cost.decode_caps)
         self.any_marked = False

@@ -298,10 +298,8 @@ class Selection:
             largest[owner.name] = max(largest.get(owner.name, 0), group.rows)
         profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label, shape, largest[c[0].name]))
         tiers = [tier]
-        if (
-            any(name in label and group.label[name] not in (label[name], ANY) for name in group.label)
-            and tier != "foreign"
-        ):
+        other = any(name in label and _unlike(name, label[name], have) for name, have in group.label.items())
+        if other and tier != "foreign":
             tiers.append("software")  # another kernel or format
         elif tier == "exact" and self.software is not None and profile.software != self.software:
             same = engine(profile.software) == engine(self.software)

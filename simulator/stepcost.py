@@ -407,6 +407,8 @@ class StepCost:
             once[self._does(op)] = self.kernel_terms(op, shape).seconds
         seconds = np.broadcast_to(op.count * once[self._does(op)], read.shape)
         # Corrections are fitted to measurements, which scatter; reading more KV never takes less time.
+        if isinstance(self.profile, Calibrated) and self.profile.whole(op) is not None:
+            return modules.rising(seconds)
         return np.maximum.accumulate(seconds, axis=1)
 
 

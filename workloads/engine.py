@@ -91,6 +91,9 @@ class Host(Part):
         default=0.0,
         description="What `eager` is more for a layer with latent attention: small kernels between its projections.",
     )
+    latent_launch: SecondsOrZero = Field(
+        default=0.0, description="What `launch` is more for a layer with latent attention."
+    )
     linear_eager: SecondsOrZero = Field(
         default=0.0, description="What `eager` is more for a layer with linear attention."
     )

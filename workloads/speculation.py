@@ -1,4 +1,4 @@
-"""Speculative decoding as a scenario says it: what drafts, how many tokens, and how many of them hold (docs/speculation.md).
+"""Speculative decoding as a scenario says it: what drafts, how many tokens, how many of them hold.
 
 Acceptance belongs to the workload: it depends on the texts and on how well the drafter knows the model. A sequence is
 granted its mean in every step, so that what a step costs stays a known line (docs/engine.md, "Speculation").
@@ -24,8 +24,8 @@ class Speculation(Part):
     """Drafted tokens that a step verifies, and how many of them are accepted."""
 
     method: Literal["mtp", "draft_model", "ngram"] = Field(
-        description="What drafts. mtp: the model's own prediction module (multi-token prediction); draft_model: `model`; "
-        "ngram: a look-up in the text so far, which takes no time on the GPU."
+        description="What drafts. mtp: the model's own prediction module (multi-token prediction); draft_model: "
+        "`model`; ngram: a look-up in the text so far, which takes no time on the GPU."
     )
     tokens: Annotated[int, Field(strict=True, ge=1, le=MOST_DRAFTED)] = Field(
         description="Tokens drafted for each decoding sequence in a step."

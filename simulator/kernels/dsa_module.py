@@ -80,7 +80,7 @@ DSA_MODULE = KernelModel(
     features=features,
     names=latent.NAMES,
     named={"reads": reads},
-    # Blocks that were timed in CUDA graphs (decode) take up to this. Prefill was launched kernel by kernel, which leaves
-    # up to 0.8 ms between kernels that a step of many layers, whose host runs ahead, does not have.
+    # Blocks that were timed in CUDA graphs (decode) take up to this. Prefill was launched kernel by kernel, which
+    # leaves up to 0.8 ms between kernels that a step of many layers, whose host runs ahead, does not have.
     in_graph={"launch": 2e-4},
 )

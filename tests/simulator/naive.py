@@ -681,7 +681,7 @@ class NaiveEngine:
         return Work(sequence, past, query, sequence.decoding)
 
     def granted(self, replica: Replica, sequence: Sequence) -> int:
-        """Tokens that a decoding sequence gets from its next step: in the mean `mean` a step, and no more than it needs."""
+        """Tokens that a decoding sequence gets from its next step: the mean a step, and no more than it needs."""
         after = floor(replica.mean * (sequence.rounds + 1)) + sequence.joined
         return min(after - sequence.computed, sequence.output - sequence.generated)
 

@@ -93,11 +93,11 @@ def test_every_layer_has_its_parts(model: Model) -> None:
     assert parts["qkv_proj"] == model.layers - linear - latent
     for name in ("linear_in_proj", "causal_conv_decode", "delta_rule_decode", "delta_rule_prefill", "linear_out_proj"):
         assert parts[name] == linear, name
-    for name in ("latent_down_proj", "q_up_proj", "absorb_query", "expand_value"):
-        assert parts[name] == latent, name
+    assert parts["latent_down_proj"] == parts["q_up_proj"] == latent
     indexed = latent if model.latent and model.latent.indexer else 0
     assert parts["index_scores_decode"] == parts["index_select_prefill"] == indexed
-    assert parts["kv_up_proj"] == latent - indexed
+    assert parts["kv_up_proj"] == parts["absorb_query"] == parts["expand_value"] == latent - indexed
+    assert parts["absorb_query_decode"] == parts["expand_value_prefill"] == indexed
     moe_layers = sum(model.moe.moe_layers) if model.moe else 0
     assert parts["experts_down"] == parts["router"] == moe_layers
     assert parts["embedding"] == parts["final_norm"] == parts["lm_head"] == parts["sampling"] == 1

@@ -162,3 +162,18 @@ def test_never_below_nothing() -> None:
     found = run_interval(cost, spent, makespan=1.0, busy=1.0, tpot=1.0)
     assert found is not None
     assert 0 <= found["makespan_s"][0] < 0.01 and 0 <= found["tpot_s"][0] < 0.01
+
+
+@pytest.mark.parametrize(("most_heads", "status"), [(128.0, "interpolated"), (8.0, "extrapolated")])
+def test_a_block_timed_as_a_whole_is_asked_for_its_own_columns(most_heads: float, status: str) -> None:
+    """16 of DeepSeek-V3.2's heads on a GPU; the block's ranges name its indexer, which no operator's own shape has."""
+    ranges = RANGES["dsa_module"] | {"q_heads": (1.0, most_heads)}
+    made = (group("gemm", no_trees()), group("dsa_module", no_trees(), ranges=ranges))
+    library = Library([profile("h200-sxm@vllm-0.24.0", made)])
+    fitted = Calibrated(H200, Selection(H200, None, None, library), load_profile(FALLBACK))
+    graph = build_graph(load_model("deepseek-v3.2"), Dense(), Precision(), 8)
+    cost = StepCost(graph, H200, fitted, max_tokens=64, max_seqs=4, max_context=4096)
+    busy = {name: {"memory": 1.0} for name in names(cost, "mla_decode")}
+    found = run_interval(cost, totals(cost, busy), makespan=None, busy=2.0, tpot=0.01)
+    assert found is not None
+    assert {entry["status"] for entry in found["kernels"]} == {status}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from simulator.calibrated import FALLBACK, Calibrated
 from simulator.fitted import Group
 from simulator.graph import Precision, build_graph
 from simulator.graphview import step_shape
-from simulator.modules import block_columns
+from simulator.modules import block_columns, is_core, rising
 from simulator.operators import Operator
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
@@ -167,11 +168,43 @@ def test_sparse_attention_grows_by_the_whole_past() -> None:
     """Its time is a share of the block's, which goes by all that the index reads."""
     found = cost(SPARSE, kind="dsa_module")
     whole, capped = found.decode_caps.index(None), found.decode_caps.index(2048)
-    for op, extent in zip(found.decode_ops, found.decode_extents, strict=True):
-        assert extent == whole
-        assert op.dims.extent == (capped if op.name.startswith("attention") else whole)
+    core = {op.name: extent for op, extent in zip(found.decode_ops, found.decode_extents, strict=True) if is_core(op)}
+    assert set(core.values()) == {whole} and "attention_decode [moe]" in core
+    assert by_name(found)["attention_decode [moe]"].dims.extent == capped
     plain = ideal_cost(SPARSE)
     assert capped in plain.decode_extents
+
+
+def by_name(found: StepCost) -> dict[str, Operator]:
+    return {op.name: op for op in found.operators}
+
+
+def test_absorption_of_prompts_is_a_part_of_the_block() -> None:
+    """Where everything is read some kernels expand keys and values instead; in decode all absorb, in kernels of their
+    own.
+    """
+    ops = by_name(cost(SPARSE, kind="dsa_module"))
+    assert is_core(ops["absorb_query_prefill [moe]"]) and not is_core(ops["absorb_query_decode [moe]"])
+    assert not any(is_core(op) for op in ops.values() if op.axis == "tokens")
+
+
+def test_a_bump_does_not_lift_what_comes_after_it() -> None:
+    """5, 2 and 3 become their mean; what never falls stays as it is."""
+    rows = np.array([[1.0, 5.0, 2.0, 3.0, 9.0], [1.0, 1.0, 2.0, 3.0, 3.0]])
+    assert rising(rows)[0] == pytest.approx([1, 10 / 3, 10 / 3, 10 / 3, 9])
+    assert np.array_equal(rising(rows)[1], rows[1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.floats(0.1, 10), min_size=7, max_size=7), min_size=1, max_size=4))
+def test_rows_that_never_fall(values: list[list[float]]) -> None:
+    """They rise, add up to what they were made of, and are no farther from it than the running maximum."""
+    rows = np.array(values)
+    found = rising(rows)
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert found.sum(axis=1) == pytest.approx(rows.sum(axis=1))
+    highest = np.maximum.accumulate(rows, axis=1)
+    assert (((found - rows) ** 2).sum(axis=1) <= ((highest - rows) ** 2).sum(axis=1) * (1 + 1e-9) + 1e-12).all()
 
 
 def test_layers_share_what_is_chosen() -> None:

@@ -116,7 +116,8 @@ def test_verifying_reads_once_and_multiplies_for_every_token() -> None:
 
 def test_a_prediction_module_by_hand() -> None:
     """DeepSeek-R1's module, in millions: experts 256 x 3 x 7168 x 2048 = 11,274.3; the shared one 44.0; the router 1.8;
-    attention 7168 x (1536 + 576) + 1536 x 24,576 + 512 x 32,768 + 16,384 x 7168 = 187.1; the projection 2 x 7168^2 = 102.8.
+    attention 7168 x (1536 + 576) + 1536 x 24,576 + 512 x 32,768 + 16,384 x 7168 = 187.1; the projection 2 x 7168^2 =
+    102.8.
     With the model's embedding and head (926.7 each), which its checkpoint holds again, that is the published 14 B
     (DeepSeek-V3, README: 685 B with the module, 671 B without).
     """
@@ -201,8 +202,8 @@ def test_with_nothing_accepted_it_only_costs() -> None:
 
 
 def test_with_everything_accepted_a_quarter_of_the_steps_is_left() -> None:
-    """301 output tokens are one of the prefill and 300 of decode, 75 steps of four; 1,330 tokens of prompts are two steps
-    of at most 1,024, in the second of which the last request gets its first token.
+    """301 output tokens are one of the prefill and 300 of decode, 75 steps of four; 1,330 tokens of prompts are two
+    steps of at most 1,024, in the second of which the last request gets its first token.
     """
     _, steps = makespan(graph_of("qwen3-8b", Draft(3)), Advance(3, 4, 1))
     assert steps == 77
