@@ -37,7 +37,7 @@ test-versions: $(KERNELS)  ## The kernels' checks over versions of torch and tri
 bench: $(STAMP)  ## Scenarios A to E, growth, naive engine, start-up; writes bench.json.
 	$(BIN)/python tests/bench.py
 
-validate: $(STAMP)  ## Held-out shapes and left-out GPUs of the measured tables; writes docs/validation.md.
+validate: $(STAMP)  ## Held-out shapes and left-out GPUs of the measured tables; writes docs/validation.md and validation-modern.md.
 	$(BIN)/python -m calibration.validate_page
 
 sparse-check: $(STAMP)  ## Sparse attention as modelled beside measured kernels; writes docs/sparse-check.md.

@@ -6,6 +6,8 @@ seed give the same trees to the bit, whatever the machine's BLAS or number of th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from simulator.trees import Trees
@@ -94,7 +96,7 @@ def _best_split(
     rank = np.cumsum(seen) - 1
     some = int(rank[-1]) + 1
     counts = np.bincount((codes + rank[leaf] * width).ravel(), minlength=some * width).reshape(some, width // 2, 2)
-    whole = np.int32 if codes.shape[1] < SMALL else np.int64
+    whole: type[Any] = np.int32 if codes.shape[1] < SMALL else np.int64
     below, above = (np.cumsum(counts[:, :, side], axis=1, dtype=whole) for side in (0, 1))
     every, surplus = above + below, above - below
     best, where = -1.0, (0, 0)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from calibration.layertables import text_codes
 from calibration.servingreplay import Replay
-from calibration.servingtables import LABELS, LAYOUT, ServingTable, gpus_of
+from calibration.servingtables import LABELS, LAYOUT, SIDE, SIDES, ServingTable, gpus_of
 from calibration.tables import check_suffix
 from calibration.validation import Errors, by, csv_bytes, parquet_bytes, summary, typed
 from simulator.files import replace_file
@@ -57,10 +57,18 @@ def users(concurrency: int) -> str:
 def layout(row: dict[str, Any]) -> str:
     """A row's parallel layout: tp4, tp1 dp8 ep8."""
     if "prefill_workers" in row:
-        return ", ".join(f"{side} {row[f'{side}_workers']} x tp{row[f'{side}_tp']}" for side in ("prefill", "decode"))
+        return ", ".join(
+            f"{side} {row[f'{side}_workers']} x {_parts({name: row[f'{side}_{name}'] for name in SIDE})}"
+            for side in SIDES
+        )
+    return _parts(row)
+
+
+def _parts(sizes: dict[str, Any]) -> str:
     short = {"tp": "tp", "pp": "pp", "attention_dp": "dp", "moe_tp": "moe_tp", "moe_ep": "ep"}
-    shown = [name for name in LAYOUT if name == "tp" or (row[name] > 1 and name != "moe_tp")]
-    return " ".join(f"{short[name]}{row[name]}" for name in shown)
+    names = [name for name in LAYOUT if name in sizes]
+    shown = [name for name in names if name == "tp" or (sizes[name] > 1 and name != "moe_tp")]
+    return " ".join(f"{short[name]}{sizes[name]}" for name in shown)
 
 
 def errors_of(table: ServingTable, replays: Sequence[Replay], metric: str) -> Errors:

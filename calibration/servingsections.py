@@ -24,6 +24,8 @@ LEFT = "deployment"
 """The split that stands beside the errors as shipped in the tables of groups."""
 LEAST_ROWS, WORST_GROUPS = 3, 5
 NO_AIM = (None, None, None)
+ALL_AIM = (0.09, 0.20, 0.10)
+"""Of all rows together: errors of TPOT and TTFT, and the planning loss."""
 TTFT_SHARE = 1 / 3
 """What an error of TTFT counts beside one of TPOT where groups are ranked: what is aimed at differs by this factor."""
 
@@ -117,7 +119,7 @@ def headline(results: Results) -> list[str]:
         parts.append((f"{part.name} ({part.rows.sum():,} rows{every_predicted})", part.rows, part.aim))
     if not any((pick == done).all() for _, pick, _ in parts):
         parts.append((f"all predicted rows ({done.sum():,})", done, NO_AIM))
-    parts.append((f"all rows ({measured.sum():,}), without a prediction 100 %", measured, NO_AIM))
+    parts.append((f"all rows ({measured.sum():,}), without a prediction 100 %", measured, ALL_AIM))
     rows = []
     for name, pick, aims in parts:
         whole = [scores(table, replays, pick) for replays, _ in runs]

@@ -67,10 +67,12 @@ def parts_of(table: ServingTable) -> list[Part]:
     kind = np.array([built_of(row["model"]) for row in table.rows])
     engine = np.array([row["engine"] for row in table.rows])
     dense = (kind == "dense") & (engine != "sglang")
+    latent = kind == "latent or hybrid"
     found = [
         Part("dense models, vLLM and TensorRT-LLM", dense, (0.05, 0.15, 0.10)),
         Part("MoE over GQA", kind == "moe", (0.09, 0.20, 0.10)),
-        Part("both, and dense models on SGLang", kind != "latent or hybrid", (None, None, 0.10)),
+        Part("both, and dense models on SGLang", ~latent, (None, None, 0.10)),
+        Part("latent, sparse or hybrid attention", latent, (0.10, 0.25, None)),
     ]
     return [part for part in found if part.rows.any()]
 

@@ -12,8 +12,7 @@ the others. The errors of carrying a profile are measured three ways:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -43,8 +42,6 @@ POOL_ROWS = 3_000
 """Rows drawn from each group."""
 MOST_ROWS = 60_000
 """Rows of a pool, which those of whole blocks would exceed."""
-MOST_GROUPS = 24
-"""Groups that a pool's constants are fitted to; more, which those of whole blocks have, say nothing new of them."""
 SLOW_GEMM = 9e-6
 """Seconds that no tiny GEMM takes on a GPU."""
 SHRINK = (0.0, 0.25, 0.5, 1.0)
@@ -64,6 +61,9 @@ def fit_transfer(
     tasks = [task for task in map(_drawn, tasks_of(tables, seed)) if len(task.rows) >= LEAST_ROWS]
     pools = _pools(tasks)
     left_out = _left_out(pools)
+    for pool in (*pools, *(rest for rest, _ in left_out)):
+        if pool[0].kind in BLOCKS:
+            pool.constants = _middle(pool, profiles)
     fits = _map(_fit_pool, [*pools, *(rest for rest, _ in left_out)], jobs, progress)
     groups, rest_groups = fits[: len(pools)], fits[len(pools) :]
     shrink, errors = _shrink(left_out, rest_groups)
@@ -90,9 +90,12 @@ def fit_transfer(
 
 
 class Pool(list[Task]):
-    """Tasks that are fitted together; `engine` if they are of one engine's software only."""
+    """Tasks that are fitted together; `engine` if they are of one engine's software only; `constants` if they are
+    known already.
+    """
 
     engine: str = ""
+    constants: Mapping[str, float] | None = None
 
 
 def _pool(tasks: Iterable[Task], engine: str = "") -> Pool:
@@ -111,6 +114,18 @@ def _left_out(pools: Sequence[Pool]) -> list[tuple[Pool, list[Task]]]:
             if rest:
                 pairs.append((_pool(rest, pool.engine), own))
     return pairs
+
+
+def _middle(pool: Pool, profiles: Sequence[Fitted]) -> dict[str, float] | None:
+    """The medians of the constants of the pool's own groups, of which blocks have dozens; None if there are none."""
+    own = {
+        (profile.gpu, profile.software, group.kind, *sorted(group.label.items())): group.constants
+        for profile in profiles
+        for group in profile.groups
+    }
+    keys = [(task.gpu, task.software, task.kind, *sorted(task.rows.label.items())) for task in pool]
+    found = [own[key] for key in keys if key in own]
+    return {name: float(np.median([constants[name] for constants in found])) for name in found[0]} if found else None
 
 
 def _shrink(
@@ -226,7 +241,7 @@ def _fit_pool(pool: Pool) -> Group:
         rng, each = np.random.default_rng(seed), MOST_ROWS // len(rows)
         rows = [r if len(r) <= each else r.take(np.sort(rng.permutation(len(r))[:each])) for r in rows]
     label = {name: text if name in _told_apart(pool[0]) else ANY for name, text in rows[0].label.items()}
-    constants = fit_constants(model, rows[:: math.ceil(len(rows) / MOST_GROUPS)], seed=seed)
+    constants = pool.constants or fit_constants(model, rows, seed=seed)
     modelled = [model_seconds(MODELS[kind], r, constants) for r in rows]
     target = np.concatenate([np.log(r.seconds / m) for r, m in zip(rows, modelled, strict=True)])
     trees = fit_trees(

@@ -89,6 +89,8 @@ def result_page() -> str:
 
     sets = ["workload.requests=2", "workload.strategy.samples=2", "workload.output_tokens=64", "objective={ttft: 1 s}"]
     document = run_scenario(load_scenario("aime24-best-of-32", sets)).document()
+    both = run_scenario(load_scenario("aime24-best-of-32", [*sets, "disaggregation={prefill: {}, decode: {}}"])).document()
+    told = {path for path, _ in paths(document)}
     lines = [
         "# What a run writes",
         "",
@@ -105,6 +107,13 @@ def result_page() -> str:
         "| --- | --- |",
         *(f"| `{path}` | {kind} |" for path, kind in paths(document)),
         "",
+        "With prefill and decode on workers of their own ([disaggregation.md](disaggregation.md)) there are also, for each of",
+        "`prefill` and `decode` (here: POOL):",
+        "",
+        "| key | type |",
+        "| --- | --- |",
+        *(f"| `{path}` | {kind} |" for path, kind in pool_paths(both, told)),
+        "",
         "Definitions of the metrics are in the docstring of `simulator/metrics.py`:",
         "",
     ]
@@ -116,7 +125,8 @@ def result_page() -> str:
         "## requests.parquet",
         "",
         "One row a request: the columns of `simulator.result.REQUEST_COLUMNS`, and TTFT, TPOT, end-to-end latency and ITL",
-        "percentiles derived from them. `status`: 0 finished, 1 aborted, 2 rejected.",
+        "percentiles derived from them. `status`: 0 finished, 1 aborted, 2 rejected. With two pools `replica` is the decode",
+        "worker, numbered after the prefill workers, and the columns of `PASSAGE_COLUMNS` say when the request passed.",
         "",
         "## timeline.parquet",
         "",
@@ -131,6 +141,12 @@ def result_page() -> str:
         "and queue as counters. Long runs are thinned, and the trace says so.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def pool_paths(document: dict[str, Any], told: set[str]) -> list[tuple[str, str]]:
+    """`paths` that are not among those `told`, with one pool for both."""
+    found = [(path, kind) for path, kind in paths(document) if path not in told and ".decode." not in path]
+    return [(path.replace(".prefill", ".POOL"), kind) for path, kind in found]
 
 
 def paths(value: Any, path: str = "") -> list[tuple[str, str]]:

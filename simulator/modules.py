@@ -10,17 +10,20 @@ names. These take their ideal times at least.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hwspecs.gpu import Gpu
 from simulator.cost import OpTime, maximum, operator_time
-from simulator.operators import Module, Operator
+from simulator.kernels.dsa_module import most_graphed
+from simulator.kernels.latent_block import MODELS
+from simulator.operators import Gemm, Module, Operator
 from simulator.prefilltable import pairs_of
 from simulator.profile import Profile
-from simulator.selection import Choice, bind_label
-from simulator.shape import PrefillShape, StepShape, equal_chunks
+from simulator.selection import Choice, bind_label, is_pooled
+from simulator.shape import PrefillShape, StepShape, equal_chunks, smaller
 
 IDEAL = Profile(name="ideal", description="the pure roofline", fitted_on="nothing")
 PHASES = ("decode", "prefill")
@@ -50,7 +53,11 @@ def is_core(op: Operator) -> bool:
 def module_label(module: Module, axis: str) -> dict[str, str]:
     """What chooses a block's kernel."""
     kv = "fp8" if module.kv in ("fp8", "int8", "fp4") else "bf16"
-    return {"phase": axis, "model": module.model, "dtype": "bf16", "kv_dtype": kv, "gemm_dtype": module.gemm}
+    latent = module.latent
+    own = (module.hidden, latent.q_rank, latent.nope_dim, latent.value_dim)
+    # A block is that of any model with the same widths: DeepSeek-V3's is that of R1 and of Kimi-K2.5.
+    model = next((name for name, dims in MODELS.items() if dims[:4] == own), module.model)
+    return {"phase": axis, "model": model, "dtype": "bf16", "kv_dtype": kv, "gemm_dtype": module.gemm}
 
 
 def choose(module: Module, axis: str, find: Callable[..., Choice | None]) -> Whole | None:
@@ -65,6 +72,20 @@ def choose(module: Module, axis: str, find: Callable[..., Choice | None]) -> Who
     index = module.latent.indexer
     # Kernels that read everything are for queries with no more before them than the indexer would choose.
     return Whole(main, short, short.group.ranges["query_len"][1] if index is None else index.top_k)
+
+
+def as_measured(op: Operator, whole: Whole) -> Operator:
+    """A projection of a block in the format that the whole block was measured with: the model's may be another, or its
+    output projection's alone.
+    """
+    if not isinstance(op.dims, Gemm):
+        return op
+    return replace(op, dims=replace(op.dims, format=_projections(whole.main, op.dims.format)))
+
+
+def _projections(choice: Choice, asked: str) -> str:
+    """Format of the projections of a block; what is pooled over formats has the one asked for."""
+    return asked if is_pooled(choice.group) else choice.group.label["gemm_dtype"]
 
 
 def block_columns(module: Module, batch: Any, query: Any, past: Any) -> dict[str, Any]:
@@ -121,8 +142,11 @@ def _chunks(chunks: PrefillShape, query: Any, past: Any, caps: Sequence[int | No
 
 
 def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any], gpu: Gpu) -> tuple[Any, Any]:
-    """Seconds of the block, and the part of them that is latency."""
-    label = module_label(module, axis)
+    """Seconds of the block as it was measured, and the part of them that is latency.
+
+    Its projections may have another format than the model's: what is beyond them does not depend on that.
+    """
+    asked = module_label(module, axis)
 
     def of(choice: Choice) -> tuple[Any, Any]:
         lookup: dict[str, Any] = {}
@@ -130,7 +154,10 @@ def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any]
             # Measured without a past: a chunk with one is as busy as a longer prompt with as many pairs.
             query, past = columns["query_len"], columns["past_len"]
             lookup = {"query_len": maximum(query, (query * (query + 1) + 2 * query * past) ** 0.5), "past_len": 0.0}
-        found = choice.group.estimate(columns, gpu, label=bind_label(choice, label), lookup=lookup, cold=True)
+        if axis == "decode":
+            lookup = {"batch": smaller(columns["batch"], most_graphed(choice.group.label["kernel"]))}
+        label = bind_label(choice, asked | {"gemm_dtype": _projections(choice, asked["gemm_dtype"])})
+        found = choice.group.estimate(columns, gpu, label=label, lookup=lookup, cold=True)
         return found.seconds, found.terms.latency
 
     seconds, latency = of(whole.main)
@@ -141,12 +168,17 @@ def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any]
     return seconds, latency
 
 
+def others(members: Sequence[Operator], axis: str) -> list[Operator]:
+    """The operators of a block that work in a phase and have kernels of their own."""
+    return [part for part in members if part.axis in (axis, "tokens") and not is_core(part)]
+
+
 def part_time(
     op: Operator,
     members: Sequence[Operator],
     steps: tuple[StepShape, StepShape],
     block: tuple[Any, Any],
-    around: Callable[[Operator, StepShape], Any],
+    known: Any,
     gpu: Gpu,
 ) -> OpTime:
     """Time of `op`, one of those that have theirs from the block (`is_core`).
@@ -157,16 +189,15 @@ def part_time(
     Parameters
     ----------
     members : all operators of the block. steps : the phase alone, and the same with a past of REFERENCE tokens, where
-        ideal times tell the shares. block : seconds of the block, and their latency.
-    around : seconds of an operator that has kernels of its own.
+        ideal times tell the shares. block : seconds of the block, and their latency. known : seconds of those that have
+        kernels of their own (`others`).
     """
     seconds, latency = block
     core = [part for part in members if part.axis == op.axis and is_core(part)]
-    others = [part for part in members if part.axis in (op.axis, "tokens") and not is_core(part)]
     step, reference = steps
     own = {part.name: operator_time(part, step, gpu, IDEAL) for part in core}
     least: Any = sum(time.seconds for time in own.values())
-    excess = np.maximum(seconds - sum(around(part, step) for part in others) - least, 0.0)
+    excess = np.maximum(seconds - known - least, 0.0)
     weight = operator_time(op, reference, gpu, IDEAL).seconds
     weights: Any = sum(operator_time(part, reference, gpu, IDEAL).seconds for part in core)
     ideal = own[op.name]

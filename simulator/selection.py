@@ -334,8 +334,10 @@ class Selection:
             alike = float(group.label["kernel"] == f"{POOLED} {engine(self.software or ENGINES[0])}")
             minor = alike < 1 and group.label["kernel"] != POOLED  # another engine's
         outside = _outside(group, shape)
+        # Of blocks what is left beyond the projections is used, which is an engine's own whatever their format.
+        foreign = group.kind in BLOCKS and rank[1]
         return (
-            form, other, _odd(group, label), hidden, asked_for, outside, *rank,
+            foreign, form, other, _odd(group, label), hidden, asked_for, outside, *rank,
             other_access, alike < 1, minor, eager, -alike, -group.rows,
         )  # fmt: skip
 
@@ -420,7 +422,8 @@ def bind_label(choice: Choice, label: Mapping[str, str]) -> Mapping[str, str]:
         return {**own, **label}
     # The physics moves the bytes of the formats asked for, and has the widths of the model asked for, whatever kernel's
     # correction stands in.
-    return own | {name: label[name] for name in ("dtype", "gemm_dtype", "model") if name in own and name in label}
+    asked = {name: label[name] for name in ("dtype", "gemm_dtype", "model") if name in own and name in label}
+    return {**own, **asked}
 
 
 def require(choice: Choice | None, kind: str, gpu: Gpu) -> Choice:

@@ -38,7 +38,7 @@ from simulator.graph import StepGraph
 from simulator.host import HostTime
 from simulator.layout import check_link
 from simulator.modules import Whole
-from simulator.operators import Operator
+from simulator.operators import Module, Operator
 from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, Advance
 from simulator.prefilltable import PrefillTable
 from simulator.profile import Profile, load_profile
@@ -116,6 +116,7 @@ class StepCost:
         self.padded = [max(n, min(self.host.padded(n), largest)) for n in range(self.most_seqs + 1)]
         self._take_host()
         self._knots = _context_knots(max_context)
+        self._block: dict[tuple[Module, str], tuple[tuple[bytes, ...], tuple[Any, Any], Any]] = {}
         # Layers that differ in their MLPs have the same attention: it is asked once.
         once: dict[tuple[Any, ...], Any] = {}
         self._decode_seconds = [self._decode_table(op, once) for op in self.decode_ops]
@@ -320,8 +321,16 @@ class StepCost:
         assert module is not None
         members = [other for other in self.operators if other.module == module]
         steps, columns = modules.alone(module, op.axis, shape, caps, self.queries)
-        block = modules.estimate(whole, module, op.axis, columns, self.gpu)
-        return modules.part_time(op, members, steps, block, lambda o, s: self.kernel_terms(o, s).seconds, self.gpu)
+        # The operators of a block are asked one after the other for the same steps.
+        key, asked = (replace(module, block=""), op.axis), (steps[0].tokens, *columns.values())
+        same = tuple(np.asarray(value).tobytes() for value in asked)
+        if key not in self._block or self._block[key][0] != same:
+            block = modules.estimate(whole, module, op.axis, columns, self.gpu)
+            parts = [modules.as_measured(part, whole) for part in modules.others(members, op.axis)]
+            known: Any = sum(self.kernel_terms(part, steps[0]).seconds for part in parts)
+            self._block[key] = same, block, known
+        _, block, known = self._block[key]
+        return modules.part_time(op, members, steps, block, known, self.gpu)
 
     def _extent(self, op: Operator) -> int:
         """The extent that the time of an operator of the axes `decode` and `prefill` is a function of."""

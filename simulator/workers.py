@@ -215,9 +215,14 @@ class DecodeWorker(Replica):
         return left
 
     def schedule(self, now: int) -> None:
+        """If what is settled gives no step, since all had to make room for those to come, all do."""
         if self.landed and not self.seqs and self.partial is None:
             self._let_join(now, now)
         super().schedule(now)
+        if self.run is None and (self.inbox or self.landed):
+            self._empty_inbox(now)
+            self._let_join(now, now)
+            super().schedule(now)
 
     def _let_in(self, looked: int, begun: int, now: int) -> None:
         until = begun if self.ahead and (self.seqs or self.partial is not None) else now

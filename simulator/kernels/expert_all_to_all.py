@@ -29,9 +29,10 @@ from simulator.kernels.formats import FORMATS
 
 COLUMNS = ("ep", "nodes", "hidden", "top_k", "experts", "tokens", "sms")
 BEYOND = {"ht": 0.9, "ll": 0.8}
-"""Part of the scale-out bandwidth that is reached: DeepEP's README has 43 to 58 GB/s (normal kernels, 16 to 64 GPUs)
-and 39 to 48 GB/s (low latency, 32 to 256 GPUs, of which 1/4 to 1/32 of the traffic stays within a node) on adapters of
-50 GB/s.
+"""Part of the scale-out bandwidth that is reached, as DeepEP's own tables say (its docs/legacy.md: H800, InfiniBand
+adapters of 50 GB/s), which count what stays within a node too. Normal kernels: 58 and 51 GB/s on 4 and 8 nodes, so 44
+through the adapters (on 2 nodes half of that, for another cause). Low latency: 48 to 39 GB/s on 32 to 256 GPUs, so 36
+to 38, a latency included that is a term of its own here.
 """
 MEMORY = 0.8
 """Part of the memory's bandwidth that streams reach; it never bounds on the measured GPUs."""

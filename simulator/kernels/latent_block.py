@@ -9,22 +9,20 @@ A block is measured as a whole, from the layer's normalised hidden states to the
 
 Prefill expands (2 heads (nope + rope + value) FLOPs a pair of query and key), decode and a sparse prefill absorb
 (2 heads (kv_rank + rope + kv_rank)), DeepSeek-V2 (arXiv 2405.04434, section 2.1); the indexer scores with
-2 index_heads x index_dim FLOPs a pair in fp8 (DeepSeek-V3.2-Exp's report, section 2). Each kernel has a roofline of its
-own, and their times add up: `Parts` keeps seconds by what bounds them at rates that are used in full, `mla_module` and
-`dsa_module` say which parts a kernel has.
+2 index_heads x index_dim FLOPs a pair in fp8 (DeepSeek-V3.2-Exp's report, section 2). Here is how much of everything
+there is; what it takes is in `latent_time`, and which parts a kernel has in `mla_module` and `dsa_module`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hwspecs.gpu import Gpu
-from simulator.kernels.attention_prefill import causal_pairs
-from simulator.kernels.attention_traits import exp_rate, log2, missing
-from simulator.kernels.base import Constant, Constants, KernelWork, Shape, Terms
+from simulator.kernels.attention_traits import log2, missing
+from simulator.kernels.base import KernelWork, Shape
 from simulator.kernels.formats import FORMATS, compute_rate
 
 KV_RANK, ROPE, INDEX_DIM = 512.0, 64.0, 128.0
@@ -57,6 +55,11 @@ MODELS = {"deepseek-ai/DeepSeek-V3": DEEPSEEK, "deepseek-ai/DeepSeek-V3.2": DEEP
 """Of the models that tables name; `Kimi-K2` and whatever is not here has DeepSeek's."""
 
 
+def number(value: Any) -> Any:
+    """A float, or an array of them: numbers of Python are many times quicker than arrays of one."""
+    return float(value) if np.ndim(value) == 0 else np.asarray(value, dtype=float)
+
+
 def dims_of(model: str) -> Dims:
     """Of a table's `model`, whose name may end in that of a format."""
     return next((dims for name, dims in sorted(MODELS.items(), reverse=True) if model.startswith(name)), DEEPSEEK)
@@ -65,7 +68,7 @@ def dims_of(model: str) -> Dims:
 def dims(shape: Shape, model: str = "") -> Dims:
     """Those columns that the shape has, else the model's."""
     known = dims_of(model)
-    return Dims(*(np.asarray(shape.get(n, v), dtype=float) for n, v in zip(Dims._fields, known, strict=True)))
+    return Dims(*(number(shape.get(name, value)) for name, value in zip(Dims._fields, known, strict=True)))
 
 
 class Batch(NamedTuple):
@@ -82,63 +85,15 @@ class Batch(NamedTuple):
 
 
 def batch_of(shape: Shape) -> Batch:
-    count, query, past = (np.asarray(shape[c], dtype=float) for c in ("batch", "query_len", "past_len"))
-    return Batch(count * query, count * (past + query), count * causal_pairs(query, past, 0), past + query)
+    count, query, past = (number(shape[c]) for c in ("batch", "query_len", "past_len"))
+    return Batch(count * query, count * (past + query), count * (query * past + query * (query + 1) / 2), past + query)
 
 
 def capped_pairs(shape: Shape, cap: Any) -> Any:
     """Pairs of a query and a key where each query reads `cap` of its past at the most."""
-    query, past = (np.asarray(shape[c], dtype=float) for c in ("query_len", "past_len"))
-    return np.asarray(shape["batch"], dtype=float) * causal_pairs(query, past, cap)
-
-
-class Part(NamedTuple):
-    """Seconds of one kernel by what may bound it: tensor cores, HBM, L2; they overlap."""
-
-    compute: Any
-    memory: Any = 0.0
-    l2: Any = 0.0
-
-
-def gemm(m: Any, n: Any, k: Any, dtype: str, gpu: Gpu, c: Constants, stay: Any) -> Part:
-    """A projection of `m` rows in tiles of 128 x 128, dealt to the SMs in waves that are smoothed in part.
-
-    stay : the part of its operands that has to come from HBM.
-    """
-    form = FORMATS[dtype]
-    tiles = np.ceil(m / TILE) * np.ceil(n / TILE)
-    load = np.maximum(tiles / gpu.sms, 1e-9)
-    waves = np.maximum(load, (np.ceil(load) / load) ** c["waves"] * load) * (m > 0)
-    compute = 2 * waves * gpu.sms * TILE * TILE * (k + c["fill"]) / (c["gemm"] * compute_rate(dtype, gpu))
-    weights, rows = n * k * form.weight * (m > 0), m * (2 * k + 2 * n)
-    memory = (weights + c["rows"] * rows) * stay / (c["weights"] * gpu.memory.bandwidth)
-    through = (weights + rows) / (c["l2"] * gpu.l2.bandwidth)
-    return Part(compute, memory, through)
-
-
-def quantised(m: Any, k: Any, gpu: Gpu, c: Constants) -> Part:
-    """The rows of a projection to a narrower format, scales by groups: a matter of instructions more than of bytes."""
-    return Part(m * k / (c["quantise"] * gpu.sms * gpu.boost_clock), 3 * m * k / (c["memory"] * gpu.memory.bandwidth))
-
-
-def together(latency: Any, parts: Iterable[Part], sharpness: float) -> Terms:
-    """Kernels that follow one another: each takes the p-norm of its parts, and the sum is what `Terms.seconds` gives.
-
-    Every kernel's time is given to what bounds it, in proportion to the p-th powers.
-    """
-    compute: Any = 0.0
-    memory: Any = 0.0
-    l2: Any = 0.0
-    total: Any = 0.0
-    for part in parts:
-        busy = Terms(0.0, part.compute, part.memory, part.l2, 0.0).busy(sharpness)
-        safe = np.maximum(busy, 1e-300)
-        compute = compute + busy * (part.compute / safe) ** sharpness
-        memory = memory + busy * (part.memory / safe) ** sharpness
-        l2 = l2 + busy * (part.l2 / safe) ** sharpness
-        total = total + busy
-    scale = total / np.maximum(Terms(0.0, compute, memory, l2, 0.0).busy(sharpness), 1e-300)
-    return Terms(latency, compute * scale, memory * scale, l2 * scale, 0.0)
+    count, query, past = (number(shape[c]) for c in ("batch", "query_len", "past_len"))
+    whole = np.minimum(np.maximum(cap - past, 0.0), query)  # queries that read all of their past
+    return count * (whole * past + whole * (whole + 1) / 2 + (query - whole) * cap)
 
 
 class Block(NamedTuple):
@@ -175,7 +130,7 @@ class Counts(NamedTuple):
 
 def counts(shape: Shape, block: Block, size: Dims, masked: float = 0.0) -> Counts:
     """masked : how much of a query's places that its past does not fill is computed all the same, 0 to 1."""
-    heads, query = (np.asarray(shape[c], dtype=float) for c in ("q_heads", "query_len"))
+    heads, query = (number(shape[c]) for c in ("q_heads", "query_len"))
     step = batch_of(shape)
     if block.expanded:
         rows = np.ceil(query / block.tile) * block.tile / query
@@ -195,88 +150,45 @@ def counts(shape: Shape, block: Block, size: Dims, masked: float = 0.0) -> Count
     return Counts(tiles * block.tile / query, step.pairs, step.keys, tiles * step.keys * block.token, 2 * width)
 
 
-def projections(shape: Shape, block: Block, size: Dims) -> list[tuple[Any, Any, Any, str]]:
-    """(m, n, k, format) of the block's matrices; an empty format is the block's own."""
-    heads, step = np.asarray(shape["q_heads"], dtype=float), batch_of(shape)
+Matrix = tuple[Any, Any, Any]
+"""Rows that are multiplied, outputs, inputs."""
+
+
+def projections(shape: Shape, block: Block, size: Dims) -> list[Matrix]:
+    """The block's linear layers."""
+    heads, step = number(shape["q_heads"]), batch_of(shape)
     found = [
-        (step.tokens, size.q_rank + WIDTH, size.hidden, ""),
-        (step.tokens, heads * (size.nope + ROPE), size.q_rank, ""),
-        (step.tokens, size.hidden, heads * size.value, ""),
+        (step.tokens, size.q_rank + WIDTH, size.hidden),
+        (step.tokens, heads * (size.nope + ROPE), size.q_rank),
+        (step.tokens, size.hidden, heads * size.value),
     ]
     if block.expanded:
-        found.append((step.keys, heads * (size.nope + size.value), KV_RANK, ""))
+        found.append((step.keys, heads * (size.nope + size.value), KV_RANK))
     if block.indexed:
-        runs = np.asarray(shape.get("indexer", 1.0), dtype=float)
-        found.append((step.tokens * runs, size.index_heads * INDEX_DIM, size.q_rank, ""))
-        found.append((step.tokens * runs, INDEX_DIM + size.index_heads, size.hidden, ""))
+        rows = step.tokens * number(shape.get("indexer", 1.0))
+        found.append((rows, size.index_heads * INDEX_DIM, size.q_rank))
+        found.append((rows, INDEX_DIM + size.index_heads, size.hidden))
     return found
 
 
-def elements(matrices: list[tuple[Any, Any, Any, str]]) -> Any:
+def elements(matrices: list[Matrix]) -> Any:
     """Of those matrices that have rows to multiply."""
-    return sum(n * k * (m > 0) for m, n, k, _ in matrices)
-
-
-def parts(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: Gpu, c: Constants) -> list[Part]:
-    """The block's kernels, one after another."""
-    heads, step = np.asarray(shape["q_heads"], dtype=float), batch_of(shape)
-    dtype, bandwidth = label["gemm_dtype"], c["memory"] * gpu.memory.bandwidth
-    work = counts(shape, block, size, c["masked"])
-    weights = elements(projections(shape, block, size)) * FORMATS[dtype].weight
-    cached = np.minimum(work.keys, step.keys) * block.token
-    rows = step.tokens * (2 * WIDTH + 3 * heads * (size.nope + ROPE) + 2 * heads * size.value) * 2
-    if block.expanded:
-        rows = rows + step.keys * heads * (2 * size.nope + ROPE + size.value) * 2
-    stay = missing(weights + cached + rows, gpu, c["resident"])
-    matrices = projections(shape, block, size)
-    found = [gemm(m, n, k, form or dtype, gpu, c, stay) for m, n, k, form in matrices]
-    if dtype != "bf16":
-        found += [quantised(m, k, gpu, c) for m, _, k, _ in matrices]
-    passes = rows / 2 / (c["pass"] * gpu.sms * gpu.boost_clock)
-    found.append(Part(passes, c["rows"] * rows * stay / bandwidth, rows / (c["l2"] * gpu.l2.bandwidth)))
-    if not block.expanded:
-        absorbed = heads * KV_RANK * (size.nope + size.value)
-        moved = heads * (size.nope + size.value + 2 * KV_RANK) * step.tokens * 2
-        compute = 2 * np.maximum(step.tokens, 64.0) * absorbed / (c["absorb"] * compute_rate("bf16", gpu))
-        found.append(Part(compute, (2 * absorbed + moved) * stay / bandwidth, moved / (c["l2"] * gpu.l2.bandwidth)))
-    name = "expanded" if block.expanded else "sparse" if block.sparse else "absorbed"
-    part = np.where(heads < block.converts, c["converts"], c[name]) if block.converts else c[name]
-    pair = work.flops / (part * compute_rate(block.dtype, gpu)) + c["exp"] / exp_rate(gpu)
-    compute = work.pairs * work.rows * pair
-    found.append(Part(compute, cached * stay / bandwidth, work.through / (c["gather"] * gpu.l2.bandwidth)))
-    if block.scored:
-        runs = np.asarray(shape.get("indexer", 1.0), dtype=float)
-        choice = step.longest > size.top_k
-        flops = 2 * size.index_heads * INDEX_DIM * step.pairs * runs
-        keys = step.keys * INDEX_BYTES * runs
-        logits = 4 * step.pairs * runs
-        found.append(
-            Part(
-                flops / (c["scores"] * compute_rate("fp8", gpu)),
-                (keys * stay + missing(logits, gpu, c["resident"]) * logits) / bandwidth,
-                (keys + logits) / (c["l2"] * gpu.l2.bandwidth),
-            )
-        )
-        load = step.tokens * runs / gpu.sms
-        turns = np.maximum(load, 1.0) * choice * runs
-        select = turns * (c["row"] + c["element"] * step.longest) / gpu.boost_clock
-        found.append(Part(select, missing(logits, gpu, c["resident"]) * logits * c["passes"] / bandwidth))
-    return found
+    return sum(n * k * (m > 0) for m, n, k in matrices)
 
 
 def roof(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: Gpu) -> Any:
     """Seconds of useful FLOPs at the peaks, or of weights and cache through the fastest level."""
-    heads, step = np.asarray(shape["q_heads"], dtype=float), batch_of(shape)
+    heads, step = number(shape["q_heads"]), batch_of(shape)
     read = capped_pairs(shape, size.top_k) if block.sparse else step.pairs
     width = size.nope + ROPE + size.value if block.expanded else WIDTH + KV_RANK
     matrices = projections(shape, block, size)
-    seconds = sum(2 * m * n * k for m, n, k, _ in matrices) / compute_rate(label["gemm_dtype"], gpu)
+    seconds = sum(2 * m * n * k for m, n, k in matrices) / compute_rate(label["gemm_dtype"], gpu)
     seconds = seconds + 2 * width * heads * read / compute_rate(block.dtype, gpu)
     weights = elements(matrices) * FORMATS[label["gemm_dtype"]].weight
     if not block.expanded:
         seconds = seconds + 2 * step.tokens * heads * KV_RANK * (size.nope + size.value) / compute_rate("fp8", gpu)
     if block.scored:
-        flops = 2 * size.index_heads * INDEX_DIM * step.pairs * np.asarray(shape.get("indexer", 1.0), dtype=float)
+        flops = 2 * size.index_heads * INDEX_DIM * step.pairs * number(shape.get("indexer", 1.0))
         seconds = seconds + flops / compute_rate("fp8", gpu)
     total = weights + np.minimum(step.keys, read) * block.token
     return np.maximum(seconds, total / max(gpu.l2.bandwidth, gpu.memory.bandwidth))
@@ -284,16 +196,16 @@ def roof(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: 
 
 def work(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: Gpu) -> KernelWork:
     """FLOPs with padded rows; weights and cache from HBM as far as they do not fit into the L2."""
-    heads, step = np.asarray(shape["q_heads"], dtype=float), batch_of(shape)
+    heads, step = number(shape["q_heads"]), batch_of(shape)
     done = counts(shape, block, size)
     matrices = projections(shape, block, size)
-    flops = sum(2 * m * n * k for m, n, k, _ in matrices) + done.flops * done.rows * done.pairs
+    flops = sum(2 * m * n * k for m, n, k in matrices) + done.flops * done.rows * done.pairs
     if not block.expanded:
         flops = flops + 2 * step.tokens * heads * KV_RANK * (size.nope + size.value)
     total = elements(matrices) * FORMATS[label["gemm_dtype"]].weight
     total = total + np.minimum(done.keys, step.keys) * block.token
     if block.scored:
-        runs = np.asarray(shape.get("indexer", 1.0), dtype=float)
+        runs = number(shape.get("indexer", 1.0))
         flops = flops + 2 * size.index_heads * INDEX_DIM * step.pairs * runs
         total = total + step.keys * INDEX_BYTES * runs
     active = np.minimum(np.ceil(step.tokens / TILE) * np.ceil(size.hidden / TILE) / gpu.sms, 1.0)
@@ -339,9 +251,9 @@ def features(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, g
     step, done, capped = batch_of(shape), counts(shape, block, size), capped_pairs(shape, size.top_k)
     form = FORMATS[label["gemm_dtype"]]
     matrices = projections(shape, block, size)
-    linear = sum(2 * m * n * k for m, n, k, _ in matrices)
+    linear = sum(2 * m * n * k for m, n, k in matrices)
     attention = done.flops * done.rows * done.pairs
-    runs = np.asarray(shape.get("indexer", 1.0), dtype=float) if block.scored else 0.0
+    runs = number(shape.get("indexer", 1.0)) if block.scored else 0.0
     scores = 2 * size.index_heads * INDEX_DIM * step.pairs * runs
     units = batch * (heads * np.ceil(query / block.tile) if block.expanded else np.ceil(heads * query / block.tile))
     load = units / gpu.sms
@@ -381,21 +293,3 @@ def features(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, g
 
 
 COLUMNS = ("batch", "query_len", "past_len", "q_heads")
-CONSTANTS = {
-    "sharpness": Constant(3.0, 1.5, 10.0),
-    "launch": Constant(4e-5, 5e-6, 3e-3),
-    "gemm": Constant(0.65, 0.3, 0.85),
-    "fill": Constant(200.0, 1.0, 2000.0),
-    "waves": Constant(0.5, 0.01, 1.0),
-    "weights": Constant(0.8, 0.4, 0.95),
-    "rows": Constant(1.0, 0.1, 4.0),
-    "quantise": Constant(32.0, 0.5, 256.0),
-    "pass": Constant(32.0, 1.0, 256.0),
-    "memory": Constant(0.8, 0.4, 0.95),
-    "l2": Constant(0.6, 0.1, 2.0),
-    "gather": Constant(0.6, 0.05, 4.0),
-    "absorb": Constant(0.4, 0.02, 0.85),
-    "exp": Constant(0.3, 1e-3, 2.0),
-    "resident": Constant(0.5, 0.05, 2.0),
-}
-"""What both modules fit; `masked` and the attention's own are each module's."""

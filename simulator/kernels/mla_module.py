@@ -10,6 +10,7 @@ from typing import Any
 
 from hwspecs.gpu import Gpu
 from simulator.kernels import latent_block as latent
+from simulator.kernels import latent_time
 from simulator.kernels.base import Constant, Constants, KernelModel, KernelWork, Label, Shape, Terms
 from simulator.kernels.formats import FORMATS
 
@@ -29,7 +30,8 @@ def block(label: Label, gpu: Gpu) -> latent.Block:
     prefill, unless the model asks for fp8 too, or the engine is TensorRT-LLM).
     """
     kernel, cache = label["kernel"], label["kv_dtype"]
-    expanded = kernel in EXPANDED or (label["phase"] == "prefill" and form(kernel) == "expanded")
+    how = label.get("form", form(kernel))  # what is pooled has no kernel's name
+    expanded = kernel in EXPANDED or (label["phase"] == "prefill" and how == "expanded")
     eight = cache != "bf16" and "fp8" in gpu.peak
     if expanded:
         eight = eight and (label["dtype"] == "fp8" or kernel not in EXPANDED)
@@ -43,8 +45,7 @@ def block(label: Label, gpu: Gpu) -> latent.Block:
 def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
     """Seconds: the launches, and the sum of the kernels' own rooflines."""
     size = latent.dims(shape, label.get("model", ""))
-    found = latent.parts(shape, label, block(label, gpu), size, gpu, constants)
-    return latent.together(constants["launch"], found, constants["sharpness"])
+    return latent_time.terms(shape, label, block(label, gpu), size, gpu, constants)
 
 
 def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
@@ -64,7 +65,7 @@ MLA_MODULE = KernelModel(
     columns=latent.COLUMNS,
     labels=("kernel", "phase", "model", "dtype", "kv_dtype", "gemm_dtype"),
     constants={
-        **latent.CONSTANTS,
+        **latent_time.CONSTANTS,
         "expanded": Constant(0.6, 0.1, 0.9),
         "absorbed": Constant(0.6, 0.1, 0.9),
         "masked": Constant(0.0, 0.0, 0.0),

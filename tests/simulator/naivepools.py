@@ -211,7 +211,9 @@ class _PoolEngine(NaiveEngine):
 
     def schedule(self, replica: Replica) -> None:
         super().schedule(replica)
-        if self.is_prefill(replica) and replica.step is None and (replica.inbox or self.returned[replica.index]):
+        late = self.is_prefill(replica) and self.returned[replica.index]
+        late = late or any(s.landing and self.passages[s.request].arrived for s in replica.running)
+        if replica.step is None and (replica.inbox or late):
             self.at_once = True
             super().schedule(replica)
             self.at_once = False
@@ -353,6 +355,7 @@ class _PoolEngine(NaiveEngine):
             self.let_in(replica)
             return
         executing = any(not sequence.landing for sequence in replica.running)
+        assert not executing or not self.at_once
         super().empty_inbox(replica)
         landed = [self.passages[s.request] for s in replica.running if s.landing]
         for passage in sorted((p for p in landed if p.arrived), key=lambda p: (p.arrives or 0, p.front.number)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ SLOW = Handover(token_ticks=2, latency_ticks=5)
 
 
 def test_two_prompts_one_after_the_other_on_a_lane() -> None:
-    """Both are computed in one step of 10 + 50 ticks. The link takes 2 x 20 ticks for one, then 2 x 30 for the other, and
-    5 more until each is there. One decodes alone, in steps of 11, then the other.
+    """Both are computed in one step of 10 + 50 ticks. The link takes 2 x 20 ticks for one, then 2 x 30 for the other,
+    and 5 more until each is there. One decodes alone, in steps of 11, then the other.
     """
     assert ticks(TWO, WORKER, WORKER, SLOW) == {
         "prefilled": [60, 60],
@@ -191,7 +192,7 @@ def test_every_request_ends_once_and_keeps_its_order(case: Any) -> None:
     finished = log.status == Status.FINISHED
     assert np.array_equal(log.generated[finished], requests.output_tokens[finished])
     steps = [passages.prefilled_s, passages.sent_s, passages.arrived_s, passages.joined_s, log.finish_s]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert not (after < before).any()  # NaN: it did not come so far
     decoded = finished & ((requests.output_tokens > 1) | (case.handover.first_token == "decode"))
     assert np.isfinite(passages.joined_s[decoded]).all()
@@ -225,8 +226,8 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 
 def test_bytes_and_ticks_of_a_transfer() -> None:
-    """Qwen3-8B: 36 layers x 2 x 8 KV heads x 128 x 2 bytes = 147,456 bytes a token; each of 2 GPUs gets half of them, at
-    50 GB/s in 73,728 / 50e9 s, and one GPU sends them all, in twice that.
+    """Qwen3-8B: 36 layers x 2 x 8 KV heads x 128 x 2 bytes = 147,456 bytes a token; each of 2 GPUs gets half of them,
+    at 50 GB/s in 73,728 / 50e9 s, and one GPU sends them all, in twice that.
     """
     fleet = deploy_pools(load_scenario(SCENARIO))
     assert (fleet.sent.token_bytes, fleet.sent.copies, fleet.sent.sources) == (73_728, 2, 1)

@@ -13,6 +13,7 @@ from scenarios import make_requests
 
 from hwspecs.gpu import load_gpu
 from simulator.accounting import host_seconds, operator_totals
+from simulator.deployment import deploy
 from simulator.engine import simulate
 from simulator.graph import Precision, build_graph
 from simulator.host import HostTime
@@ -22,6 +23,7 @@ from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost
 from workloads.attention import Dense
 from workloads.model import load_model
+from workloads.scenario import load_scenario
 
 MODEL = load_model("Qwen/Qwen3-0.6B")  # 28 layers
 HOST = HostTime(step=1e-3, sequence=20e-6, eager=100e-6, chunk=2e-3, graph_sizes=(1, 2, 4, 8))
@@ -98,6 +100,29 @@ def test_fused_rows_save_their_launches_only() -> None:
     assert saved == pytest.approx((4 * 28 + 1) * overhead, rel=1e-9)
     ideal = cost(profile="ideal"), cost(fused=True, profile="ideal")
     assert seconds(ideal[0], decode(4)) == seconds(ideal[1], decode(4))
+
+
+def test_layers_of_an_attention_have_constants_of_their_own() -> None:
+    """DeepSeek-R1: all 61 layers latent; Qwen3.5: 45 of 60 linear, projections in blocks if they are fp8_block."""
+    host = {
+        "linear_layer": "40 us", "eager": "100 us", "latent_eager": "300 us", "linear_eager": "1 ms",
+        "launch": "50 us", "latent_launch": "1.5 ms", "prefill_share": 0.1, "block_prefill_share": 0.3,
+    }  # fmt: skip
+    found = {}
+    for model, precision in (("deepseek-r1", "fp8_block"), ("qwen3.5-397b-a17b", "bf16")):
+        scenario = {
+            "gpu": "b300-sxm", "model": model, "precision": precision, "parallelism": {"tensor": 8}, "profile": "ideal",
+            "engine": {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 256, "host": host},
+            "workload": {
+                "strategy": {"kind": "chat"}, "requests": 1, "prompt_tokens": 8, "output_tokens": 2,
+                "arrivals": {"kind": "closed_loop", "concurrency": 1},
+            },
+        }  # fmt: skip
+        found[model] = deploy(load_scenario(scenario)).cost.host
+    latent, hybrid = found.values()
+    assert (latent.layer, latent.eager, latent.launch, latent.prefill_share) == pytest.approx((0, 4e-4, 1.55e-3, 0.4))
+    assert hybrid.layer == pytest.approx(30e-6) and hybrid.eager == pytest.approx(100e-6 + 0.75e-3)
+    assert (hybrid.launch, hybrid.prefill_share) == pytest.approx((50e-6, 0.1))
 
 
 def test_no_host_is_the_default() -> None:

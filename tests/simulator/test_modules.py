@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from madeprofiles import LABELS, group, no_trees, profile
+from madeprofiles import LABELS, LATTICES, RANGES, group, no_trees, profile
 
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import FALLBACK, Calibrated
 from simulator.fitted import Group
 from simulator.graph import Precision, build_graph
 from simulator.graphview import step_shape
-from simulator.modules import block_columns, is_core, rising
+from simulator.modules import Whole, block_columns, estimate, is_core, rising
 from simulator.operators import Operator
 from simulator.profile import load_profile
-from simulator.selection import Library, Selection
+from simulator.selection import Choice, Library, Selection
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
 from workloads.attention import Dense, TopK
@@ -158,6 +158,53 @@ def test_blocks_are_those_of_the_engine_asked_for() -> None:
     assert choice is not None and choice.group.kind == "gemm"
 
 
+def test_an_engine_keeps_its_blocks_in_other_formats() -> None:
+    """SGLang's were measured with projections in fp8 by blocks only; its attention is the same with others."""
+    mine, other = (
+        [replace_label(g, gemm_dtype=dtype) for g in blocks("dsa_module", 1.0)] for dtype in ("fp8_block", "bf16")
+    )
+    made = (profile("h200-sxm@sglang-1", tuple(mine)), profile("h200-sxm@vllm-1", tuple(other)))
+    op = by_name(cost(SPARSE, kind="dsa_module"))["attention_decode [moe]"]
+    for software in ("sglang-1", "vllm-1"):
+        found = Calibrated(H200, Selection(H200, software, library=Library(made)), load_profile(FALLBACK)).whole(op)
+        assert found is not None and found.main.profile == f"h200-sxm@{software}"
+
+
+def test_what_is_beyond_the_projections_does_not_depend_on_their_format() -> None:
+    """The block was measured in bf16. With an output projection in nvfp4, or all of them, attention takes as long."""
+    gpu, parts = load_gpu("b200-sxm"), [group(part, no_trees()) for part in PARTS]
+    made = profile("b200-sxm@vllm-1", (*parts, *blocks("mla_module", 1.0)))
+    calibrated = Calibrated(gpu, Selection(gpu, "vllm-1", library=Library([made])), load_profile(FALLBACK))
+    seconds = []
+    for formats in ({}, {"output": "nvfp4"}, {"attention": "nvfp4"}):
+        graph = build_graph(load_model(R1), Dense(), Precision(**formats), 8)
+        found = StepCost(graph, gpu, calibrated, max_tokens=8192, max_seqs=64, max_context=65_536)
+        shape = step_shape(found, phase="mixed", batch=16, context=4096, query=2048)
+        times = {name: found.operator_seconds(op, shape) for name, op in by_name(found).items()}
+        seconds.append([times[f"{name} [moe]"] for name in ("attention_decode", "attention_prefill", "o_proj")])
+    assert seconds[0][:2] == seconds[1][:2] == seconds[2][:2]
+    assert seconds[0][2] > seconds[1][2] == seconds[2][2]
+
+
+def test_gpus_that_nobody_measured_take_what_is_pooled() -> None:
+    """Pooled over formats and models, of which the physics is told those asked for."""
+    gpu = load_gpu("mi300x")
+    pooled = {"kernel": "pooled", "gemm_dtype": "default", "kv_dtype": "default", "model": "default"}
+    made = (group("gemm"), *(replace_label(g, **pooled) for g in blocks("dsa_module", 1.0)[:2]))
+    calibrated = Calibrated(
+        gpu, Selection(gpu, "vllm-1", library=Library([profile("transfer", made)])), load_profile(FALLBACK)
+    )
+    graph = build_graph(load_model(SPARSE), Dense(), Precision(attention="fp8_block"), 8)
+    found = StepCost(graph, gpu, calibrated, max_tokens=512, max_seqs=8, max_context=8192)
+    op = by_name(found)["attention_decode [moe]"]
+    assert calibrated.whole(op) is not None
+    assert found.operator_seconds(op, step_shape(found, phase="mixed", batch=7, context=4096, query=256)) > 0
+
+
+def replace_label(of: Group, **texts: str) -> Group:
+    return dataclasses.replace(of, label={**of.label, **texts})
+
+
 def test_a_policy_has_no_block() -> None:
     """Blocks were measured with attention to everything."""
     graph = build_graph(load_model(R1), TopK(kind="top_k", budget=64), Precision(), 8)
@@ -216,3 +263,21 @@ def test_layers_share_what_is_chosen() -> None:
     for a, b in zip(dense, moe, strict=True):
         assert found.operator_seconds(a, shape) / 3 == pytest.approx(found.operator_seconds(b, shape) / 58, rel=1e-6)
         assert dataclasses.replace(a.module, block="") == dataclasses.replace(b.module, block="")  # type: ignore[type-var]
+
+
+def test_batches_that_a_benchmark_launched_eagerly_do_not_correct_a_step() -> None:
+    """SGLang's decode was timed in CUDA graphs up to 256 sequences; what was learned beyond is its host's."""
+    module = members(cost(SPARSE, kind="dsa_module"))[0].module
+    assert module is not None
+    columns = block_columns(module, 1024, 1, 511)
+    for kernel, at in (("sglang_dsa_indexer_fa3", 256.0), ("FLASHMLA_SPARSE", 1024.0)):
+        label = LABELS["dsa_module"] | {"kernel": kernel}
+        ranges = RANGES["dsa_module"] | {"batch": (1.0, 1024.0)}
+        lattice = LATTICES["dsa_module"] | {"batch": 4.0 ** np.arange(6)}
+        made = group("dsa_module", label=label, ranges=ranges, lattice=lattice)
+        corrected = {
+            n: float(made.estimate(columns, H200, lookup={"batch": n}, cold=True).seconds) for n in (256.0, 1024.0)
+        }
+        assert corrected[256.0] != corrected[1024.0], "the trees do something"
+        found, _ = estimate(Whole(Choice(made, "made", "exact", None)), module, "decode", columns, H200)
+        assert float(found) == corrected[at]

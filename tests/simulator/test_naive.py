@@ -318,6 +318,19 @@ def test_a_step_is_settled_ahead():
     assert log.finish_s.tolist() == s(15, 9) and log.generated.tolist() == [1, 0]
 
 
+def test_requests_are_looked_for_every_third_step():
+    # Request 0 decodes in steps of 11 ticks from 15 on. The third ends at 48: those who were there as it began, at 37,
+    # are prefilled from 48 to 62 beside it. Who comes later waits for its end at 70, where nothing runs any more.
+    for arrival, first in ((14, 62), (26, 62), (37, 62), (38, 83), (60, 83)):
+        requests = make_requests([5, 3], [6, 1], arrivals=s(0, arrival))
+        log = simulate_naive(requests, FlatCost(), params(ahead=True, receive_steps=3))
+        assert log.first_token_s.tolist() == s(15, first)
+    # A step with prefill, here that from 48 to 62, is always followed by a look.
+    requests = make_requests([5, 3, 3], [8, 1, 1], arrivals=s(0, 14, 45))
+    log = simulate_naive(requests, FlatCost(), params(ahead=True, receive_steps=3))
+    assert log.first_token_s.tolist() == s(15, 62, 76)
+
+
 def test_arrival_at_a_step_boundary_joins_the_next_step():
     log = simulate_naive(make_requests([5, 3], [3, 1], arrivals=s(0, 15)), FlatCost(), params())
     assert starts(log) == [0, 15, 29] and log.finish_s.tolist() == s(40, 29)

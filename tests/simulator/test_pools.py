@@ -15,14 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from naive import NaiveLog
 from naivepools import NaivePassages, simulate_naive_pools
-from scenarios import CostSpec, Scenario, cost_of, make_requests, one_in, scenarios
+from scenarios import CostSpec, Scenario, cost_of, one_in, scenarios
 from test_exactness import compare
 
 from simulator.disaggregated import simulate_pools
-from simulator.engine import RunLog, simulate
+from simulator.engine import RunLog
 from simulator.handover import Handover, Pool
-from simulator.policy import ONE_TOKEN, SECONDS_PER_TICK, EngineParams, Status, to_ticks
-from workloads.requests import Requests
+from simulator.policy import ONE_TOKEN, EngineParams, Status, to_ticks
 from workloads.routers import ROUTERS
 
 PASSAGES = ("worker", "prefilled_s", "reserved_s", "sent_s", "arrived_s", "joined_s")

@@ -99,8 +99,8 @@ def test_beyond_the_domain_the_network_bounds() -> None:
 
 
 def test_deepep_s_own_table_of_low_latency() -> None:
-    # github.com/deepseek-ai/DeepEP, README: 128 tokens, hidden 7,168 in fp8, 8 experts, H800 (NVLink, and 50 GB/s of
-    # InfiniBand): microseconds of dispatch by GPUs. What is left after the bytes is a latency of a few tens.
+    # github.com/deepseek-ai/DeepEP, docs/legacy.md: 128 tokens, hidden 7,168 in fp8, 8 experts, H800 (NVLink, and 50
+    # GB/s of InfiniBand): seconds of dispatch by GPUs. What is left after the bytes is a latency of a few tens.
     h800 = dataclasses.replace(H200, link=dataclasses.replace(H200.link, bandwidth=200e9))
     for ep, measured in ((16, 118e-6), (32, 155e-6), (64, 173e-6), (128, 192e-6), (256, 194e-6)):
         shape = KIMI | {"ep": float(ep), "experts": 256.0, "nodes": ep / 8, "tokens": 128.0}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from hwspecs.gpu import Gpu, load_gpu
 from simulator.kernels import latent_block as latent
+from simulator.kernels import latent_time
 from simulator.kernels.base import KernelModel, Terms
-from simulator.kernels.dsa_module import DSA_MODULE, reads
+from simulator.kernels.dsa_module import DSA_MODULE, most_graphed, reads
 from simulator.kernels.dsa_module import block as dsa_block
 from simulator.kernels.mla_module import MLA_MODULE, form
 from simulator.kernels.mla_module import block as mla_block
@@ -114,6 +115,9 @@ def test_which_kernel_does_what() -> None:
     assert mla_block(default | {"phase": "prefill"}, H200).expanded
     assert (form("FLASHINFER_MLA"), form("TRTLLM_RAGGED")) == ("absorbed", "expanded")
     assert (reads("sglang_dsa_dense_mha_fa3"), reads("sglang_dsa_indexer_fa3")) == ("dense", "sparse")
+    assert dsa_block(DSA | {"kernel": "pooled", "reads": "dense", "phase": "prefill"}, H200).expanded
+    assert not mla_block(EXPANDED | {"kernel": "pooled", "form": "absorbed"}, H200).expanded
+    assert (most_graphed("sglang_dsa_indexer_fa3"), most_graphed("FLASHMLA_SPARSE")) == (256, np.inf)
     # Blackwell multiplies in fp8 what is cached in fp8; Hopper converts it.
     cached = {"kv_dtype": "fp8"}
     assert mla_block(default | cached, B200).dtype == "fp8"
@@ -134,10 +138,10 @@ def test_an_unfilled_place_is_computed_where_the_cache_is_converted() -> None:
 @given(st.lists(st.tuples(*[st.floats(0, 1e-3)] * 3), min_size=1, max_size=6), st.floats(1.5, 10))
 def test_kernels_one_after_another_add_up(parts: list[tuple[float, float, float]], sharpness: float) -> None:
     wanted = sum(float(Terms(0.0, *part, 0.0).busy(sharpness)) for part in parts)
-    found = latent.together(2e-6, [latent.Part(*part) for part in parts], sharpness)
+    found = latent_time.together(2e-6, [latent_time.Part(*part) for part in parts], sharpness)
     assert float(found.seconds(sharpness)) == pytest.approx(2e-6 + wanted, rel=1e-9)
 
 
 def test_the_bound_is_that_of_the_longest_kernel() -> None:
-    found = latent.together(0.0, [latent.Part(1e-6, 9e-6), latent.Part(2e-6, 1e-7)], 3.0)
+    found = latent_time.together(0.0, [latent_time.Part(1e-6, 9e-6), latent_time.Part(2e-6, 1e-7)], 3.0)
     assert np.argmax([found.compute, found.memory, found.l2]) == 1
