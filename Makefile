@@ -44,8 +44,9 @@ sparse-check: $(STAMP)  ## Sparse attention as modelled beside measured kernels;
 	$(BIN)/python -m calibration.sparse_page
 
 # TABLE=FILE measures against a table of your own.
-serving: $(STAMP)  ## Measured deployments beside predictions; writes docs/serving.md.
+serving: $(STAMP)  ## Measured deployments beside predictions; writes docs/serving.md and serving-disaggregated.md.
 	$(BIN)/python -m calibration.serving_page $(TABLE)
+	$(if $(TABLE),,$(BIN)/python -m calibration.serving_pools_page)
 
 docs: $(STAMP)  ## Regenerate the pages that come from the code.
 	$(BIN)/python docs/generate.py

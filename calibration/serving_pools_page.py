@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,37 +44,37 @@ whole deployment, replayed request by request ([how](serving-tables.md)). The de
 NVIDIA AIConfigurator 0.12.0 (Apache-2.0): public InferenceX runs of DeepSeek-R1 under NVIDIA Dynamo.
 
 No constant is fitted to these rows alone: the host's are those fitted to single instances ([serving](serving.md)). But
-that TensorRT-LLM's prefill of latent attention has a floor of launching and not a sum, and how much slower than measured
-kernels steps of prefill are on Blackwell, was decided with these rows in sight too. In the columns *other GPU* the
-kernels' corrections are those of another GPU (B200 from H200, H200 from H100), as for a GPU without measured kernels;
-the hosts are the same.
+that TensorRT-LLM's prefill of latent attention has a floor of launching and not a sum, and how much slower than
+measured kernels steps of prefill are on Blackwell, was decided with these rows in sight too. In the columns *other GPU*
+the kernels' corrections are those of another GPU (B200 from H200, H200 from H100), as for a GPU without measured
+kernels; the hosts are the same.
 """
 
 CAUSES = """\
 ## What decides the times, and what is off
 
 - **Saturated prefill.** TTFT of most rows is a queue before prefill workers, so it follows from their capacity: where
-  nine tenths of it are used, 5 % of capacity are a third of the TTFT. A bias of prefill kernels that TPOT would not show
-  is seen here.
+  nine tenths of it are used, a few percent of capacity are a third of the TTFT. A bias of prefill kernels that TPOT
+  would not show is seen here.
 - **Seats of SGLang's prefill workers.** A request keeps its seat (`max-running-requests` over the ranks of attention)
   until its KV has been sent; with overlap scheduling that is for three batches. Recipes with one seat a rank so keep
-  three of eight ranks busy, and the measured capacity of 5.6 to 6.0 requests/s on eight B200 is that; without the seats it
-  would be 7.9.
-- **Seats of decode workers.** TensorRT-LLM's prefilled requests wait for one of `max_batch_size` seats before the client
-  sees a token: 5 workers of 32 seats with 180 users have a TTFT of 1.4 s, with 90 users of 0.3 s. The seats of public
-  runs are in `calibration/servingpools.yaml`; of others they are taken as the largest power of two that the users fill.
-- **Ranks of attention data parallelism** are simulated with requests dealt evenly. SGLang's prefill ranks are chosen at
-  random (by the bootstrap room) unless a recipe says otherwise, so that with few requests more ranks idle than here: TTFT
-  is too low there.
-- **Early runs of SGLang on B200** (fp4 1,024/1,024 with attention data parallelism, fp8 before 12 March 2026 with whole
-  experts): TTFT is two to twelve times what is simulated, though TPOT agrees, and adding decode workers does not change
-  it. Kernels cannot be the cause, since later runs of the same layouts are as simulated; stalls of the first wave, while
-  kernels are compiled or tuned, are likely. Not explained further.
-- **TensorRT-LLM's attention data parallelism in decode** (B200, fp8, prompts of 8,192): TPOT is 10 to 17 % above what is
-  simulated; under SGLang the same layout is right. Not explained.
+  three of eight ranks busy, and the measured capacity of 5.6 to 6.0 requests/s on eight B200 is that; with all ranks
+  busy it would be near 7.9.
+- **Seats of decode workers.** TensorRT-LLM's prefilled requests wait for one of `max_batch_size` seats before the
+  client sees a token: 5 workers of 32 seats with 180 users have a TTFT of 1.4 s, with 90 users of 0.3 s. The seats of
+  public runs are in `calibration/servingpools.yaml`; elsewhere they are taken as the largest power of two that the
+  users fill.
+- **Ranks of attention data parallelism** are simulated with requests dealt evenly. SGLang chooses the rank of a prefill
+  by the bootstrap room, which is random, unless a recipe says otherwise: with few requests more ranks idle than here,
+  and TTFT is too low.
+- **Whole experts in SGLang's prefill on B200** (fp8 before 12 March 2026, fp4 with attention data parallelism): TTFT is
+  1.7 to 12 times what is simulated while TPOT agrees. With lengths of 1,024 a second decode worker changes the rate and
+  not the TTFT, so it is no queue for a busy GPU. Stalls of the first wave, while kernels are compiled or tuned, would
+  do this; not explained further.
+- **TensorRT-LLM's attention data parallelism in decode** (B200, fp8, prompts of 8,192): TPOT is 10 to 17 % above what
+  is simulated, below 8 % under SGLang. Not explained.
 """
 
-Spec = Callable[[Row, str | None], dict[str, Any]]
 KEYS: dict[str, Key] = {
     "engine, GPU, precision": lambda row: ", ".join((GROUPS["engine"](row), row["gpu"], row["precision"])),
     "lengths": GROUPS["lengths"],
@@ -121,7 +121,7 @@ def make_page(path: Path, docs: Path, jobs: int | None = None, most: int | None 
 
 
 def carried_spec(row: Row, profile: str | None) -> dict[str, Any]:
-    """A row's deployment with the kernels' corrections of another GPU; InputError if its engine was measured on none."""
+    """A row's deployment with the kernels' corrections of another GPU. Raises InputError if there is none."""
     other = foreign_profile(row)
     if other is None:
         raise InputError("the engine's kernels were measured on no other GPU", place="gpu", found=row["gpu"])

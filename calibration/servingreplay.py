@@ -161,8 +161,10 @@ def replay_group(
             if deployment is None:
                 deployment = deploy(scenario) if scenario.pools is None else deploy_pools(scenario)
             elif host != before:
-                of = rehost_pools if isinstance(deployment, Fleet) else rehost
-                deployment = of(deployment, scenario)
+                if isinstance(deployment, Fleet):
+                    deployment = rehost_pools(deployment, scenario)
+                else:
+                    deployment = rehost(deployment, scenario)
             before = host
             answers.append(replace(replay_row(deployment, scenario, intervals), note=note))
         except InputError as error:

@@ -614,7 +614,9 @@ def _build(layers: list[_Layer]) -> Gpu:
         memory=Memory(spec.memory.kind, spec.memory.capacity, spec.memory.bandwidth),
         l2=L2(spec.l2.size, l2_bandwidth),
         link=Link(spec.link.kind, spec.link.bandwidth, spec.link.domain),
-        scale_out=spec.scale_out and ScaleOut(spec.scale_out.kind, spec.scale_out.bandwidth, spec.scale_out.latency),
+        scale_out=ScaleOut(spec.scale_out.kind, spec.scale_out.bandwidth, spec.scale_out.latency)
+        if spec.scale_out
+        else None,
         pcie=Pcie(spec.pcie.generation, spec.pcie.bandwidth),
         power=Power(spec.power.tdp, spec.power.idle),
         price=Price(spec.price.usd_per_hour, spec.price.date) if spec.price else None,

@@ -53,7 +53,7 @@ def _count(value: float) -> str:
 def show_result(result: Result, out: Path | None) -> None:
     """What was simulated, the headline, latencies, where the time went."""
     console = _console()
-    parts = [_what(result), *_memory(result), _headline(result), _latency(result)]
+    parts: list[Any] = [_what(result), *_memory(result), _headline(result), _latency(result)]
     if "pools" in result.summary:
         parts += [pools_table(result), transfers_table(result)]
     parts += [_operators(result), _bounds(result)]

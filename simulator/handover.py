@@ -24,12 +24,10 @@ def as_workers(prefill: Pool, decode: Pool) -> tuple[Pool, Pool]:
     """The pools without what does not apply to their workers: prefill workers make no output, so they reserve none and
     draft nothing; neither hold prompts back to prefill them together. Both reject what one of them does.
     """
-    both = {
-        "max_model_len": min(prefill.params.max_model_len, decode.params.max_model_len),
-        "batch_wait_steps": 0,
-    }
-    one = replace(prefill.params, reserve_output=0.0, speculation=ONE_TOKEN, **both)
-    return Pool(prefill.cost, one), Pool(decode.cost, replace(decode.params, **both))
+    longest = min(prefill.params.max_model_len, decode.params.max_model_len)
+    prompts = replace(prefill.params, reserve_output=0.0, speculation=ONE_TOKEN)
+    one, other = (replace(p, max_model_len=longest, batch_wait_steps=0) for p in (prompts, decode.params))
+    return Pool(prefill.cost, one), Pool(decode.cost, other)
 
 
 @dataclass(frozen=True)

@@ -313,7 +313,7 @@ class Replica:
         self._empty_inbox(looked if self.every > 1 else begun)
 
     def _look(self, run: Run) -> int:
-        """When the last step of the run began at whose end the inbox is looked at, before the sums advance; -1: none."""
+        """When the run's last step began at whose end the inbox is looked at, before the sums advance; -1 if none."""
         if run.prefill:
             self.unread = 0
             return run.start

@@ -48,6 +48,11 @@ class Passing(Sequence):
         self.joined_at = -1  # when it began to decode
 
 
+def _by_submission(entry: tuple[int, Any]) -> tuple[int, int]:
+    """Of what happened at one tick, in the order of the requests."""
+    return entry[0], entry[1].rank[1]
+
+
 class PrefillWorker(Replica):
     """Computes prompts; a request whose prompt is computed keeps its blocks, and perhaps its seat, until they have been
     sent.
@@ -130,6 +135,7 @@ class PrefillWorker(Replica):
                 seq.state = WAITING
                 self.waiting.add(seq)
         del self.inbox[:came]
+        self.returned.sort(key=_by_submission)
         sent = sum(1 for tick, _ in self.returned if tick <= until)
         for _, prompt in self.returned[:sent]:
             self.give_back(prompt)
@@ -232,6 +238,7 @@ class DecodeWorker(Replica):
 
     def _let_join(self, until: int, now: int) -> None:
         """Those whose KV had come at `until` decode from now on."""
+        self.landed.sort(key=_by_submission)
         for at, (came, seq) in enumerate(self.landed):
             if came > until:
                 del self.landed[:at]

@@ -111,7 +111,8 @@ def test_disaggregated_rows_are_known_by_their_columns(tmp_path: Path) -> None:
     path.write_text(text + "\nh200-sxm,Qwen/Qwen3-8B,vllm,bf16,512,64,4,0.12.0,2,4,1,1,1,1,8,1,1,1\n")
     table = read_serving(path)
     assert layout(table.rows[0]) == "prefill 2 x tp4, decode 1 x tp8"
-    assert "workers of their own" in replay(table.rows)[0].reason
+    own = replay(table.rows)[0]
+    assert own.reason == "" and own.profile.startswith("h200-sxm@vllm") and own.ttft > 0 and own.tpot > 0
     assert rates(table, np.array([1.0]), np.array([0.1]))[0] == pytest.approx(4 * 64 / (1 + 6.3) / 16)
 
 

@@ -120,8 +120,8 @@ def test_features_hold_no_rate_and_numbers_are_as_good_as_arrays() -> None:
 
 
 def test_several_nodes_by_hand() -> None:
-    """Two nodes of eight H200: a ring moves 15/16 of a gathered GiB through each of 16 GPUs, of which each adapter passes
-    an eighth, at 0.98 x 50 GB/s; the message takes one step of 2.7 us up the tree, an all-reduce two.
+    """Two nodes of eight H200: a ring moves 15/16 of a gathered GiB through each of 16 GPUs, of which each adapter
+    passes an eighth, at 0.98 x 50 GB/s; the message takes one step of 2.7 us up the tree, an all-reduce two.
     """
     shape = {"gpus": 16.0, "bytes": 2.0**30}
     for op, times in (("all_gather", 1), ("all_reduce", 2)):
