@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from simulator.calibrated import Calibrated, load_cost_profile
 from simulator.drafting import NO_DRAFT, Draft, prediction_module
@@ -112,8 +111,8 @@ def _speculation(scenario: LoadedScenario, precision: Precision) -> tuple[Draft,
     mean = said.mean
     advance = Advance(said.tokens, mean.numerator, mean.denominator)
     if said.method == "mtp":
-        # Checkpoints in fp4 leave the module as it was published (SGLang pull request 18937), those in fp8 do not.
-        narrow = any(BYTES[precision.linear(part).dtype] < 1 for part in model.linear_parts)
+        # Checkpoints in four bits leave the module as it was published (SGLang pull request 18937), fp8 ones do not.
+        narrow = any(precision.linear(part).weight < 1 for part in model.linear_parts)
         own = Precision(kv=precision.kv) if narrow else precision
         return Draft(said.tokens, prediction_module(model), own, shared=True), advance
     drafter = scenario.drafter

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
@@ -110,10 +111,16 @@ class _PoolEngine(Engine):
 
     def run(self) -> RunLog:
         log = super().run()
-        parts = (self.prefilled, self.reserved, self.sent, self.arrived, self.joined)
-        times = [np.frombuffer(part).copy() for part in parts]
-        worker = np.frombuffer(self.worker, dtype=np.int32).copy()
-        return RunLog(**{**log.__dict__, "passages": Passages(worker, *times, workers=self.first)})
+        passages = Passages(
+            worker=np.frombuffer(self.worker, dtype=np.int32).copy(),
+            prefilled_s=np.frombuffer(self.prefilled).copy(),
+            reserved_s=np.frombuffer(self.reserved).copy(),
+            sent_s=np.frombuffer(self.sent).copy(),
+            arrived_s=np.frombuffer(self.arrived).copy(),
+            joined_s=np.frombuffer(self.joined).copy(),
+            workers=self.first,
+        )
+        return replace(log, passages=passages)
 
     # --- where requests go --------------------------------------------------------------------------------------
 
@@ -159,7 +166,7 @@ class _PoolEngine(Engine):
                 continue
             self._choose_decode_worker(seq)
             seq.replica, seq.stage, seq.state = seq.target, AT_DECODE, COMING
-            params = seq.target.params
+            params: EngineParams = seq.replica.params
             way = params.request_ticks + params.request_token_ticks * seq.prompt
             if way:
                 self._later(self.now + way, _QUEUE, seq)

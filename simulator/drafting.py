@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from simulator import operators as ops
+from simulator.layout import Layout
 from simulator.operators import Operator, Work
 from simulator.precision import Precision
 from simulator.shape import StepShape, ceil_div
@@ -49,6 +50,13 @@ def prediction_module(model: Model) -> Model:
     """A model's prediction module as a model of one layer, which is taken to be like its last."""
     moe = model.moe and replace(model.moe, moe_layers=model.moe.moe_layers[-1:])
     return replace(model, layers=1, layer_windows=model.layer_windows[-1:], layer_linear=(), moe=moe)
+
+
+def drafter_layout(model: Model, layout: Layout) -> Layout:
+    """How the GPUs of a replica share what drafts: whole in one stage, and if it is dense each rank of attention by
+    itself.
+    """
+    return replace(layout, pipeline=1) if model.moe else Layout(tensor=layout.tensor, sequence=layout.sequence)
 
 
 def add_draft(builder: Builder) -> None:

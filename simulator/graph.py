@@ -16,7 +16,7 @@ import networkx as nx
 from hwspecs.dtypes import BYTES
 from simulator import kinds
 from simulator import operators as ops
-from simulator.drafting import NO_DRAFT, Draft, add_draft
+from simulator.drafting import NO_DRAFT, Draft, add_draft, drafter_layout
 from simulator.exchange import exchanges
 from simulator.layout import Layout, check_layout, divides
 from simulator.operators import Experts, Module, Operator
@@ -108,7 +108,7 @@ def build_graph(
     layout = Layout.of(layout)
     check_layout(model, layout)
     if draft.model is not None:
-        check_layout(draft.model, replace(layout, pipeline=1))
+        check_layout(draft.model, drafter_layout(draft.model, layout))
     return Builder(model, attention, precision, layout, routing_skew, draft).build()
 
 

@@ -196,7 +196,8 @@ def _plan(
     token = kinds.kv_bytes_per_token(model, precision.kv, layout.tensor, page) * layer_share(model, layout)
     drafted = 0.0 if draft.model is None else kinds.kv_bytes_per_token(draft.model, precision.kv, layout.tensor)
     token, window_kv = _windows(model, token, pool, block_size, max_tokens, max_seqs, reserve.windows)
-    each = kinds.state_bytes(model, layout.tensor) * layer_share(model, layout)
+    # Which drafted tokens hold is known only when their states are written: each has one of its own until then.
+    each = kinds.state_bytes(model, layout.tensor) * layer_share(model, layout) * (1 + draft.tokens)
     token += drafted
     states, seqs = _states(each, pool - window_kv, max_seqs, reserve)
     kv = pool - window_kv - states

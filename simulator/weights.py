@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hwspecs.dtypes import BYTES
 from simulator import kinds
-from simulator.drafting import Draft
+from simulator.drafting import Draft, drafter_layout
 from simulator.layout import Layout
 from simulator.precision import Precision
 from workloads import parameters
@@ -75,7 +75,7 @@ def drafter_bytes_per_gpu(draft: Draft, layout: Layout, expert_width: int = 1) -
     model = draft.model
     if model is None:
         return 0.0
-    layout = replace(layout, pipeline=1)
+    layout = drafter_layout(model, layout)
     if not draft.shared:
         return weight_bytes_per_gpu(model, draft.precision, layout, expert_width)
     own = weight_bytes_per_gpu(replace(model, vocab=0), draft.precision, layout, expert_width)

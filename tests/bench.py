@@ -1,4 +1,4 @@
-"""Benchmarks: scenarios A to E, how work grows, the naive engine, start-up. `make bench` prints them and writes
+"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, start-up. `make bench` prints them and writes
 bench.json.
 
 Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading,
@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TRACE = ROOT.parent / "shared" / "data" / "traces" / "reasoning_production_2h.csv"
 
 
+LONG = ("rack", "million")
+"""Rows that are run once."""
+
+
 def scenario(workload: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Qwen3-8B in bf16 on one H200 under the settings that all rows share."""
     return {
@@ -45,6 +49,21 @@ def poisson(requests: int, rate: float, replicas: int = 1) -> dict[str, Any]:
     return scenario(workload, replicas=replicas)
 
 
+def rack(requests: int) -> dict[str, Any]:
+    """DeepSeek-R1 on 64 GB200: 8 prefill workers of 4 GPUs and a decode worker of 32 (the bundled rack with two prefill
+    workers less).
+    """
+    from workloads.scenario import SCENARIO_FOLDER, read_yaml
+
+    document = dict(read_yaml(SCENARIO_FOLDER / "deepseek-r1-gb200-rack.yaml").data)
+    pools = document["disaggregation"]
+    arrivals = {"kind": "poisson", "rate": 38.0}
+    return document | {
+        "disaggregation": {**pools, "prefill": {**pools["prefill"], "replicas": 8}},
+        "workload": {**document["workload"], "requests": requests, "arrivals": arrivals},
+    }
+
+
 def rows(trace: Path) -> dict[str, dict[str, Any] | None]:
     """Scenario by row name; None where its trace is absent."""
     uniform = {"kind": "uniform", "low": 2048, "high": 32768}
@@ -60,6 +79,7 @@ def rows(trace: Path) -> dict[str, dict[str, Any] | None]:
         "D": poisson(2_000, 2.0),
         "D_requests_x2": poisson(4_000, 2.0),
         "E": scenario({"trace": {"path": str(trace)}}, replicas=16, router="round_robin") if trace.exists() else None,
+        "rack": rack(100_000),
         "million": poisson(1_000_000, 2_000.0, replicas=1_000),
         "small_fast": closed(8, 64, 512),
         "small_naive": closed(8, 64, 512),
@@ -165,7 +185,7 @@ def main() -> None:
         if table[name] is None:
             print(f"{name:<16}skipped: no trace at {options.trace}")
             continue
-        row = results[name] = in_process(name, options.trace, 1 if name == "million" else options.repeat)
+        row = results[name] = in_process(name, options.trace, 1 if name in LONG else options.repeat)
         print(
             f"{name:<16}{row['wall_s']:>9.3f}{row['total_s']:>9.3f}{row['peak_rss_mib']:>9.0f}{row['requests']:>10,}"
             f"{row['events']:>11,}{row['preemptions']:>10,}{row['makespan_s']:>13,.1f}",

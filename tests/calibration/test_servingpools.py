@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from calibration.serving_pools_page import page_text
@@ -43,7 +42,7 @@ def test_each_side_has_its_own_workers_and_layout() -> None:
 
 
 def test_limits_of_an_sglang_worker_are_shared_by_its_ranks() -> None:
-    """8 running requests and chunks of 65,536 tokens of a worker are one request and 8,192 tokens of each of 8 ranks."""
+    """8 requests and chunks of 65,536 tokens of a worker are one request and 8,192 tokens of each of its 8 ranks."""
     prefill = told_pools(DEP8).engine["prefill"]
     assert prefill["max_num_seqs"] == 1 and prefill["max_num_batched_tokens"] == 8192
 
@@ -94,8 +93,4 @@ def test_the_page(tmp_path: Path) -> None:
     text = page_text(table, found, found)
     assert "2 rows on b200-sxm, of which 1 are predicted" in text
     assert "| all | 2 | 55.0 % | 55.0 % | +10.0 % | 55.0 % | 60.0 % | 60.0 % | -20.0 % | 60.0 % |" in text
-    assert (
-        "| SGLang, b200-sxm, fp8 | prefill 1 x tp1 dp8, decode 2 x tp1 dp8 ep8 | 8,192/1,024 | 288 | 10.0 | 11.0 |"
-        in text
-    )
-    assert np.isfinite(table.tpot).all()
+    assert "| prefill 1 x tp1 dp8, decode 2 x tp1 dp8 ep8 | 8,192/1,024 | 288 | 10.0 | 11.0 | 1,000.0 | 800.0 |" in text

@@ -211,7 +211,7 @@ class _PoolEngine(NaiveEngine):
 
     def schedule(self, replica: Replica) -> None:
         super().schedule(replica)
-        late = self.is_prefill(replica) and self.returned[replica.index]
+        late = self.is_prefill(replica) and bool(self.returned[replica.index])
         late = late or any(s.landing and self.passages[s.request].arrived for s in replica.running)
         if replica.step is None and (replica.inbox or late):
             self.at_once = True

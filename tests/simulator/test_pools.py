@@ -121,14 +121,14 @@ def seen_in(case: Pools, naive: NaiveLog, passages: NaivePassages) -> set[str]:
 
 FAMILIES: dict[str, tuple[int, tuple[str, ...], bool, bool, dict[str, float]]] = {
     # Scenarios, kinds of them, slow links, tight pools; what must be seen in at least that fraction.
-    "plain": (150, ("plain", "groups", "replicas"), False, False, {"transfer": 0.3, "several workers": 0.2}),
-    "starved": (300, ("starved", "priorities"), False, True, {"waited for a place": 0.1, "preemption": 0.05}),
-    "slow links": (200, ("starved", "closed", "any"), True, True, {"waited for a lane": 0.1, "hidden": 0.1}),
-    "traces": (200, ("traces", "groups"), False, True, {"prefix hit": 0.1}),
-    "aborts": (400, ("aborts", "stops"), True, True, {"abort": 0.2, "aborted in its transfer": 0.02}),
+    "plain": (100, ("plain", "groups", "replicas"), False, False, {"transfer": 0.3, "several workers": 0.2}),
+    "starved": (200, ("starved", "priorities"), False, True, {"waited for a place": 0.1, "preemption": 0.05}),
+    "slow links": (150, ("starved", "closed", "any"), True, True, {"waited for a lane": 0.1, "hidden": 0.1}),
+    "traces": (120, ("traces", "groups"), False, True, {"prefix hit": 0.1}),
+    "aborts": (250, ("aborts", "stops"), True, True, {"abort": 0.2, "aborted in its transfer": 0.02}),
     "symmetric": (150, ("symmetric",), False, False, {"several workers": 0.2}),
-    "engines": (300, ("engines", "underway", "ahead"), True, True, {"landed and missed a step": 0.03, "abort": 0.05}),
-    "windows": (100, ("windows",), False, False, {"transfer": 0.3}),
+    "engines": (250, ("engines", "underway", "ahead"), True, True, {"landed and missed a step": 0.03, "abort": 0.05}),
+    "windows": (60, ("windows",), False, False, {"transfer": 0.3}),
 }
 
 

@@ -233,3 +233,34 @@ def test_inter_token_latency_counts_tokens_that_come_together() -> None:
     assert latency["itl_s"]["mean"] == pytest.approx(latency["tpot_s"]["mean"], rel=0.1)
     assert latency["itl_s"]["p50"] == 0.0
     assert any("3 drafted tokens a step, of which 2.44" in note for note in result.notes)
+
+
+# ---- layouts, formats, states ----------------------------------------------------------------------------------------
+
+
+def test_a_dense_model_drafts_on_every_rank_of_attention() -> None:
+    said = "speculation={method: draft_model, model: qwen3-0.6b, tokens: 2, acceptance: 0.5}"
+    sets = ["model=qwen3-30b-a3b", "parallelism={tensor: 2, attention_data: 2, expert: 4}", said]
+    deployment = deploy(load_scenario("chat-poisson", sets))
+    layout = deployment.graph.layout
+    assert layout.gpus == 4
+    small = weight_bytes_per_gpu(load_model("qwen3-0.6b"), Precision(), Layout(tensor=2))
+    assert drafter_bytes_per_gpu(Draft(2, load_model("qwen3-0.6b")), layout) == small
+    seen = next(op for op in deployment.graph.operators if op.name == "gate_up_proj [draft]")
+    assert seen.dealt == 2  # each rank drafts for its own sequences
+
+
+@pytest.mark.parametrize(("linear", "format"), [("fp8_block", "fp8_block"), ("nvfp4", "bf16"), ("int4_wo", "bf16")])
+def test_modules_of_four_bit_checkpoints_stay_in_sixteen(linear: str, format: str) -> None:
+    said = "speculation={method: mtp, tokens: 1, acceptance: 0.5}"
+    sets = ["model=deepseek-r1", "gpu=b200-sxm", "parallelism.tensor=8", f"precision.linear={linear}", said]
+    graph = deploy(load_scenario("chat-poisson", sets)).graph
+    down = next(op for op in graph.operators if op.name == "down_proj shared [draft]")
+    assert down.dims is not None and down.dims.format == format  # type: ignore[union-attr]
+
+
+def test_a_state_for_every_drafted_token() -> None:
+    sets = ["model=qwen3.5-397b-a17b", "gpu=b200-sxm", "parallelism.tensor=8", "engine.max_num_seqs=64"]
+    plain = deploy(load_scenario("chat-poisson", sets)).memory
+    said = "speculation={method: mtp, tokens: 3, acceptance: 0.5}"
+    assert deploy(load_scenario("chat-poisson", [*sets, said])).memory.states == 4 * plain.states
