@@ -10,7 +10,6 @@ blocks' times where an engine has them (docs/attention.md).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,4 +87,8 @@ def report(ratios: Mapping[tuple[str, str], np.ndarray]) -> str:
 
 
 if __name__ == "__main__":
-    print(report(compare(read_kernels(Path(sys.argv[1])))))
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Parts of latent attention beside measured whole blocks.")
+    parser.add_argument("table", type=Path, help="a table of mla_module (.csv or .parquet)")
+    print(report(compare(read_kernels(parser.parse_args().table))))

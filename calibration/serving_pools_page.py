@@ -43,11 +43,13 @@ from measured ones: {rows} rows on {gpus}, of which {predicted} are predicted. E
 whole deployment, replayed request by request ([how](serving-tables.md)). The default table is the end-to-end sample of
 NVIDIA AIConfigurator 0.12.0 (Apache-2.0): public InferenceX runs of DeepSeek-R1 under NVIDIA Dynamo.
 
-No constant is fitted to these rows alone: the host's are those fitted to single instances ([serving](serving.md)). But
-that TensorRT-LLM's prefill of latent attention has a floor of launching and not a sum, and how much slower than
-measured kernels steps of prefill are on Blackwell, was decided with these rows in sight too. In the columns *other GPU*
-the kernels' corrections are those of another GPU (B200 from H200, H200 from H100), as for a GPU without measured
-kernels; the hosts are the same.
+The host's constants are those fitted to single instances ([serving](serving.md)). One is fitted to rows of this table:
+what TensorRT-LLM's all-reduce over multi-node NVLink saves beside its default, which the fp4 recipes with tensor
+parallel decode ask for and no table of kernels has (7 rows; `calibration/servingpools.yaml`). That TensorRT-LLM's
+prefill of latent attention has a floor of launching and not a sum, and how much slower than measured kernels steps of
+prefill are on Blackwell, was decided with these rows in sight too. In the columns *other GPU* the kernels' corrections
+are those of another GPU (B200 from H200, H200 from H100), as for a GPU without measured kernels; the hosts are the
+same.
 """
 
 CAUSES = """\

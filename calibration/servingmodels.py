@@ -17,10 +17,17 @@ from hwspecs.gpu import Gpu
 from workloads.formats import LINEAR_FORMATS
 from workloads.model import Model, find_model, load_model
 
-ALIASES = {"llama-3.3-70b": "llama-3.1-70b", "deepseek-v3.1": "deepseek-v3", "deepseek-v3.1-terminus": "deepseek-v3"}
+ALIASES = {
+    "llama-3.3-70b": "llama-3.1-70b",
+    "deepseek-v3.1": "deepseek-v3",
+    "deepseek-v3.1-terminus": "deepseek-v3",
+    "kimi-k2": "kimi-k2.5",
+}
 """Names of models whose configuration is bundled under another name, of the same shape."""
 
-SUFFIXES = re.compile(r"-(fp8|fp4|nvfp4|bf16|kv|instruct|thinking|it|base|dynamic|hf|\d{4}|v0\.1)(?=-|$)")
+SUFFIXES = re.compile(
+    r"-(fp8|fp4|nvfp4|bf16|kv|instruct|thinking|it|base|dynamic|hf|exp|\d{4}|v0\.1|(?<=fp[48]-)v\d)(?=-|$)"
+)
 """What a checkpoint's name adds to that of its model: format, tuning, date."""
 
 FORMATS = {"fp4": "nvfp4", "mxfp4": "w4a16_mxfp4", "int4": "int4_wo", "bfloat16": "bf16", "float16": "fp16"}

@@ -78,7 +78,8 @@ Each GPU is predicted from its spec sheet and the measurements of the others.
 NAMED = """\
 ## Models that nothing was fitted on
 
-Each model is predicted by the corrections of the others on the same GPU, with widths of its own.
+Each model is predicted by the corrections of the others on the same GPU, with widths of its own. Where no other was measured with its format
+of projections or under its engine, the block of another format or engine stands in (GLM-5 in bf16 under SGLang, TensorRT-LLM on Hopper).
 """
 WATTS = """\
 ## Board power
@@ -187,7 +188,8 @@ def sections(results: Sequence[Result], docs: Path, folder: str, title: str) -> 
         errors = errors_of(table, predictions)
         draw_validation(table, errors, docs / "validation" / folder, title)
         words = kind.replace("_", " ")
-        lines += [f"### {words.capitalize() if kind != 'gemm' else 'GEMM'}, {title}", ""]
+        short = kind.split("_")[0] in ("gemm", "mla", "dsa")
+        lines += [f"### {words[:4].upper() + words[4:] if short else words.capitalize()}, {title}", ""]
         lines += [f"![{words}: {name.split('-')[-1][:-4]}](validation/{folder}/{name})" for name in file_names(kind)]
         lines += ["", "The weakest regimes, of those with at least 0.2 % of the rows:", ""]
         worst = worst_regimes(errors)

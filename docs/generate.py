@@ -89,7 +89,9 @@ def result_page() -> str:
 
     sets = ["workload.requests=2", "workload.strategy.samples=2", "workload.output_tokens=64", "objective={ttft: 1 s}"]
     document = run_scenario(load_scenario("aime24-best-of-32", sets)).document()
-    both = run_scenario(load_scenario("aime24-best-of-32", [*sets, "disaggregation={prefill: {}, decode: {}}"])).document()
+    both = run_scenario(
+        load_scenario("aime24-best-of-32", [*sets, "disaggregation={prefill: {}, decode: {}}"])
+    ).document()
     told = {path for path, _ in paths(document)}
     lines = [
         "# What a run writes",

@@ -17,7 +17,8 @@ from simulator.deployment import Deployment
 from simulator.engine import RunLog
 from simulator.interval import run_interval
 from simulator.result import Result, plain
-from simulator.selection import same_figures
+from simulator.selection import ANY, ENGINES, TRANSFER, same_figures
+from simulator.selection import engine as engine_name
 from simulator.timeline import Timeline
 from workloads.attention import SlidingWindow
 from workloads.engine import NO_ENGINE, engine_set
@@ -54,6 +55,7 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         busy=summary["utilisation"]["busy"],
         tpot=summary["latency"]["tpot_s"]["mean"],
         host=host,
+        timeline=log.timeline,
     )
     summary |= of_workload(deployment, columns)
     timing = {"wall_s": wall_s, "total_s": time.perf_counter() - started, "events": float(log.events)}
@@ -174,22 +176,44 @@ def _profile_notes(deployment: Deployment, summary: dict[str, Any]) -> list[str]
         source = "those of all measured GPUs, pooled" if selection.anchor is None else f"those of {selection.anchor}"
         notes.append(f"transferred: nothing like {gpu.name} was measured; its kernels are {source}, at its figures")
     kernels = summary["interval"]["kernels"] if summary["interval"] else []
-    for status, text in (
-        ("extrapolated", "used outside of the shapes that were measured"),
-        ("transferred", "of another software, version or format stands in"),
+    for status, text, found in (
+        ("extrapolated", "used outside of the shapes that were measured", [k for k in kernels if k["outside"]]),
+        ("transferred", "of another software, version or format stands in", _stand_ins(profile, kernels)),
     ):
-        found = [k for k in kernels if k["status"] == status and k["share"] > 0.02]
-        if status == "transferred" and selection.tier != "exact":
-            continue
-        if found:
-            names = ", ".join(
-                f"{k['kind']} {k['format']} ({k['profile']}, {k['share']:.0%} of the time)" for k in found
-            )
+        shares: dict[tuple[str, str], float] = {}
+        for k in found:
+            key = f"{k['kind']} {k['format'].replace(ANY, '')}".strip(), k["profile"]
+            shares[key] = shares.get(key, 0.0) + k["share"]
+        named = [(*key, share) for key, share in shares.items() if share > 0.02]
+        if named:
+            names = ", ".join(f"{kernel} ({of}, {share:.0%} of the time)" for kernel, of, share in named)
             notes.append(f"{status}: a kernel {text}: {names}")
     assumed = sum(k["share"] for k in kernels if k["status"] == "assumed")
     if assumed > 0.005:
         notes.append(f"{assumed:.0%} of the kernel time is in operators that nobody measured, timed by a rule of thumb")
     return notes
+
+
+def _stand_ins(profile: Calibrated, kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The kernels that stand for others on the GPU itself; on one that kernels were carried to, of those another
+    engine's alone, since all are carried.
+    """
+    selection = profile.selection
+    if selection.tier == "exact":
+        return [k for k in kernels if k["status"] == "transferred"]
+    if selection.software is None:
+        return []
+    asked = engine_name(selection.software)
+    # All-reduces with the norm in them are one engine's, and others call it.
+    shared = "collective" if profile.reduces is not selection else ""
+    return [k for k in kernels if k["kind"] != shared and _engine_of(k) in set(ENGINES) - {asked}]
+
+
+def _engine_of(kernel: dict[str, Any]) -> str:
+    """Whose kernel an entry of the interval is; empty of what is pooled over engines."""
+    if kernel["profile"] == TRANSFER:
+        return kernel["kernel"].partition(" ")[2]
+    return engine_name(kernel["profile"].split("@")[-1])
 
 
 def _fewer_sms(gpu: Gpu) -> bool:

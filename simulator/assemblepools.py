@@ -71,6 +71,7 @@ def build_pools_result(fleet: Fleet, requests: Requests, log: RunLog, *, wall_s:
                 busy=use["busy"],
                 tpot=summary["latency"]["tpot_s"]["mean"] if name == "decode" else None,
                 host=host,
+                timeline=lines[name],
             ),
         }
     host = sum(pool["host_s"] for pool in pools.values())

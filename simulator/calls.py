@@ -58,14 +58,18 @@ def call_label(op: Operator) -> tuple[str, Mapping[str, str]] | None:
     if isinstance(dims, LatentHeads):
         if op.axis == "prefill" and dims.kv_heads == 1:
             return None  # nobody measured sparse prefill apart from its block
-        return op.kind, {"dtype": "bf16", "kv_dtype": _cache_format(dims)}
+        return op.kind, _access(dims, {"dtype": "bf16", "kv_dtype": _cache_format(dims)})
     if op.kind == "sparse_index":
         return None  # the same
     if isinstance(dims, Heads):
         dtype = "fp8" if op.kind == "attention_prefill" and op.dtype == "fp8" else "bf16"
-        label = {"dtype": dtype, "kv_dtype": _cache_format(dims)}
-        return op.kind, label if dims.budget is None else label | {ACCESS: GATHER}
+        return op.kind, _access(dims, {"dtype": dtype, "kv_dtype": _cache_format(dims)})
     return None
+
+
+def _access(heads: Heads, label: dict[str, str]) -> dict[str, str]:
+    """An attention's label, with how it reads what was chosen of its past."""
+    return label if heads.budget is None else label | {ACCESS: GATHER}
 
 
 def _half(op: Operator) -> bool:
@@ -117,7 +121,7 @@ def kernel_call(op: Operator, shape: StepShape, domain: int) -> Call | None:
         columns = {"tokens": maximum(rows, 1) * dims.queries, "q_heads": dims.heads, **mla.columns(dims.latent)}
         return Call(kind, label, columns, {}, 1.0, rows > 0)
     if isinstance(dims, Exchange):
-        return _exchange(dims, label, shape, domain)
+        return _exchange(dims, label, shape._replace(tokens=rows), domain)
     if isinstance(dims, Recurrent):
         return _recurrent(op, dims, label, shape)
     assert isinstance(dims, Heads)

@@ -135,7 +135,9 @@ def graph(
     out: Annotated[Path | None, typer.Option(help="Draw it: a file ending in .svg or .png, or .json.")] = None,
     output: Formatted = Format.table,
 ) -> None:
-    """The operators of one engine step: FLOPs, bytes, intensity, time and bound of each."""
+    """The operators of one engine step: FLOPs, bytes, intensity, time and bound of each. With pools: of a worker that
+    does steps of this phase.
+    """
     from simulator import graphview
     from simulator.deployment import deploy
     from simulator.display import show_operators
@@ -144,7 +146,10 @@ def graph(
 
     if out is not None and out.suffix != ".json":
         graphview.picture_format(out)
-    deployment = deploy(load_scenario(scenario, sets or []))
+    loaded = load_scenario(scenario, sets or [])
+    if loaded.pools is not None:  # the workers that do such steps
+        loaded = loaded.pools[phase is not Phase.prefill]
+    deployment = deploy(loaded)
     if batch is None:
         batch = 1 if phase is Phase.prefill else 64
     shape = graphview.step_shape(
@@ -177,7 +182,9 @@ def roofline(
     out: Annotated[Path, typer.Option(help="The picture: a file ending in .svg or .png.")] = Path("roofline.png"),
     output: Formatted = Format.table,
 ) -> None:
-    """The roofline of a GPU with a model's operators on it, of a decode step and of a prefill step."""
+    """The roofline of a GPU with a model's operators on it, of a decode step and of a prefill step. With pools: of a
+    decode worker, which could do both.
+    """
     from simulator import graphview
     from simulator import roofline as roofs
     from simulator.deployment import deploy
@@ -185,7 +192,8 @@ def roofline(
     from workloads.scenario import load_scenario
 
     graphview.picture_format(out)
-    cost = deploy(load_scenario(scenario, sets or [])).cost
+    loaded = load_scenario(scenario, sets or [])
+    cost = deploy(loaded if loaded.pools is None else loaded.pools[1]).cost
     shapes = {
         "decode": graphview.step_shape(cost, phase="decode", batch=batch, context=context),
         "prefill": graphview.step_shape(cost, phase="prefill", batch=1, query=query),

@@ -15,6 +15,7 @@ from simulator.layout import Layout
 from simulator.precision import precision_words
 from simulator.printing import duration, percent
 from workloads.engine import NO_ENGINE, engine_set
+from workloads.speculation import Speculation
 from workloads.formats import BODY, PARTS
 
 if TYPE_CHECKING:
@@ -84,19 +85,21 @@ def _grid(title: str) -> Table:
 
 
 def _what(result: Result) -> Table:
-    scenario, deployment, summary = result.scenario, result.deployment, result.summary
+    scenario, deployment = result.scenario, result.deployment
     gpu, model, engine = deployment["gpu"], deployment["model"], scenario["engine"]
     table = _grid(f"What was simulated: {scenario['name']}")
     peak, bandwidth = format_quantity(gpu["peak_flops"], "FLOP/s"), format_quantity(gpu["memory_bandwidth"], "B/s")
     table.add_row(
         "GPU",
-        f"{summary['cost']['gpus']} x {gpu['title']}: {peak} {gpu['peak_dtype']}, {bandwidth}, "
+        f"{_how_many(result)} x {gpu['title']}: {peak} {gpu['peak_dtype']}, {bandwidth}, "
         f"ridge point {gpu['ridge_point']:.0f} FLOP/B",
     )
     table.add_row(
         "model",
         f"{model['name']}, {model['parameters'] / 1e9:.2f} B parameters, {_formats(scenario)}, {_attention(scenario)}",
     )
+    if scenario.get("speculation"):
+        table.add_row("drafts", _drafts(scenario["speculation"]))
     if "pools" in deployment:
         table.add_row("engine", f"{_engine_name(engine)}prefill and decode on workers of their own")
         add_pools(table, result)
@@ -115,6 +118,22 @@ def _what(result: Result) -> Table:
     table.add_row("workload", _workload(result))
     table.add_row("profile", _profile(result))
     return table
+
+
+def _drafts(said: dict[str, Any]) -> str:
+    """`mtp, 3 tokens a step, 1.95 of them accepted in the mean`."""
+    drafter = said["model"] if isinstance(said.get("model"), str) else said["method"]
+    accepted = float(Speculation(**said).mean) - 1
+    return f"{drafter}, {said['tokens']} tokens a step, {accepted:.2f} of them accepted in the mean"
+
+
+def _how_many(result: Result) -> int:
+    """GPUs of the kind that generates the outputs."""
+    pools = result.deployment.get("pools", {})
+    same = [name for name in pools if pools[name]["gpu"]["name"] == result.deployment["gpu"]["name"]]
+    if not same:
+        return int(result.summary["cost"]["gpus"])
+    return sum(result.summary["pools"][name]["gpus"] for name in same)
 
 
 def _engine_name(engine: dict[str, Any]) -> str:
@@ -261,7 +280,11 @@ def _price(result: Result) -> str:
     hours = f"{cost['gpu_hours']:,.3f} GPU-hours"
     if cost["usd"] is None:
         return f"{hours} (no price known)"
-    rate = f"{gpu['usd_per_hour']:g} USD per GPU-hour ({gpu['price_date']})"
+    kinds = {facts["gpu"]["name"]: facts["gpu"] for facts in result.deployment.get("pools", {}).values()}
+    rates = [f"{kind['usd_per_hour']:g} ({kind['price_date']})" for kind in (list(kinds.values()) or [gpu])]
+    rate = f"{' and '.join(rates)} USD per GPU-hour"
+    if len(rates) == 1:
+        rate = f"{gpu['usd_per_hour']:g} USD per GPU-hour ({gpu['price_date']})"
     each = cost["usd_per_million_output_tokens"]
     per_token = f", {_three(each)} USD per million output tokens" if each is not None else ""
     return f"{hours}: {cost['usd']:,.2f} USD at {rate}{per_token}"
@@ -363,6 +386,8 @@ def _bounds(result: Result) -> Text:
 def show_operators(document: dict[str, Any], out: Path | None) -> None:
     """The operators of one step."""
     console = _console()
+    if not console.is_terminal:
+        console.width = 140  # names of layers' groups are long
     table = Table(title=_title(document), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("operator", no_wrap=True)
     for name in ("layers", "FLOPs", "weights", "KV", "activations", "FLOP/B", "time", "share"):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simulator.kernels.formats import FORMATS
 from simulator.operators import Experts, Operator, Work
 from simulator.routing import destinations
 from simulator.shape import StepShape
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 FEW = 256
 """Tokens of a GPU up to which `auto` takes the low-latency kernels: as many as engines and tables run them with (vLLM:
 VLLM_MOE_DP_CHUNK_SIZE)."""
-WIRE = {"fp8": 1.0, "fp8_block": 1 + 4 / 128, "nvfp4": 0.5 + 1 / 16, "w4a8_mxfp4_mxfp8": 1 + 1 / 32}
-"""Bytes of an element on its way to an expert by the experts' format, scales included; else as between operators."""
+NARROW = ("fp8", "fp8_block", "nvfp4", "w4a8_mxfp4_mxfp8")
+"""Formats of experts to which tokens are sent in the bytes of that format; to others as between operators."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def exchanges(
     phase: str, suffix: str, block: Experts, moe: Moe, layout: Layout, act: float, count: int
 ) -> list[Operator]:
     """The operators of a phase: one, or with `auto` one for few and one for many tokens, of which never both run."""
-    wire = WIRE.get(block.format, act) if phase == "dispatch" else act
+    wire = FORMATS[block.format].act if phase == "dispatch" and block.format in NARROW else act
     span = Span(layout.stage, 1, layout.stage)
     chosen = {
         "high_throughput": [("ht", 0.0, np.inf)],

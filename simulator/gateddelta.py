@@ -78,11 +78,13 @@ def add_block(builder: Builder, suffix: str, window: int | None, count: int) -> 
     before, ends = list(builder.last), list[str]()
     for axis, extents in (("decode", builder.decode), ("prefill", builder.prefill)):
         builder.last = before
-        for routine, make in (("conv", convolution), ("delta", delta_rule)):
-            queries = builder.queries if axis == "decode" else 1
-            dims = Recurrent(routine, rule, h, keys, values, extents.index(None), queries=queries)
-            name = {"conv": "causal_conv", "delta": "delta_rule"}[routine]
-            builder.add(make(f"{name}_{axis}{suffix}", dims, count=count, axis=axis, dtype=builder.wide, act=a))
+        queries = builder.queries if axis == "decode" else 1
+        conv, delta = (
+            Recurrent(routine, rule, h, keys, values, extents.index(None), queries=queries)
+            for routine in ("conv", "delta")
+        )
+        builder.add(convolution(f"causal_conv_{axis}{suffix}", conv, count=count, axis=axis, act=a))
+        builder.add(delta_rule(f"delta_rule_{axis}{suffix}", delta, count=count, axis=axis, dtype=builder.wide, act=a))
         ends += builder.last
     builder.last = ends
     # RMSNorm of every head's output, times the gate through SiLU: output and gate are read, the product written.
@@ -99,7 +101,7 @@ def _rows(shape: StepShape, axis: str, queries: int) -> tuple[Any, Any]:
     return (0, 0) if shape.prefill is None else (shape.prefill.tokens, shape.prefill.seqs)
 
 
-def convolution(name: str, dims: Recurrent, *, count: int, axis: str, dtype: str, act: float) -> Operator:
+def convolution(name: str, dims: Recurrent, *, count: int, axis: str, act: float) -> Operator:
     """A filter of `conv_width` taps on every channel: inputs read, outputs written; each sequence's last inputs read
     and replaced. No matrix is multiplied.
     """

@@ -207,7 +207,7 @@ class Builder:
         for (linear, window, is_moe), count in groups.items():
             parts = []
             if len({kind[:2] for kind in groups}) > 1:
-                parts = ["linear attention" if linear else f"window {window}" if window else "full attention"]
+                parts = ["linear" if linear else f"window {window}" if window else "full attention"]
             parts += ["moe" if is_moe else "dense"] if len(set(moe_layers)) > 1 else []
             self.layer(_tail(*(parts if len(groups) > 1 else []), mark), linear, window, is_moe, count)
 

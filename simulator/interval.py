@@ -24,12 +24,18 @@ from simulator.operators import Operator
 from simulator.selection import Choice
 from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost
+from simulator.timeline import Timeline
 
 ASSUMED = ErrorBand(-math.log(1.5), math.log(1.5), 0.5, 0)
 """Operators that no table holds are timed by a rule of thumb, and hosts differ: assumed right to a factor 1.5."""
 HOST_ENTRY: dict[str, Any] = {
     "kind": "host", "kernel": "", "format": "", "profile": "engine", "status": "host", "mape": None,
+    "outside": False,
 }  # fmt: skip
+STEPS = {"m", "batch", "context_len", "query_len", "seq_len", "past_len", "tokens", "bytes", "rows"}
+"""Columns that change from step to step. They count as outside only where one value was measured, or where a kernel
+ends with its range: the all-to-all's tokens, whose buffers are made for so many.
+"""
 
 
 def run_interval(
@@ -40,6 +46,7 @@ def run_interval(
     busy: float,
     tpot: float | None,
     host: float = 0.0,
+    timeline: Timeline | None = None,
 ) -> dict[str, Any] | None:
     """The 80 % interval of the makespan and of the mean TPOT, and which kernels it comes from; None without a fitted
     profile.
@@ -48,7 +55,8 @@ def run_interval(
     ----------
     totals : of the operators of `cost`, in its order. makespan : seconds; None where arrivals decide it, and not the
         kernels. busy : the part of it that steps take. tpot : mean, seconds. host : seconds of the steps that are the
-        host's.
+        host's. timeline : the steps, which say whether prompts had a past and how many tokens a step had; without it
+        only what no step changes is held against what was measured.
     """
     profile = cost.profile
     if not isinstance(profile, Calibrated):
@@ -57,7 +65,7 @@ def run_interval(
     widths: dict[tuple[str, ...], tuple[float, float]] = {}
     for op, total in zip(cost.operators, totals, strict=True):
         choice = profile.choice(op)
-        outside = choice is not None and _outside(cost, op, choice)
+        outside = choice is not None and _outside(cost, op, choice, timeline)
         key = _key(op, choice)
         entry = kernels.setdefault((*key, str(outside)), _entry(op, choice, outside))
         entry["seconds"] += total.seconds
@@ -93,6 +101,7 @@ def run_interval(
                 "format": entry["format"],
                 "profile": entry["profile"],
                 "status": entry["status"],
+                "outside": entry["outside"],
                 "share": entry["seconds"] / everything,
                 "mape": entry["mape"],
                 "interval": [1 - entry["low"] / entry["seconds"], 1 + entry["high"] / entry["seconds"]],
@@ -113,6 +122,7 @@ def _entry(op: Operator, choice: Choice | None, outside: bool) -> dict[str, Any]
     if choice is None:
         return entry | {
             "kind": op.kind, "kernel": "", "format": "", "profile": "rule-of-thumb", "status": "assumed", "mape": None,
+            "outside": False,
         }  # fmt: skip
     label = choice.group.label
     formats = [label[name] for name in label if name.endswith("dtype")]
@@ -124,6 +134,7 @@ def _entry(op: Operator, choice: Choice | None, outside: bool) -> dict[str, Any]
         "profile": choice.profile,
         "status": "transferred" if choice.transferred else "extrapolated" if outside else "interpolated",
         "mape": errors.mape,
+        "outside": outside,
     }
 
 
@@ -133,20 +144,52 @@ def _band(choice: Choice | None, term: str) -> ErrorBand:
     return choice.carried or band(choice.group.errors, TERMS.index(term))
 
 
-def _outside(cost: StepCost, op: Operator, choice: Choice) -> bool:
-    """Whether widths or heads of the model, which no step changes, lie outside of the fitted ranges."""
+def _outside(cost: StepCost, op: Operator, choice: Choice, timeline: Timeline | None) -> bool:
+    """Whether widths or heads of the model, which no step changes, lie outside of the fitted ranges, or steps leave
+    what STEPS says of theirs.
+    """
+    past = timeline is not None and op.axis == "prefill" and _has_past(cost, timeline)
+    columns = _columns(cost, op, choice, past)
+    if columns is None:
+        return False
+    if timeline is not None and choice.group.kind == "expert_all_to_all":
+        columns = {**columns, **_most_tokens(cost, op, timeline)}
+    ends = ("tokens",) if choice.group.kind == "expert_all_to_all" else ()
+    for name, (low, high) in choice.group.ranges.items():
+        value = float(np.asarray(columns[name]))
+        if name == "sms" and value == 0:  # not given: the kernel's own number
+            continue
+        if name in ends:
+            low = 0.0
+        elif name in STEPS and low < high:
+            continue
+        if not low <= value <= high:
+            return True
+    return False
+
+
+def _columns(cost: StepCost, op: Operator, choice: Choice, past: bool) -> Mapping[str, Any] | None:
+    """The kernel's columns in a step of one sequence, and one prompt of a token; None without a kernel."""
+    queries = cost.queries
     if op.module is not None and choice.group.kind == op.module.kind:
-        columns: Mapping[str, Any] = block_columns(op.module, 1, 1, 0)
-    else:
-        ones = tuple(1 for _ in cost.decode_caps)
-        chunks = PrefillShape(1, 1, tuple(1 for _ in cost.prefill_caps), tuple(1 for _ in cost.prefill_caps))
-        call = kernel_call(op, StepShape(1, 1, 1, ones, chunks), cost.gpu.link.domain)
-        if call is None:
-            return False
-        columns = call.shape
-    steps = {"m", "batch", "context_len", "query_len", "past_len", "tokens", "bytes", "rows"}
+        return block_columns(op.module, 1, queries if op.axis == "decode" else 1, int(past))
+    reads = 1 + past
+    chunks = PrefillShape(1, 1, tuple(reads for _ in cost.prefill_caps), tuple(reads for _ in cost.prefill_caps))
+    shape = StepShape(queries, queries, 1, tuple(1 for _ in cost.decode_caps), chunks)
+    call = kernel_call(op, shape, cost.gpu.link.domain)
+    return None if call is None else call.shape
+
+
+def _has_past(cost: StepCost, timeline: Timeline) -> bool:
+    """Whether any step's chunks read more keys than their own."""
     return any(
-        not low <= float(np.asarray(columns[name])) <= high
-        for name, (low, high) in choice.group.ranges.items()
-        if name not in steps
+        bool((timeline[f"prefill_kv.{extent}"] > timeline["prefill_tokens"]).any())
+        for extent in range(len(cost.prefill_caps))
     )
+
+
+def _most_tokens(cost: StepCost, op: Operator, timeline: Timeline) -> dict[str, float]:
+    """The most tokens that one GPU of an all-to-all had in a step."""
+    rows = np.unique(cost.kernel_rows(op, timeline)[0])
+    call = kernel_call(op, StepShape(rows, rows, 0, tuple(0 for _ in cost.decode_caps)), cost.gpu.link.domain)
+    return {} if call is None or not len(rows) else {"tokens": float(np.max(call.shape["tokens"]))}

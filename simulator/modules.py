@@ -117,7 +117,8 @@ def alone(
         batch = maximum(seqs, 1)
         context = maximum(shape.decode_kv[extent] / batch, 1.0)
         steps = _decodes(seqs, context, caps, queries), _decodes(seqs, REFERENCE, caps, queries)
-        return steps, block_columns(module, batch, queries, context - 1)
+        # The context has the new tokens in it.
+        return steps, block_columns(module, batch, queries, maximum(context - queries, 0.0))
     chunks = shape.prefill
     if chunks is None:
         nothing = StepShape(0, 0, 0, ())

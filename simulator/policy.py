@@ -64,11 +64,8 @@ class EngineParams:
     is held back for up to `batch_wait_steps` decode steps, or until `batch_wait_tokens` come together (0: no such
     end). `request_ticks`, and `request_token_ticks` for each token of its prompt, pass between the submission of a
     request and its arrival at the replica. `ahead` : a step is settled when the one before begins, so that a request
-    that comes in between misses it.
-
-    `speculation` : what a decoding sequence drafts and is granted in a step.
     that comes in between misses it. With it, only every `receive_steps` decode steps it is looked whether requests have
-    come, and after each step with prefill.
+    come, and after each step with prefill. `speculation` : what a decoding sequence drafts and is granted in a step.
     """
 
     max_num_seqs: int

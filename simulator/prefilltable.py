@@ -3,7 +3,8 @@
 A step may prefill chunks of any number, length and past, and most steps' are new, so the kernel's model cannot be asked
 each time. It is asked once on a grid of (chunks, tokens a chunk, stretch = 1 + past / tokens) whose points lie a
 factor 2^(1/2), 2^(1/4) and 2 apart, and the logarithm of the time is interpolated linearly between them. As with
-decode attention, that *defines* the cost, in both engines.
+decode attention, that *defines* the cost, in both engines. A GEMM over the keys that chunks read has a table of
+their number instead.
 """
 
 from __future__ import annotations
@@ -90,6 +91,40 @@ class PrefillTable:
         """Logarithms of chunks, tokens a chunk and stretch; the past is such that the (query, key) pairs agree."""
         query, past = equal_chunks(chunks, self.extent, self.cap, larger)
         return [log2(chunks.seqs), log2(query), log2(1 + past / query)]
+
+
+class KeyTable:
+    """Seconds of one execution of a GEMM over the keys that prefill reads, by their number: `PrefillTable` makes chunks
+    alike by their (query, key) pairs, which changes how many keys they have.
+
+    Parameters
+    ----------
+    extent : whose keys they are. seconds, extents : as of `PrefillTable`. max_keys : of a step; beyond it the cost goes
+        on along the last line.
+    """
+
+    def __init__(self, extent: int, seconds: Callable[[StepShape], Any], *, extents: int, max_keys: int) -> None:
+        self.extent = extent
+        keys = _knots(max_keys, 16)
+        chunks = PrefillShape(keys, np.ones_like(keys), (keys,) * extents, (keys,) * extents)
+        # Not made to rise: like those over a step's tokens, GEMMs of few rows may be slower than those of some more.
+        self._logs = np.log(np.broadcast_to(seconds(StepShape(keys, 0, 0, (), chunks)), keys.shape))
+        self._knots = np.log2(keys)
+        self._lists = self._knots.tolist(), self._logs.tolist()
+
+    def at(self, chunks: PrefillShape) -> float:
+        """Seconds of one step's chunks."""
+        if not chunks.tokens:
+            return 0.0
+        (knots, logs), value = self._lists, math.log2(chunks.kv[self.extent])
+        i = min(max(bisect_right(knots, value) - 1, 0), len(knots) - 2)
+        return math.exp(logs[i] + (value - knots[i]) / (knots[i + 1] - knots[i]) * (logs[i + 1] - logs[i]))
+
+    def many(self, chunks: PrefillShape) -> np.ndarray:
+        """Seconds of many steps, [n]; every one has chunks."""
+        knots, logs, value = self._knots, self._logs, np.log2(chunks.kv[self.extent])
+        i = np.clip(np.searchsorted(knots, value, side="right") - 1, 0, len(knots) - 2)
+        return np.asarray(np.exp(logs[i] + (value - knots[i]) / (knots[i + 1] - knots[i]) * (logs[i + 1] - logs[i])))
 
 
 def _bilinear(plane: list[list[float]], j: int, k: int, y: float, z: float) -> float:

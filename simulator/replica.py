@@ -126,9 +126,8 @@ class Replica:
         self.growing = [0] * len(cost.decode_caps)
         self.phases = [0] * self.span
         self.finishing: list[tuple[int, int, Sequence]] = []  # (counter, joined, sequence)
-        self.capped: list[list[tuple[int, int, int, Sequence]]] = [
-            [] for _ in cost.decode_caps
-        ]  # (.., units to go, ..)
+        # By extent: (counter, joined, units left at the cap, sequence).
+        self.capped: list[list[tuple[int, int, int, Sequence]]] = [[] for _ in cost.decode_caps]
         self._no_decode, self._no_kv = [0] * len(cost.decode_ops), [0.0] * (2 * len(cost.decode_caps))
         self._no_prefill = [0] * (2 * len(cost.prefill_caps))
         self.has_caps = any(cap is not None for cap in cost.decode_caps)

@@ -21,6 +21,7 @@ from functools import lru_cache
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
 from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
+from simulator.kernels.expert_all_to_all import element_bytes
 from simulator.kernels.registry import MODELS
 from simulator.profile import profile_folder
 from simulator.profilefile import read_meta, read_profile
@@ -299,6 +300,7 @@ class Selection:
         profile, group = min(candidates, key=lambda c: self._rank(c[0], c[1], label, shape, largest[c[0].name]))
         tiers = [tier]
         other = any(name in label and _unlike(name, label[name], have) for name, have in group.label.items())
+        other = other or _other_bytes(group, label) or _gathers_latents(group, label)
         if other and tier != "foreign":
             tiers.append("software")  # another kernel or format
         elif tier == "exact" and self.software is not None and profile.software != self.software:
@@ -378,6 +380,18 @@ def _unlike(name: str, wanted: str, have: str) -> int:
     if name == "model":
         return int(not (wanted.startswith(have) or have.startswith(wanted)))
     return _far(wanted, have)
+
+
+def _other_bytes(group: Group, label: Mapping[str, str]) -> bool:
+    """Whether a kernel that is the same for all formats was measured with other bytes than those asked for move."""
+    if group.label.get("dtype") != ANY or "dtype" not in label:
+        return False
+    return element_bytes({**group.label, "dtype": label["dtype"]}) != element_bytes(group.label)
+
+
+def _gathers_latents(group: Group, label: Mapping[str, str]) -> bool:
+    """Whether a kernel that reads all latents in one piece stands for one that gathers pages: no table has any."""
+    return group.kind == "mla_decode" and label.get(ACCESS) == GATHER and not group.label["kernel"].endswith(GATHER)
 
 
 def _wider(band: ErrorBand, factor: float) -> ErrorBand:

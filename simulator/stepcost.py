@@ -38,9 +38,9 @@ from simulator.graph import StepGraph
 from simulator.host import HostTime
 from simulator.layout import check_link
 from simulator.modules import Whole
-from simulator.operators import Module, Operator
+from simulator.operators import KeyGemm, Module, Operator
 from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, Advance
-from simulator.prefilltable import PrefillTable
+from simulator.prefilltable import KeyTable, PrefillTable
 from simulator.profile import Profile, load_profile
 from simulator.shape import PrefillShape, StepShape, busiest_shape, ceil_div, dealt_tokens
 
@@ -121,7 +121,7 @@ class StepCost:
         once: dict[tuple[Any, ...], Any] = {}
         self._decode_seconds = [self._decode_table(op, once) for op in self.decode_ops]
         self._decode_lines: list[DecodeLines | None] = [None] * (max_seqs + 1)
-        self._prefill_tables: list[PrefillTable] | None = None
+        self._prefill_tables: list[PrefillTable | KeyTable] | None = None
         if isinstance(profile, Calibrated):
             self._prefill_tables = [self._prefill_table(op, once) for op in self.prefill_ops]
         self._prefill_memo: dict[PrefillShape, int] = {}
@@ -390,20 +390,28 @@ class StepCost:
         whole = None if op.module is None else replace(op.module, block="")
         return op.axis, op.kind, op.routine, op.dims, op.dtype, op.dealt, whole, work
 
-    def _prefill_table(self, op: Operator, once: dict[tuple[Any, ...], Any]) -> PrefillTable:
+    def _prefill_table(self, op: Operator, once: dict[tuple[Any, ...], Any]) -> PrefillTable | KeyTable:
         """Seconds of a prefill operator. `once` : those of operators that do the same, by `_does`."""
         assert isinstance(self.profile, Calibrated)
-        if self._does(op) not in once:
+
+        def seconds(shape: StepShape) -> Any:
+            return self.kernel_terms(op, shape).seconds
+
+        extents = len(self.prefill_caps)
+        if self._does(op) not in once and isinstance(op.dims, KeyGemm):
+            keys = self.max_seqs * self.max_context
+            once[self._does(op)] = KeyTable(op.dims.extent, seconds, extents=extents, max_keys=keys)
+        elif self._does(op) not in once:
             once[self._does(op)] = PrefillTable(
                 op,
-                lambda shape: self.kernel_terms(op, shape).seconds,
-                extents=len(self.prefill_caps),
+                seconds,
+                extents=extents,
                 max_tokens=self.max_tokens,
                 max_seqs=self.max_seqs,
                 max_context=self.max_context,
                 extent=None if self.profile.whole(op) is None else self._extent(op),
             )
-        found: PrefillTable = once[self._does(op)]
+        found: PrefillTable | KeyTable = once[self._does(op)]
         return found
 
     def _decode_table(self, op: Operator, once: dict[tuple[Any, ...], Any]) -> np.ndarray:

@@ -276,7 +276,8 @@ class LoadedScenario:
         whole = {**copy.deepcopy(dict(self.model.config)), "name": self.model.name}
         data["model"] = self.model.name if bundled and not embed else whole
         for name, pool in zip(POOLS, self.pools or (), strict=False):
-            data["disaggregation"][name]["gpu"] = pool.to_dict(embed=embed)["gpu"]
+            if "gpu" in data["disaggregation"][name]:
+                data["disaggregation"][name]["gpu"] = pool.to_dict(embed=embed)["gpu"]
         if self.drafter is not None:
             whole = {**copy.deepcopy(dict(self.drafter.config)), "name": self.drafter.name}
             bundled = self.drafter.name == self.drafter.origin
@@ -470,7 +471,7 @@ def _check_pools(config: Scenario, data: dict[str, Any], file: object, base_dir:
             replicas=pool.config.replicas,
             parallelism=pool.config.parallelism,
             engine=pool.config.engine.model_dump(mode="json", exclude_none=True),
-            gpu=pool.config.gpu,
+            gpu=said.pool(name).gpu,
             router=pool.config.router,
         )
         for name, pool in zip(POOLS, loaded, strict=True)

@@ -10,14 +10,30 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hwspecs.errors import InputError
-from workloads.fields import Part, Probability
+from workloads.fields import Part, replaced
 
 MOST_DRAFTED = 16
 FINEST = 64
 """Largest denominator of the mean number of tokens a step."""
+
+
+def _shares(value: object) -> object:
+    """A share, or a list of them, each 0 to 1."""
+    several = isinstance(value, list | tuple)
+    for i, share in enumerate(value if several else [value]):  # type: ignore[arg-type]
+        place = str(i) if several else None
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise InputError("of the wrong type", place=place, found=share, allowed="a number from 0 to 1")
+        if not 0 <= share <= 1:
+            raise InputError("out of range", place=place, found=share, allowed="a number from 0 to 1")
+    return value
+
+
+_share = {"type": "number", "minimum": 0, "maximum": 1}
+_shares_schema = replaced({"anyOf": [_share, {"type": "array", "items": _share}]})
 
 
 class Speculation(Part):
@@ -30,7 +46,7 @@ class Speculation(Part):
     tokens: Annotated[int, Field(strict=True, ge=1, le=MOST_DRAFTED)] = Field(
         description="Tokens drafted for each decoding sequence in a step."
     )
-    acceptance: Probability | tuple[Probability, ...] = Field(
+    acceptance: Annotated[float | tuple[float, ...], BeforeValidator(_shares), _shares_schema] = Field(
         description="A number: the probability that a drafted token is accepted if all before it were. A list: of each "
         "position, the share of steps in which it is accepted, as engines log it; it cannot rise."
     )

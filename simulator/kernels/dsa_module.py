@@ -36,13 +36,13 @@ def most_graphed(kernel: str) -> float:
     return 256.0 if kernel.startswith("sglang") else math.inf
 
 
-def block(label: Label, gpu: Gpu) -> latent.Block:
+def block(label: Label, gpu: Gpu, size: latent.Dims = latent.DEEPSEEK) -> latent.Block:
     """What the kernel of this label does."""
     kernel, cache = label["kernel"], label["kv_dtype"]
     expanded = label.get("reads", reads(kernel)) == "dense"
     eight = cache != "bf16" and "fp8" in gpu.peak and gpu.architecture != "Hopper" and "flashmla" not in kernel.lower()
     tile = TILE_EXPANDED if expanded else TILE
-    token = 2 * latent.WIDTH if cache == "bf16" else latent.WIDTH if eight else latent.SPARSE_FP8
+    token = 2 * size.width if cache == "bf16" else size.width if eight else size.sparse_fp8
     converts = 0.0
     if cache != "bf16" and not eight and not expanded:
         converts = BF16_HEADS if kernel == "FLASHMLA_SPARSE" and label["phase"] == "prefill" else math.inf
@@ -52,19 +52,22 @@ def block(label: Label, gpu: Gpu) -> latent.Block:
 def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
     """Seconds: the launches, and the sum of the kernels' own rooflines."""
     size = latent.dims(shape, label.get("model", ""))
-    return latent_time.terms(shape, label, block(label, gpu), size, gpu, constants)
+    return latent_time.terms(shape, label, block(label, gpu, size), size, gpu, constants)
 
 
 def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
-    return latent.roof(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+    size = latent.dims(shape, label.get("model", ""))
+    return latent.roof(shape, label, block(label, gpu, size), size, gpu)
 
 
 def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
-    return latent.work(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+    size = latent.dims(shape, label.get("model", ""))
+    return latent.work(shape, label, block(label, gpu, size), size, gpu)
 
 
 def features(shape: Shape, label: Label, gpu: Gpu) -> list[Any]:
-    return latent.features(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+    size = latent.dims(shape, label.get("model", ""))
+    return latent.features(shape, label, block(label, gpu, size), size, gpu)
 
 
 DSA_MODULE = KernelModel(

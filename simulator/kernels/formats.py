@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hwspecs.gpu import Gpu
+if TYPE_CHECKING:
+    from hwspecs.gpu import Gpu
 
 
 class Format(NamedTuple):

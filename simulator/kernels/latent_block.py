@@ -26,19 +26,14 @@ from simulator.kernels.base import KernelWork, Shape
 from simulator.kernels.formats import FORMATS, compute_rate
 
 KV_RANK, ROPE, INDEX_DIM = 512.0, 64.0, 128.0
-"""The same in all published models: DeepSeek-V3 and V3.2, Kimi-K2, GLM-5."""
-WIDTH = KV_RANK + ROPE
-"""Elements of the latent that a token caches."""
-INDEX_BYTES = INDEX_DIM + 4
-"""Of a token's index key: fp8 and one fp32 scale."""
-SPARSE_FP8 = 656.0
-"""Bytes of a token in the fp8 cache of FlashMLA's sparse kernels: 512 fp8, four fp32 scales, 64 bf16 of the rope."""
+"""The same in all models of the tables: DeepSeek-V3 and V3.2, Kimi-K2, GLM-5."""
 TILE = 128.0
 
 
 class Dims(NamedTuple):
     """Widths of the model: of its hidden states, of the query's latent, of a head's keys without rope and of its
-    values; the indexer's heads, and the tokens that it chooses.
+    values; the indexer's heads, and the tokens that it chooses; elements of the latent, of its rotary key and of an
+    index key.
     """
 
     hidden: Any
@@ -47,6 +42,26 @@ class Dims(NamedTuple):
     value: Any
     index_heads: Any
     top_k: Any
+    kv_rank: Any = KV_RANK
+    rope: Any = ROPE
+    index_dim: Any = INDEX_DIM
+
+    @property
+    def width(self) -> Any:
+        """Elements that a token caches."""
+        return self.kv_rank + self.rope
+
+    @property
+    def index_bytes(self) -> Any:
+        """Of a token's index key: fp8 and one fp32 scale."""
+        return self.index_dim + 4
+
+    @property
+    def sparse_fp8(self) -> Any:
+        """Bytes of a token in the fp8 cache of FlashMLA's sparse kernels: the latent in fp8 with an fp32 scale for each
+        128 of it, the rotary key in bf16; 656 of DeepSeek's.
+        """
+        return self.kv_rank * (1 + 4 / 128) + 2 * self.rope
 
 
 DEEPSEEK = Dims(7168.0, 1536.0, 128.0, 128.0, 64.0, 2048.0)
@@ -135,10 +150,10 @@ def counts(shape: Shape, block: Block, size: Dims, masked: float = 0.0) -> Count
     if block.expanded:
         rows = np.ceil(query / block.tile) * block.tile / query
         pairs = step.pairs + step.tokens * TILE / 2
-        width = size.nope + ROPE + size.value
+        width = size.nope + size.rope + size.value
         through = np.ceil(query / block.tile) * step.keys * heads * width * 2
         return Counts(heads * np.minimum(rows, 2.0), pairs, step.keys, through, 2 * width)
-    width = WIDTH + KV_RANK
+    width = size.width + size.kv_rank
     if block.sparse:
         rows = np.ceil(heads / block.tile) * block.tile
         seen = capped_pairs(shape, size.top_k)
@@ -158,16 +173,16 @@ def projections(shape: Shape, block: Block, size: Dims) -> list[Matrix]:
     """The block's linear layers."""
     heads, step = number(shape["q_heads"]), batch_of(shape)
     found = [
-        (step.tokens, size.q_rank + WIDTH, size.hidden),
-        (step.tokens, heads * (size.nope + ROPE), size.q_rank),
+        (step.tokens, size.q_rank + size.width, size.hidden),
+        (step.tokens, heads * (size.nope + size.rope), size.q_rank),
         (step.tokens, size.hidden, heads * size.value),
     ]
     if block.expanded:
-        found.append((step.keys, heads * (size.nope + size.value), KV_RANK))
+        found.append((step.keys, heads * (size.nope + size.value), size.kv_rank))
     if block.indexed:
         rows = step.tokens * number(shape.get("indexer", 1.0))
-        found.append((rows, size.index_heads * INDEX_DIM, size.q_rank))
-        found.append((rows, INDEX_DIM + size.index_heads, size.hidden))
+        found.append((rows, size.index_heads * size.index_dim, size.q_rank))
+        found.append((rows, size.index_dim + size.index_heads, size.hidden))
     return found
 
 
@@ -180,15 +195,15 @@ def roof(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: 
     """Seconds of useful FLOPs at the peaks, or of weights and cache through the fastest level."""
     heads, step = number(shape["q_heads"]), batch_of(shape)
     read = capped_pairs(shape, size.top_k) if block.sparse else step.pairs
-    width = size.nope + ROPE + size.value if block.expanded else WIDTH + KV_RANK
+    width = size.nope + size.rope + size.value if block.expanded else size.width + size.kv_rank
     matrices = projections(shape, block, size)
     seconds = sum(2 * m * n * k for m, n, k in matrices) / compute_rate(label["gemm_dtype"], gpu)
     seconds = seconds + 2 * width * heads * read / compute_rate(block.dtype, gpu)
     weights = elements(matrices) * FORMATS[label["gemm_dtype"]].weight
     if not block.expanded:
-        seconds = seconds + 2 * step.tokens * heads * KV_RANK * (size.nope + size.value) / compute_rate("fp8", gpu)
+        seconds = seconds + 2 * step.tokens * heads * size.kv_rank * (size.nope + size.value) / compute_rate("fp8", gpu)
     if block.scored:
-        flops = 2 * size.index_heads * INDEX_DIM * step.pairs * number(shape.get("indexer", 1.0))
+        flops = 2 * size.index_heads * size.index_dim * step.pairs * number(shape.get("indexer", 1.0))
         seconds = seconds + flops / compute_rate("fp8", gpu)
     total = weights + np.minimum(step.keys, read) * block.token
     return np.maximum(seconds, total / max(gpu.l2.bandwidth, gpu.memory.bandwidth))
@@ -201,13 +216,13 @@ def work(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: 
     matrices = projections(shape, block, size)
     flops = sum(2 * m * n * k for m, n, k in matrices) + done.flops * done.rows * done.pairs
     if not block.expanded:
-        flops = flops + 2 * step.tokens * heads * KV_RANK * (size.nope + size.value)
+        flops = flops + 2 * step.tokens * heads * size.kv_rank * (size.nope + size.value)
     total = elements(matrices) * FORMATS[label["gemm_dtype"]].weight
     total = total + np.minimum(done.keys, step.keys) * block.token
     if block.scored:
         runs = number(shape.get("indexer", 1.0))
-        flops = flops + 2 * size.index_heads * INDEX_DIM * step.pairs * runs
-        total = total + step.keys * INDEX_BYTES * runs
+        flops = flops + 2 * size.index_heads * size.index_dim * step.pairs * runs
+        total = total + step.keys * size.index_bytes * runs
     active = np.minimum(np.ceil(step.tokens / TILE) * np.ceil(size.hidden / TILE) / gpu.sms, 1.0)
     return KernelWork(flops, total * missing(total, gpu), total + done.through, active)
 
@@ -254,12 +269,13 @@ def features(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, g
     linear = sum(2 * m * n * k for m, n, k in matrices)
     attention = done.flops * done.rows * done.pairs
     runs = number(shape.get("indexer", 1.0)) if block.scored else 0.0
-    scores = 2 * size.index_heads * INDEX_DIM * step.pairs * runs
+    scores = 2 * size.index_heads * size.index_dim * step.pairs * runs
     units = batch * (heads * np.ceil(query / block.tile) if block.expanded else np.ceil(heads * query / block.tile))
     load = units / gpu.sms
     rows = np.ceil(step.tokens / TILE)
     blocks = [
-        rows * np.ceil(n / TILE) / gpu.sms for n in (size.hidden, heads * (size.nope + ROPE), size.q_rank + WIDTH)
+        rows * np.ceil(n / TILE) / gpu.sms
+        for n in (size.hidden, heads * (size.nope + size.rope), size.q_rank + size.width)
     ]
     weights = elements(matrices) * form.weight
     total = linear + attention + scores

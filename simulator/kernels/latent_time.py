@@ -15,12 +15,7 @@ from simulator.kernels.attention_traits import exp_rate, missing
 from simulator.kernels.base import Constant, Constants, Shape, Terms
 from simulator.kernels.formats import FORMATS, compute_rate
 from simulator.kernels.latent_block import (
-    INDEX_BYTES,
-    INDEX_DIM,
-    KV_RANK,
-    ROPE,
     TILE,
-    WIDTH,
     Block,
     Dims,
     Matrix,
@@ -82,17 +77,17 @@ def parts(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu:
     dtype, bandwidth, l2 = label["gemm_dtype"], c["memory"] * gpu.memory.bandwidth, c["l2"] * gpu.l2.bandwidth
     work, matrices = counts(shape, block, size, c["masked"]), projections(shape, block, size)
     cached = np.minimum(work.keys, step.keys) * block.token
-    rows = step.tokens * (2 * WIDTH + 3 * heads * (size.nope + ROPE) + 2 * heads * size.value) * 2
+    rows = step.tokens * (2 * size.width + 3 * heads * (size.nope + size.rope) + 2 * heads * size.value) * 2
     if block.expanded:
-        rows = rows + step.keys * heads * (2 * size.nope + ROPE + size.value) * 2
+        rows = rows + step.keys * heads * (2 * size.nope + size.rope + size.value) * 2
     stay = missing(elements(matrices) * FORMATS[dtype].weight + cached + rows, gpu, c["resident"])
     if np.all(stay == 1.0):
         stay = 1.0
     passes = rows / 2 / (c["pass"] * gpu.sms * gpu.boost_clock)
     single = [Part(passes, c["rows"] * rows * stay / bandwidth, rows / l2)]
     if not block.expanded:
-        absorbed = heads * KV_RANK * (size.nope + size.value)
-        moved = heads * (size.nope + size.value + 2 * KV_RANK) * step.tokens * 2
+        absorbed = heads * size.kv_rank * (size.nope + size.value)
+        moved = heads * (size.nope + size.value + 2 * size.kv_rank) * step.tokens * 2
         compute = 2 * np.maximum(step.tokens, 64.0) * absorbed / (c["absorb"] * compute_rate("bf16", gpu))
         single.append(Part(compute, (2 * absorbed + moved) * stay / bandwidth, moved / l2))
     name = "expanded" if block.expanded else "sparse" if block.sparse else "absorbed"
@@ -102,8 +97,8 @@ def parts(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu:
     single.append(Part(attention, cached * stay / bandwidth, work.through / (c["gather"] * gpu.l2.bandwidth)))
     if block.scored:
         runs = number(shape.get("indexer", 1.0))
-        flops = 2 * size.index_heads * INDEX_DIM * step.pairs * runs
-        keys, logits = step.keys * INDEX_BYTES * runs, 4 * step.pairs * runs
+        flops = 2 * size.index_heads * size.index_dim * step.pairs * runs
+        keys, logits = step.keys * size.index_bytes * runs, 4 * step.pairs * runs
         far = missing(logits, gpu, c["resident"]) * logits / bandwidth
         scores = flops / (c["scores"] * compute_rate("fp8", gpu))
         single.append(Part(scores, keys * stay / bandwidth + far, (keys + logits) / l2))

@@ -25,7 +25,7 @@ def form(kernel: str) -> str:
     return "absorbed" if kernel in ABSORBED else "expanded"
 
 
-def block(label: Label, gpu: Gpu) -> latent.Block:
+def block(label: Label, gpu: Gpu, size: latent.Dims = latent.DEEPSEEK) -> latent.Block:
     """What the kernel of this label does. With an fp8 cache it multiplies in fp8 where it is Blackwell's (not in
     prefill, unless the model asks for fp8 too, or the engine is TensorRT-LLM).
     """
@@ -38,26 +38,29 @@ def block(label: Label, gpu: Gpu) -> latent.Block:
     else:
         eight = eight and gpu.architecture != "Hopper"
     tile = TILE_EXPANDED if expanded else TILE_ABSORBED
-    token = latent.WIDTH * FORMATS[cache].act
+    token = size.width * FORMATS[cache].act
     return latent.Block(expanded, False, False, False, tile, "fp8" if eight else "bf16", token)
 
 
 def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
     """Seconds: the launches, and the sum of the kernels' own rooflines."""
     size = latent.dims(shape, label.get("model", ""))
-    return latent_time.terms(shape, label, block(label, gpu), size, gpu, constants)
+    return latent_time.terms(shape, label, block(label, gpu, size), size, gpu, constants)
 
 
 def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
-    return latent.roof(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+    size = latent.dims(shape, label.get("model", ""))
+    return latent.roof(shape, label, block(label, gpu, size), size, gpu)
 
 
 def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
-    return latent.work(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+    size = latent.dims(shape, label.get("model", ""))
+    return latent.work(shape, label, block(label, gpu, size), size, gpu)
 
 
 def features(shape: Shape, label: Label, gpu: Gpu) -> list[Any]:
-    return latent.features(shape, label, block(label, gpu), latent.dims(shape, label.get("model", "")), gpu)
+    size = latent.dims(shape, label.get("model", ""))
+    return latent.features(shape, label, block(label, gpu, size), size, gpu)
 
 
 MLA_MODULE = KernelModel(

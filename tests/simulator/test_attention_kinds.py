@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from madeprofiles import group, profile
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
@@ -19,6 +20,7 @@ from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.graphview import step_shape
 from simulator.operators import Operator, Work
 from simulator.profile import load_profile
+from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import StepCost
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
@@ -27,7 +29,7 @@ from workloads.model import Model, load_model
 
 R1, SPARSE, HYBRID = "deepseek-r1", "deepseek-v3.2", "qwen3.5-397b-a17b"
 TIME = 1e-6  # relative
-FULL, LINEAR, MOE = " [full attention]", " [linear attention]", " [moe]"
+FULL, LINEAR, MOE = " [full attention]", " [linear]", " [moe]"
 
 # Operator, FLOPs, weight, KV and activation bytes of one layer; microseconds and what bounds them.
 SECTION_6_11_DECODE = [
@@ -314,6 +316,22 @@ def test_policies_of_latent_attention() -> None:
     assert kinds.kv_bytes_per_token(latent(), "bf16", 1, 16) == 61 * 1152 * (1 + 1 / 16)
     window = build(latent(), SlidingWindow(kind="sliding_window", window=512))
     assert window.decode_caps == window.prefill_caps == (512,)
+
+
+def test_gathered_latents_are_not_what_was_measured() -> None:
+    """No table has a kernel that gathers pages of latents: a dense one stands in, and that is said."""
+    made = Library([profile("h200-sxm@sglang-1", (group("mla_decode"),))])
+    chooser = Selection(load_gpu("h200-sxm"), "sglang-1", library=made)
+    for policy, access, tier in (
+        (Dense(), None, "exact"),
+        (BlockTopK(kind="block_top_k", page=16, blocks=64), "gather", "software"),
+    ):
+        ops = {op.name: op for op in build(latent(), policy).operators}
+        found = call_label(ops["attention_decode [moe]"])
+        assert found is not None and found[1].get("access") == access
+        choice = chooser.choose(*found)
+        assert choice is not None and choice.group.kind == "mla_decode"
+        assert (choice.tier, choice.transferred) == (tier, tier != "exact")
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from madeprofiles import RANGES, group, no_trees, profile
 
 from hwspecs.gpu import load_gpu
 from simulator.accounting import OperatorTotals
 from simulator.calibrated import FALLBACK, Calibrated
+from simulator.exchange import Exchange
 from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
-from simulator.graph import Precision, build_graph
+from simulator.graph import Layout, Precision, build_graph
 from simulator.interval import ASSUMED, run_interval
 from simulator.operators import Operator
 from simulator.profile import load_profile
+from simulator.run import run_scenario
 from simulator.selection import Library, Selection
 from simulator.stepcost import StepCost
+from simulator.timeline import Timeline, column_names
 from workloads.attention import Dense
 from workloads.model import load_model
+from workloads.scenario import load_scenario
 
 H200 = load_gpu("h200-sxm")
 GEMM, DECODE = ErrorBand(math.log(0.9), math.log(1.2), 0.05, 500), ErrorBand(math.log(0.8), math.log(1.1), 0.07, 300)
@@ -177,3 +182,76 @@ def test_a_block_timed_as_a_whole_is_asked_for_its_own_columns(most_heads: float
     found = run_interval(cost, totals(cost, busy), makespan=None, busy=2.0, tpot=0.01)
     assert found is not None
     assert {entry["status"] for entry in found["kernels"]} == {status}
+
+
+def test_outside_is_said_on_a_gpu_that_kernels_were_carried_to() -> None:
+    """`transferred` is one thing and `outside` another."""
+    sibling = ErrorBand(-0.2, 0.3, 0.12, 900)
+    narrow = {**RANGES["gemm"], "n": (65536.0, 65537.0)}
+    pooled = (group("gemm", no_trees(), label={"kernel": "pooled", "dtype": "bf16"}),)
+    carried = profile("transfer", pooled, carried={"gemm": {"sibling": sibling}})
+    for ranges, outside in ((RANGES["gemm"], False), (narrow, True)):
+        made = profile("h200-sxm@vllm-0.24.0", groups(ranges=ranges))
+        cost = compiled("gh200", Library([made, carried]))
+        spent = totals(cost, {names(cost, "gemm")[0]: {"memory": 1.0}})
+        found = run_interval(cost, spent, makespan=1.0, busy=1.0, tpot=None)
+        assert found is not None
+        assert [(k["status"], k["outside"]) for k in found["kernels"]] == [("transferred", outside)]
+        wide = WIDEN if outside else 1.0
+        assert found["kernel_time"] == pytest.approx([math.exp(-0.2 * wide), math.exp(0.3 * wide)])
+
+
+def steps(cost: StepCost, **columns: float) -> Timeline:
+    """One step."""
+    every = column_names(len(cost.decode_caps), len(cost.decode_ops), len(cost.prefill_caps))
+    return Timeline({name: np.array([columns.get(name, 0.0)]) for name in every})
+
+
+@pytest.mark.parametrize(("keys", "outside"), [(100.0, False), (101.0, True)])
+def test_a_prompt_with_a_past_is_outside_of_a_table_without_one(keys: float, outside: bool) -> None:
+    cost = compiled()
+    spent = totals(cost, {names(cost, "attention_prefill")[0]: {"compute": 1.0}})
+    chunks = {"tokens": 100.0, "rows": 1.0, "prefill_tokens": 100.0, "prefill_seqs": 1.0, "prefill_pairs.0": 5050.0}
+    timeline = steps(cost, **chunks, **{"prefill_kv.0": keys})
+    found = run_interval(cost, spent, makespan=1.0, busy=1.0, tpot=None, timeline=timeline)
+    assert found is not None and [k["outside"] for k in found["kernels"]] == [outside]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tokens", "sms", "outside"),
+    [
+        (8, 8 * 100.0, 0.0, False),
+        (8, 8 * 300.0, 0.0, True),  # more tokens of a GPU than the kernel's buffers had in any measurement
+        (32, 32 * 100.0, 0.0, True),  # more GPUs
+        (8, 8 * 100.0, 20.0, False),  # measured with 20 SMs, used with those that the kernel takes by itself
+    ],
+)
+def test_an_all_to_all_beyond_its_table(gpus: int, tokens: float, sms: float, outside: bool) -> None:
+    ranges = RANGES["expert_all_to_all"] | {"tokens": (16.0, 256.0), "sms": (sms, sms)}
+    label = {"kernel": "deepep_ll", "dtype": "bf16", "mode": "ll"}
+    made = tuple(
+        group("expert_all_to_all", no_trees(), ranges=ranges, label=label | {"phase": phase})
+        for phase in ("dispatch", "combine")
+    )
+    library = Library([profile("h200-sxm@vllm-0.24.0", (*groups(), group("moe", no_trees()), *made))])
+    gpu = load_gpu("h200-sxm").with_values({"link.domain": 64})
+    fitted = Calibrated(gpu, Selection(gpu, None, "h200-sxm@vllm-0.24.0", library), load_profile(FALLBACK))
+    layout = Layout(1, attention_data=gpus, expert=gpus, all_to_all="low_latency")
+    graph = build_graph(load_model("Qwen/Qwen3-30B-A3B"), Dense(), Precision(), layout)
+    cost = StepCost(graph, gpu, fitted, max_tokens=64, max_seqs=gpus, max_context=512)
+    busy = {op.name: {"link": 1.0} for op in cost.operators if isinstance(op.dims, Exchange)}
+    timeline = steps(cost, tokens=tokens, rows=tokens, decode_seqs=tokens)
+    few = steps(cost, tokens=float(gpus), rows=float(gpus), decode_seqs=float(gpus))
+    for line, wanted in ((timeline, outside), (few, outside and gpus == 32)):
+        found = run_interval(cost, totals(cost, busy), makespan=None, busy=1.0, tpot=0.01, timeline=line)
+        assert found is not None and {k["outside"] for k in found["kernels"]} == {wanted}
+
+
+def test_a_rack_says_what_of_it_nobody_measured() -> None:
+    """Its all-to-all runs among 32 GPUs and was measured among 8, and it is vLLM's: SGLang's is in no table."""
+    rack = load_scenario("deepseek-r1-gb200-rack", ["workload.requests=40"])
+    notes = [note for note in run_scenario(rack).notes if note.startswith("decode workers: ")]
+    for status in ("extrapolated", "transferred"):
+        (note,) = (note for note in notes if note.startswith(f"decode workers: {status}: a kernel"))
+        assert note.count("expert_all_to_all") == 1 and "b200-sxm@vllm-0.24.0" in note
+        assert "sglang" not in note, "all kernels are carried: that those are too is said once"

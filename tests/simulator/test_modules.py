@@ -13,14 +13,15 @@ from madeprofiles import LABELS, LATTICES, RANGES, group, no_trees, profile
 
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import FALLBACK, Calibrated
+from simulator.drafting import Draft
 from simulator.fitted import Group
 from simulator.graph import Precision, build_graph
 from simulator.graphview import step_shape
-from simulator.modules import Whole, block_columns, estimate, is_core, rising
+from simulator.modules import Whole, alone, block_columns, estimate, is_core, rising
 from simulator.operators import Operator
 from simulator.profile import load_profile
 from simulator.selection import Choice, Library, Selection
-from simulator.shape import StepShape
+from simulator.shape import PrefillShape, StepShape, causal_pairs
 from simulator.stepcost import StepCost
 from workloads.attention import Dense, TopK
 from workloads.model import load_model
@@ -105,6 +106,38 @@ def test_a_prefill_step_takes_the_time_of_the_block(model: str, kind: str, query
     shape = step_shape(found, phase="prefill", batch=1, query=query, past=past)
     expected = whole_seconds(found, "prefill", index, 1, query, past)
     assert block_seconds(found, shape) == pytest.approx(expected, rel=1e-4)
+
+
+def test_chunks_of_a_block_have_their_own_keys() -> None:
+    """Attention has its time from equal chunks with as many pairs; what projects the keys goes by their number."""
+    found = cost(R1)
+    parts = [(8000, 0), *[(24, 0)] * 8]
+    pairs = sum(causal_pairs(query, past, None) for query, past in parts)
+    chunks, one = (
+        PrefillShape(8192, seqs, (some,), (8192,)) for seqs, some in ((9, pairs), (1, causal_pairs(8192, 0, None)))
+    )
+    seconds, longer = (dict(zip(names(found), found.prefill_seconds(part), strict=True)) for part in (chunks, one))
+    assert seconds["kv_up_proj [moe]"] == longer["kv_up_proj [moe]"]
+    assert 0.85 < seconds["attention_prefill [moe]"] / longer["attention_prefill [moe]"] < 1
+
+
+def names(found: StepCost) -> list[str]:
+    return [op.name for op in found.prefill_ops]
+
+
+@pytest.mark.parametrize("drafted", [0, 3])
+def test_the_past_is_what_came_before_all_tokens_of_a_step(drafted: int) -> None:
+    """64 tokens of context with four of them new have 60 behind them."""
+    graph = build_graph(load_model(R1), Dense(), Precision(), 8, draft=Draft(drafted))
+    module = next(op.module for op in graph.operators if op.name == "attention_decode [moe]")
+    assert module is not None
+    queries = drafted + 1
+    shape = StepShape(8 * queries, 8 * queries, 8, (8 * 64,))
+    (step, _), columns = alone(module, "decode", shape, graph.decode_caps, queries)
+    assert step.decode_kv == (8 * 64,)
+    assert (columns["batch"], columns["query_len"], columns["past_len"]) == (8, queries, 64 - queries)
+    _, columns = alone(module, "decode", shape._replace(decode_kv=(8,)), graph.decode_caps, queries)
+    assert columns["past_len"] == 0
 
 
 def test_a_mixed_step_runs_the_projections_once() -> None:

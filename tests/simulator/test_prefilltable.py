@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from madeprofiles import group, profile
+from madeprofiles import group, no_trees, profile
 
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import Calibrated
 from simulator.graph import Precision, build_graph
 from simulator.kernels.registry import MODELS
 from simulator.operators import Heads, Operator
-from simulator.prefilltable import PrefillTable, _knots, pairs_of
+from simulator.prefilltable import KeyTable, PrefillTable, _knots, pairs_of
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.stepcost import StepCost
 from simulator.trees import Trees
 from workloads.attention import Dense, SlidingWindow
 from workloads.model import load_model
@@ -164,3 +165,69 @@ def test_knots_are_whole_and_reach_the_largest(largest: int, per_octave: int) ->
 def test_the_operator_says_which_extent() -> None:
     op, _ = operator(WINDOW)
     assert isinstance(op.dims, Heads) and table(WINDOW).cap == op.dims.cap == WINDOW
+
+
+# ---- keys and values from latents: a GEMM over keys ------------------------------------------------------------------
+
+
+@cache
+def latent_cost() -> StepCost:
+    """DeepSeek-R1 on eight GPUs, by fitted kernels with no correction."""
+    graph = build_graph(load_model("deepseek-r1"), Dense(), Precision(), 8)
+    kinds = ("gemm", "mla_prefill", "mla_decode", "mla_bmm", "elementwise", "moe", "collective")
+    made = profile("h200-sxm@sglang-1", tuple(group(kind, no_trees()) for kind in kinds))
+    calibrated = Calibrated(H200, Selection(H200, None, made, Library([])), load_profile("rule-of-thumb"))
+    return StepCost(graph, H200, calibrated, max_tokens=16384, max_seqs=MAX_SEQS, max_context=MAX_CONTEXT)
+
+
+def by_name(chunks: PrefillShape) -> dict[str, float]:
+    cost = latent_cost()
+    return {op.name: s for op, s in zip(cost.prefill_ops, cost.prefill_seconds(chunks), strict=True)}
+
+
+UP = "kv_up_proj [moe]"
+UNEQUAL = [
+    ([(8000, 0), *[(24, 0)] * 8], 8192),
+    ([(7000, 0), *[(298, 0)] * 4], 8192),
+    ([(500, 7692), (8192, 0)], 16384),
+    ([(24, 4000), (4096, 0), (72, 0)], 8192),
+]
+
+
+@pytest.mark.parametrize(("parts", "keys"), UNEQUAL)
+def test_keys_are_projected_as_often_as_there_are_keys(parts: list[tuple[int, int]], keys: int) -> None:
+    """However they are shared out among chunks, whose (query, key) pairs are those of other lengths."""
+    assert sum(q + past for q, past in parts) == keys
+    op = next(op for op in latent_cost().prefill_ops if op.name == UP)
+    chunks = chunks_of(parts, None)
+    exact = op.count * latent_cost().kernel_terms(op, StepShape(chunks.tokens, 0, 0, (), chunks)).seconds
+    assert by_name(chunks)[UP] == pytest.approx(exact, rel=1e-9)  # at knots
+    assert by_name(chunks)[UP] == by_name(chunks_of([(keys, 0)], None))[UP]
+    attention = "attention_prefill [moe]"
+    assert by_name(chunks)[attention] < by_name(chunks_of([(keys, 0)], None))[attention]
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps(None))
+def test_one_step_and_many_project_as_many_keys(chunks: PrefillShape) -> None:
+    cost = latent_cost()
+    stacked = PrefillShape(
+        np.array([chunks.tokens]), np.array([chunks.seqs]), (np.array(chunks.pairs),), (np.array(chunks.kv),)
+    )
+    for op in cost.prefill_ops:
+        many = op.count * cost.prefill_many(op, stacked)
+        assert many == pytest.approx([by_name(chunks)[op.name]], rel=1e-12)
+        if op.name == UP:
+            exact = op.count * cost.kernel_terms(op, StepShape(chunks.tokens, 0, 0, (), chunks)).seconds
+            assert many == pytest.approx(exact, rel=0.1)  # a wave more between two knots
+
+
+def test_keys_beyond_the_table_and_none() -> None:
+    def proportional(shape: StepShape) -> np.ndarray:
+        assert shape.prefill is not None
+        return 1e-9 * np.asarray(shape.prefill.kv[1], dtype=float)
+
+    made = KeyTable(1, proportional, extents=2, max_keys=4096)
+    assert made.at(PrefillShape(0, 0, (0, 0), (0, 0))) == 0.0
+    for keys in (1, 1000, 4096, 100_000):
+        assert made.at(PrefillShape(1, 1, (0, 0), (7, keys))) == pytest.approx(1e-9 * keys)

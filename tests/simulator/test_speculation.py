@@ -71,6 +71,8 @@ BAD = [
     ({"acceptance": -0.1}, "speculation.acceptance: out of range; found -0.1"),
     ({"acceptance": [0.5, 0.25]}, "speculation.acceptance: not one for each drafted token"),
     ({"acceptance": [0.5, 0.6, 0.1]}, "speculation.acceptance: an acceptance that rises"),
+    ({"acceptance": [0.9, 0.8, 1.2]}, "speculation.acceptance.2: out of range; found 1.2"),
+    ({"acceptance": "most"}, "speculation.acceptance: of the wrong type; found 'most'"),
     ({"tokens": 0}, "speculation.tokens: out of range; found 0"),
     ({"method": "mtp"}, "speculation.method: Qwen/Qwen3-8B has no module to predict further tokens"),
     ({"method": "draft_model"}, "speculation.model: no model drafts"),
@@ -233,6 +235,14 @@ def test_inter_token_latency_counts_tokens_that_come_together() -> None:
     assert latency["itl_s"]["mean"] == pytest.approx(latency["tpot_s"]["mean"], rel=0.1)
     assert latency["itl_s"]["p50"] == 0.0
     assert any("3 drafted tokens a step, of which 2.44" in note for note in result.notes)
+
+
+def test_a_run_says_what_drafts(capsys: pytest.CaptureFixture[str]) -> None:
+    from simulator.display import show_result
+
+    said = "speculation={method: ngram, tokens: 3, acceptance: 0.8}"
+    show_result(run(load_scenario("chat-poisson", ["profile=ideal", "workload.requests=2", said])), None)
+    assert "drafts    ngram, 3 tokens a step, 1.95 of them accepted in the mean" in capsys.readouterr().out
 
 
 # ---- layouts, formats, states ----------------------------------------------------------------------------------------

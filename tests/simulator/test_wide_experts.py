@@ -9,19 +9,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from madeprofiles import LABELS, RANGES, group, profile
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, load_gpu
 from simulator import routing
+from simulator.accounting import OperatorTotals
+from simulator.calibrated import FALLBACK, Calibrated
 from simulator.calls import call_label, kernel_call
 from simulator.deployment import deploy
+from simulator.drafting import Draft, prediction_module
 from simulator.exchange import FEW
 from simulator.graph import Layout, Precision, StepGraph, build_graph
+from simulator.interval import run_interval
 from simulator.layout import check_link
 from simulator.operators import Operator
 from simulator.policy import SECONDS_PER_TICK
 from simulator.profile import load_profile
 from simulator.routing import busiest_load, copies, destinations, mean_load, reach
+from simulator.selection import Library, Selection
 from simulator.shape import StepShape, mean_shape
 from simulator.span import Span
 from simulator.stepcost import StepCost
@@ -180,6 +186,43 @@ def test_the_columns_of_its_kernel() -> None:
         assert (call.shape["ep"], call.shape["nodes"], call.shape["hidden"], call.shape["sms"]) == (32, nodes, 7168, 0)
         uneven = busiest_load(3200, 256, 8, 32, 0.0).pairs / (3200 * 8 / 32)
         assert call.shape["tokens"] == pytest.approx(100 * uneven) and uneven > 1
+
+
+@pytest.mark.parametrize("seqs", [1, 40, 100, 300])
+def test_a_drafter_sends_the_tokens_of_its_passes(seqs: int) -> None:
+    """Four tokens of each sequence, and then one: the columns of kernels, and which run, are those of the work."""
+    layout = Layout(1, attention_data=32, expert=32, all_to_all="auto")
+    draft = Draft(3, prediction_module(DEEP), Precision(), shared=True)
+    made = build_graph(DEEP, Dense(), Precision(), layout, draft=draft)
+    ops = [op for op in made.operators if op.kind == "all_to_all"]
+    assert len(ops) == 12 and sum("later drafts" in op.name for op in ops) == 4
+    shape = StepShape(4 * seqs, 4 * seqs, seqs, (seqs * 1000,))
+    for op in ops:
+        call = kernel_call(op, shape, 72)
+        assert call is not None and op.busiest is not None
+        sent = op.dims.copies() * op.dims.width
+        assert bool(call.used) == (op.work(shape).comm_bytes > 0), op.name
+        if call.used:
+            assert call.shape["tokens"] == pytest.approx(op.busiest(shape).comm_bytes / sent), op.name
+            tokens = seqs if "later" in op.name else 4 * seqs
+            assert op.work(shape).comm_bytes == pytest.approx(sent * tokens), op.name
+
+
+def test_what_was_measured_with_a_number_of_sms_is_not_beyond_it() -> None:
+    """Steps leave their number to the kernel."""
+    gpu, layout = load_gpu("h200-sxm"), Layout(1, attention_data=8, expert=8, all_to_all="high_throughput")
+    label = LABELS["expert_all_to_all"]
+    assert RANGES["expert_all_to_all"]["sms"] == (20, 20)
+    made = [group("expert_all_to_all", label={**label, "phase": phase}) for phase in ("dispatch", "combine")]
+    own = profile("h200-sxm@vllm-1", (*made, group("gemm"), group("moe")))
+    calibrated = Calibrated(gpu, Selection(gpu, "vllm-1", library=Library([own])), load_profile(FALLBACK))
+    step = build_graph(QWEN, Dense(), Precision(), layout)
+    cost = StepCost(step, gpu, calibrated, max_tokens=256, max_seqs=8, max_context=64)
+    totals = [OperatorTotals(op.name, op.kind, 1.0, {"link": 1.0}, *[0.0] * 8) for op in cost.operators]
+    found = run_interval(cost, totals, makespan=1.0, busy=1.0, tpot=None)
+    assert found is not None
+    exchanged = [entry["status"] for entry in found["kernels"] if entry["kind"] == "expert_all_to_all"]
+    assert exchanged == ["interpolated", "interpolated"]
 
 
 def test_few_tokens_come_to_each_gpu() -> None:

@@ -36,7 +36,8 @@ def trace(tmp_path: Path) -> Path:
 
 
 def test_the_bundled_scenarios() -> None:
-    assert list_scenarios() == ["aime24-best-of-32", "aime24-long-cot", "chat-poisson", "production-reasoning"]
+    racks = ["deepseek-r1-gb200-rack"]
+    assert list_scenarios() == ["aime24-best-of-32", "aime24-long-cot", "chat-poisson", *racks, "production-reasoning"]
 
 
 @pytest.mark.parametrize("name", COMPLETE)
@@ -45,7 +46,8 @@ def test_bundled_scenarios_load_and_generate(name: str) -> None:
     assert scenario.config.name == name and scenario.config.description
     requests = generate(scenario.config.workload, scenario.config.seed)
     longest = (requests.prompt_tokens + requests.output_tokens).max()
-    assert scenario.config.engine.max_model_len == 40_960 and longest <= 40_960
+    context = 163_840 if "deepseek" in name else 40_960  # of DeepSeek-R1 and of Qwen3, as published
+    assert scenario.config.engine.max_model_len == context and longest <= context
 
 
 def test_best_of_32() -> None:

@@ -107,6 +107,27 @@ def test_widths_follow_the_model_and_columns_come_first() -> None:
     assert seconds(DSA_MODULE, shape, glm) != seconds(DSA_MODULE, shape, DSA)
 
 
+def test_another_latent_by_hand() -> None:
+    """A latent of 256 + 32 and index keys of 64: down (1536 + 288) x 7168 = 13,074,432; q 16 x 160 x 1536 = 3,932,160;
+    out as before; absorption 16 x 256 x 256 = 1,048,576; the indexer's queries 64 x 64 x 1536 = 6,291,456, its key and
+    weights (64 + 64) x 7168 = 917,504. 2 (288 + 256) FLOPs a pair that is read, 2 x 64 x 64 a pair that is scored.
+    """
+    other = STEP | {"kv_rank": 256.0, "rope": 32.0, "index_dim": 64.0}
+    matrices = 13_074_432 + 3_932_160 + 14_680_064
+    wanted = 2 * 8 * (matrices + 1_048_576) + 8 * 8192 * 64 * 2 * 544
+    assert flops(MLA_MODULE, other, MLA) == pytest.approx(wanted)
+    total = 2 * matrices + 8 * 8192 * 288 * 2
+    assert float(MLA_MODULE.roof(other, MLA, H200)) == pytest.approx(total / H200.l2.bandwidth)
+    wanted = 2 * 8 * (matrices + 7_208_960 + 1_048_576) + 8 * 2048 * 64 * 2 * 544 + 2 * 64 * 64 * 8 * 8192
+    assert flops(DSA_MODULE, other | {"indexer": 1.0}, DSA) == pytest.approx(wanted)
+    assert seconds(DSA_MODULE, other | {"indexer": 1.0}, DSA) < seconds(DSA_MODULE, STEP | {"indexer": 1.0}, DSA)
+    # Bytes of a cached token: fp8 with a scale for each 128 and the rope in bf16, 256 + 8 + 64; bf16, 288 x 2.
+    size = latent.dims(other)
+    cached = DSA | {"kv_dtype": "fp8"}
+    assert (dsa_block(cached, H200, size).token, dsa_block(cached, H200).token) == (328, 656)
+    assert mla_block(MLA, H200, size).token == 576
+
+
 def test_which_kernel_does_what() -> None:
     assert mla_block(EXPANDED, H200).expanded
     assert not mla_block(EXPANDED | {"kernel": "FLASH_ATTN_MLA"}, H200).expanded
