@@ -69,12 +69,12 @@ CAUSES = """\
 - **Ranks of attention data parallelism** are simulated with requests dealt evenly. SGLang chooses the rank of a prefill
   by the bootstrap room, which is random, unless a recipe says otherwise: with few requests more ranks idle than here,
   and TTFT is too low.
-- **Whole experts in SGLang's prefill on B200** (fp8 before 12 March 2026, fp4 with attention data parallelism): TTFT is
-  1.7 to 12 times what is simulated while TPOT agrees. With lengths of 1,024 a second decode worker changes the rate and
-  not the TTFT, so it is no queue for a busy GPU. Stalls of the first wave, while kernels are compiled or tuned, would
-  do this; not explained further.
-- **TensorRT-LLM's attention data parallelism in decode** (B200, fp8, prompts of 8,192): TPOT is 10 to 17 % above what
-  is simulated, below 8 % under SGLang. Not explained.
+- **Whole experts in SGLang's prefill on B200** (fp8 before 12 March 2026, fp4 with attention data parallelism): with
+  more than a few users TTFT is 1.7 to 13 times what is simulated, while TPOT agrees. With lengths of 1,024 a second
+  decode worker changes the rate and not the TTFT, so it is no queue for a busy GPU. Stalls of the first wave, while
+  kernels are compiled or tuned, would do this; not explained further.
+- **TensorRT-LLM's attention data parallelism in decode** (B200, fp8, prompts of 8,192): TPOT is 10 to 20 % above what
+  is simulated, but not with lengths of 1,024. Not explained.
 """
 
 KEYS: dict[str, Key] = {

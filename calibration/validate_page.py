@@ -78,8 +78,9 @@ Each GPU is predicted from its spec sheet and the measurements of the others.
 NAMED = """\
 ## Models that nothing was fitted on
 
-Each model is predicted by the corrections of the others on the same GPU, with widths of its own. Where no other was measured with its format
-of projections or under its engine, the block of another format or engine stands in (GLM-5 in bf16 under SGLang, TensorRT-LLM on Hopper).
+Each model is predicted by the corrections of the others on the same GPU, with widths of its own. Where no other was
+measured with its format of projections or under its engine, the block of another format or engine stands in (GLM-5 in
+bf16 under SGLang, TensorRT-LLM on Hopper).
 """
 WATTS = """\
 ## Board power

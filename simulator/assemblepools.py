@@ -74,7 +74,7 @@ def build_pools_result(fleet: Fleet, requests: Requests, log: RunLog, *, wall_s:
                 timeline=lines[name],
             ),
         }
-    host = sum(pool["host_s"] for pool in pools.values())
+    host = sum(pool["host_s"] * workers[name].gpus_each for name, pool in pools.items())
     if host:
         summary["seconds_by_bound"]["host"] = host
     summary["interval"] = pools["decode"]["interval"]
@@ -167,5 +167,7 @@ def _notes(fleet: Fleet, made: dict[str, Deployment], summary: dict[str, Any]) -
     )
     held = transfers["wait_for_place_s"]["mean"]
     if held and held > 0.1 * (summary["latency"]["ttft_s"]["mean"] or 0.0):
-        notes.append("decode workers are full: computed prompts wait for a place there, on the prefill workers")
+        notes.append(
+            "decode workers are full: computed prompts wait for a KV reservation there, on the prefill workers"
+        )
     return notes

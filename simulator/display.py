@@ -15,8 +15,8 @@ from simulator.layout import Layout
 from simulator.precision import precision_words
 from simulator.printing import duration, percent
 from workloads.engine import NO_ENGINE, engine_set
-from workloads.speculation import Speculation
 from workloads.formats import BODY, PARTS
+from workloads.speculation import Speculation
 
 if TYPE_CHECKING:
     from simulator.result import Result
@@ -54,6 +54,8 @@ def _count(value: float) -> str:
 def show_result(result: Result, out: Path | None) -> None:
     """What was simulated, the headline, latencies, where the time went."""
     console = _console()
+    if "pools" in result.summary and not console.is_terminal:
+        console.width = 130
     parts: list[Any] = [_what(result), *_memory(result), _headline(result), _latency(result)]
     if "pools" in result.summary:
         parts += [pools_table(result), transfers_table(result)]
@@ -341,7 +343,9 @@ def _latency(result: Result) -> Table:
 
 
 def _operators(result: Result, least: float = 0.005) -> Table:
-    operators = list(result.operators)
+    operators, pools = list(result.operators), result.deployment.get("pools")
+    if pools:  # a worker of one kind has more GPUs than one of the other
+        operators = [_gpu_seconds(op, pools[op["pool"]]["gpus_each"]) for op in operators]
     host = result.summary["seconds_by_bound"].get("host", 0.0)
     if host:
         operators.append({"name": "host and gaps", "seconds": host, "by_bound": {"host": host}})
@@ -350,7 +354,7 @@ def _operators(result: Result, least: float = 0.005) -> Table:
     table.add_column("operator", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("GPU time" if pools else "time", justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
     shown = sorted((op for op in operators if op["seconds"] >= least * total), key=lambda op: -op["seconds"])
     for op in shown:
@@ -369,6 +373,12 @@ def _operators(result: Result, least: float = 0.005) -> Table:
     if shown and rest > 1e-9 * total:
         table.add_row("everything else", percent(rest / total), "", duration(rest), "")
     return table
+
+
+def _gpu_seconds(op: dict[str, Any], gpus: int) -> dict[str, Any]:
+    """Totals of an operator, of all GPUs of the workers."""
+    by_bound = {bound: gpus * seconds for bound, seconds in op["by_bound"].items()}
+    return op | {"seconds": gpus * op["seconds"], "by_bound": by_bound}
 
 
 def _bounds(result: Result) -> Text:

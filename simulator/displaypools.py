@@ -75,7 +75,7 @@ def transfers_table(result: Result) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     labels = {
-        "wait_for_place_s": "computed, no place to decode",
+        "wait_for_place_s": "waiting for a KV reservation",
         "wait_for_lane_s": "waiting for the link",
         "send_s": "being sent",
         "held_s": "kept after the prompt's end",

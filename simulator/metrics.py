@@ -104,6 +104,10 @@ class Workers:
         """Bytes/s of all their GPUs."""
         return self.gpu.memory.bandwidth * self.gpus
 
+    def weight(self, workers: Sequence[Workers]) -> float:
+        """GPUs of one of them over those of the first kind: several kinds count by their GPUs."""
+        return self.gpus_each / workers[0].gpus_each
+
     def energy(self, makespan: float) -> float:
         """Joules."""
         work = self.gpus_each * sum(op.energy for op in self.operators)
@@ -135,7 +139,8 @@ def utilisation(workers: Sequence[Workers], span: float) -> dict[str, Any]:
     """The summary's section of that name, over `span` seconds."""
     flops, hbm = (sum(getattr(w, name) for w in workers) for name in ("flops", "hbm"))
     return {
-        "busy": sum(w.busy for w in workers) / (sum(w.replicas for w in workers) * span),
+        "busy": sum(w.busy * w.weight(workers) for w in workers)
+        / (sum(w.replicas * w.weight(workers) for w in workers) * span),
         "mfu": flops / (sum(w.peak for w in workers) * span),
         "mbu": hbm / (sum(w.bandwidth for w in workers) * span),
     }
@@ -211,7 +216,7 @@ def summarise(
             "hbm_bytes": hbm,
             "eflops": sum(w.flops + w.hbm * w.gpu.peak[w.dtype] / w.gpu.memory.bandwidth for w in workers),
         },
-        "seconds_by_bound": _by_bound([op for w in workers for op in w.operators]),
+        "seconds_by_bound": _by_bound(workers),
     }
     if objective:
         counted = ~stopped_early(columns) if stop_on_accept else np.ones(len(status), dtype=bool)
@@ -332,11 +337,14 @@ def _goodput(
     }
 
 
-def _by_bound(operators: list[OperatorTotals]) -> dict[str, float]:
+def _by_bound(workers: Sequence[Workers]) -> dict[str, float]:
+    """Kernel seconds of a replica's mean GPU, summed over replicas; of several kinds GPU-seconds, which add up."""
     total: dict[str, float] = {}
-    for op in operators:
-        for bound, seconds in op.by_bound.items():
-            total[bound] = total.get(bound, 0.0) + seconds
+    for kind in workers:
+        gpus = kind.gpus_each if len(workers) > 1 else 1
+        for op in kind.operators:
+            for bound, seconds in op.by_bound.items():
+                total[bound] = total.get(bound, 0.0) + gpus * seconds
     return total
 
 

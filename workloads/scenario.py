@@ -449,6 +449,10 @@ def _check_pools(config: Scenario, data: dict[str, Any], file: object, base_dir:
             problem = "prefill and decode workers have their own"
             allowed = f"disaggregation.prefill.{key} and disaggregation.decode.{key}"
             raise InputError(problem, file=file, place=key, found=getattr(config, key), allowed=allowed)
+    if config.parallelism != Parallelism() and all(said.pool(name).parallelism is not None for name in POOLS):
+        found = config.parallelism.model_dump(exclude_defaults=True)
+        allowed = "disaggregation.prefill.parallelism and disaggregation.decode.parallelism alone"
+        raise InputError("both pools have their own", file=file, place="parallelism", found=found, allowed=allowed)
     loaded = []
     for name in POOLS:
         try:
@@ -478,6 +482,7 @@ def _check_pools(config: Scenario, data: dict[str, Any], file: object, base_dir:
     }
     config = config.model_copy(
         update={
+            "parallelism": Parallelism(),  # each pool says its own from here on
             "precision": decode.config.precision,
             "engine": decode.config.engine,
             "workload": decode.config.workload,

@@ -154,7 +154,7 @@ def test_nothing_else_takes_time_in_the_attention_of_a_decode_step(name: str) ->
 
 def test_layers_by_kind() -> None:
     """DeepSeek's first three layers are dense; every fourth layer of Qwen3.5 has full attention."""
-    for name, expected in ((R1, {"dense": 3, "moe": 58}), (HYBRID, {"full attention": 15, "linear attention": 45})):
+    for name, expected in ((R1, {"dense": 3, "moe": 58}), (HYBRID, {"full attention": 15, "linear": 45})):
         norms = [op for op in compiled(name).operators if op.name.startswith("attn_norm")]
         assert {op.name.split("[")[1][:-1]: op.count for op in norms} == expected
 

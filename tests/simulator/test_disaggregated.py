@@ -104,7 +104,7 @@ def test_a_place_before_the_prompt() -> None:
     assert found["arrived"] == [75, 137 + 60 + 5] and found["finish"] == [97, 202 + 11]
 
 
-def test_a_seat_of_the_prefill_worker_is_kept_until_the_prompt_is_sent() -> None:
+def test_a_slot_of_the_prefill_worker_is_kept_until_the_prompt_is_sent() -> None:
     """With decode_first; the other order frees it when the prompt is computed, at 30."""
     one = replace(WORKER, max_num_seqs=1)
     assert ticks(TWO, one, WORKER, replace(SLOW, order="decode_first"))["prefilled"] == [30, 75 + 40]
