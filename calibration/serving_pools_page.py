@@ -58,12 +58,12 @@ CAUSES = """\
 - **Saturated prefill.** TTFT of most rows is a queue before prefill workers, so it follows from their capacity: where
   nine tenths of it are used, a few percent of capacity are a third of the TTFT. A bias of prefill kernels that TPOT
   would not show is seen here.
-- **Seats of SGLang's prefill workers.** A request keeps its seat (`max-running-requests` over the ranks of attention)
-  until its KV has been sent; with overlap scheduling that is for three batches. Recipes with one seat a rank so keep
+- **Slots of SGLang's prefill workers.** A request keeps its slot (`max-running-requests` over the ranks of attention)
+  until its KV has been sent; with overlap scheduling that is for three batches. Recipes with one slot a rank so keep
   three of eight ranks busy, and the measured capacity of 5.6 to 6.0 requests/s on eight B200 is that; with all ranks
   busy it would be near 7.9.
-- **Seats of decode workers.** TensorRT-LLM's prefilled requests wait for one of `max_batch_size` seats before the
-  client sees a token: 5 workers of 32 seats with 180 users have a TTFT of 1.4 s, with 90 users of 0.3 s. The seats of
+- **Slots of decode workers.** TensorRT-LLM's prefilled requests wait for one of `max_batch_size` slots before the
+  client sees a token: 5 workers of 32 slots with 180 users have a TTFT of 1.4 s, with 90 users of 0.3 s. The slots of
   public runs are in `calibration/servingpools.yaml`; elsewhere they are taken as the largest power of two that the
   users fill.
 - **Ranks of attention data parallelism** are simulated with requests dealt evenly. SGLang chooses the rank of a prefill

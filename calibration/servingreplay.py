@@ -39,6 +39,14 @@ SpecOf = Callable[[Row, str | None], dict[str, Any]]
 """A row's deployment, as plain data, timed by the profile asked for."""
 
 
+ROOM = 0.92
+"""Share of the memory for an engine whose settings are not known and would leave no room."""
+
+
+class NoRoom(Exception):
+    """A deployment does not fit into the memory that its engine is told to take."""
+
+
 @dataclass(frozen=True)
 class Replay:
     """What was predicted for a row.
@@ -49,7 +57,7 @@ class Replay:
     interval : of the mean TPOT, 80 %, from the held-out errors of its kernels; nan without a fitted profile.
     batch : mean number of decoding sequences over the steps' time. preemptions : of all requests.
     profile : what timed the steps; empty without a prediction. reason : why there is none.
-    note : what has to be said of the engine's version; empty if it is known.
+    note : what has to be said of the engine's version and settings; empty if they are known.
     """
 
     ttft: float = NAN
@@ -149,11 +157,34 @@ def replay_group(
 ) -> list[Replay]:
     """Predictions of rows that one deployment serves, which is compiled once, each with its host's constants (None for
     the engine's own); those with the same host follow one another.
+
+    What was measured did fit: where it does not with the settings that are taken for it, it is simulated with ROOM, and
+    its note says so.
     """
+    try:
+        return _replay_group(spec, loads, intervals, version_note(spec["engine"]))
+    except NoRoom:
+        words = f"does not fit with the settings that are taken for it: simulated with {ROOM:.0%} of the memory"
+        note = "; ".join(filter(None, (version_note(spec["engine"]), words)))
+        return _replay_group(roomier(spec), loads, intervals, note)
+
+
+def roomier(spec: dict[str, Any]) -> dict[str, Any]:
+    """A deployment whose engine, or engines, may take more of the memory."""
+    more = {"memory_utilisation": ROOM}
+    if "disaggregation" not in spec:
+        return spec | {"engine": spec["engine"] | more}
+    pools = {side: pool | {"engine": pool["engine"] | more} for side, pool in spec["disaggregation"].items()}
+    return spec | {"disaggregation": pools}
+
+
+def _replay_group(
+    spec: dict[str, Any], loads: Sequence[tuple[dict[str, Any] | None, Row]], intervals: bool, note: str
+) -> list[Replay]:
+    """The same; raises NoRoom if the deployment does not fit into the memory that its engine takes."""
     deployment: Deployment | Fleet | None = None
     before: dict[str, Any] | None = None
     answers = []
-    note = version_note(spec["engine"])
     for host, row in loads:
         engine = spec["engine"] if host is None else {**spec["engine"], "host": host}
         try:
@@ -170,8 +201,16 @@ def replay_group(
         except InputError as error:
             if error.place == "profile":
                 raise
+            if "does not fit" in error.problem and _share(spec) < ROOM:
+                raise NoRoom from None
             answers.append(Replay(reason=_words(error)))
     return answers
+
+
+def _share(spec: dict[str, Any]) -> float:
+    """The least share of the memory that its engines are told to take; 0 where one is told nothing."""
+    pools = spec.get("disaggregation", {"all": spec})
+    return float(min(pool["engine"].get("memory_utilisation", 0.0) for pool in pools.values()))
 
 
 def replay_row(deployment: Deployment | Fleet, scenario: LoadedScenario, intervals: bool = True) -> Replay:

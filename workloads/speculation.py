@@ -22,9 +22,9 @@ FINEST = 64
 
 def _shares(value: object) -> object:
     """A share, or a list of them, each 0 to 1."""
-    several = isinstance(value, list | tuple)
-    for i, share in enumerate(value if several else [value]):  # type: ignore[arg-type]
-        place = str(i) if several else None
+    shares: list[object] = list(value) if isinstance(value, list | tuple) else [value]
+    for i, share in enumerate(shares):
+        place = None if len(shares) == 1 else str(i)
         if isinstance(share, bool) or not isinstance(share, int | float):
             raise InputError("of the wrong type", place=place, found=share, allowed="a number from 0 to 1")
         if not 0 <= share <= 1:
