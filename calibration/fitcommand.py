@@ -13,7 +13,6 @@ from rich.table import Table
 from calibration.fit import fit_profiles, profile_names
 from calibration.tables import KernelTable, read_kernels
 from calibration.transfer import fit_transfer
-from calibration.validation import check_kind
 from hwspecs.errors import InputError
 from simulator.files import check_writable, replace_file
 from simulator.fitted import Fitted
@@ -70,7 +69,6 @@ def read_tables(paths: Sequence[Path]) -> list[KernelTable]:
     tables: list[KernelTable] = []
     for path in paths:
         table = read_kernels(path)
-        check_kind(table)
         if any(other.kind == table.kind for other in tables):
             raise InputError(f"is a second table of {table.kind}", file=path, allowed="one table of each kind")
         if not table.measured.any():

@@ -7,7 +7,6 @@ from pathlib import Path
 from calibration.errortables import show_validation
 from calibration.tables import KernelTable, read_kernels
 from calibration.validation import (
-    check_kind,
     check_output,
     document,
     errors_of,
@@ -39,7 +38,6 @@ def validate_kernels(
     if out is not None:
         check_output(out, table)
     rows = read_kernels(table)
-    check_kind(rows)
     chosen = None if profile is None else named_profile(profile)
     if plots is not None:
         _check_plots(rows, plots)

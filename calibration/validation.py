@@ -26,7 +26,6 @@ from calibration.tables import KernelTable, check_suffix, encode
 from hwspecs.errors import InputError
 from simulator.files import check_writable, replace_file
 from simulator.fitted import Fitted
-from simulator.kernels.registry import MODELS
 from simulator.predict import Predictions, predict_kernels
 
 SCHEMA = "kinesim-validate-kernels/1"
@@ -48,19 +47,10 @@ BANDS = 24
 """Most points along an axis of `along`."""
 
 
-def check_kind(table: KernelTable) -> None:
-    """InputError for a kind that has a schema and no model."""
-    if table.kind not in MODELS:
-        raise InputError(
-            f"has rows of {table.kind}, which has no kernel model yet", file=table.path, allowed=", ".join(MODELS)
-        )
-
-
 def predict_table(
     table: KernelTable, *, profile: str | Fitted | None = None, report: Callable[[int, int], None] | None = None
 ) -> Predictions:
     """Predictions of all rows, in their order."""
-    check_kind(table)
     parts = []
     for start in range(0, len(table), CHUNK):
         part = {name: column[start : start + CHUNK] for name, column in table.columns.items()}

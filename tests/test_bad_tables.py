@@ -16,7 +16,6 @@ GOOD = "h200-sxm,vllm-0.24.0,a,bf16,16,32,64,5.5\n"
 DECODE = "gpu,software,kernel,dtype,kv_dtype,batch,context_len,q_heads,kv_heads,head_dim,window,latency_us\n"
 MOE = "gpu,software,kernel,dtype,tokens,hidden,intermediate,top_k,experts,tp,ep,routing,gated,latency_us\n"
 COLLECTIVE = "gpu,software,kernel,op,dtype,gpus,bytes\n"
-MLA = "gpu,software,kernel,dtype,kv_dtype,batch,context_len,q_heads,latency_us\n"
 MIXED = HEADER.strip() + ",batch,context_len,q_heads,kv_heads,head_dim,window,kv_dtype\n"
 
 
@@ -83,7 +82,6 @@ CASES = [
     csv("two kinds of columns", MIXED + GOOD.strip() + ",1,1,1,1,64,0,bf16\n", "mixes kinds", "gemm", "attention_decode"),
     csv("rows of two kinds", DECODE + "h200-sxm,a,b,bf16,bf16,1,1,8,8,64,0,1\nh200-sxm,a,b,bf16,bf16,1,1,8,,,,1\n",
         "t.csv:3: column kv_heads: is empty, as in a row of mla_decode, while the table is of attention_decode"),
-    csv("kind without a model", MLA + "h200-sxm,a,b,bf16,bf16,1,1,8,1\n", "mla_decode, which has no kernel model yet", "gemm, attention_decode"),
     parquet("column twice in Parquet", doubled(), "t.parquet: column m occurs twice"),
     parquet("Parquet without rows", pa.table(gemm()).slice(0, 0), "t.parquet: has no rows"),
     # Cells.

@@ -138,19 +138,6 @@ def test_bad_input(here: Path, kinesim: Kinesim, name: str) -> None:
     assert {path: path.read_bytes() for path in here.rglob("*")} == before
 
 
-def test_a_kind_without_a_model(here: Path, kinesim: Kinesim) -> None:
-    table = pa.table(
-        {
-            "gpu": ["h200-sxm"] * 9, "software": ["vllm-0.24.0"] * 9, "kernel": ["x"] * 9, "dtype": ["bf16"] * 9,
-            "kv_dtype": ["bf16"] * 9, "batch": [1] * 9, "context_len": [16] * 9, "q_heads": [16] * 9,
-            "latency_us": [5.0] * 9,
-        }
-    )  # fmt: skip
-    pq.write_table(table, here / "mla.parquet")
-    done = kinesim("calibrate", "fit", "mla.parquet", "--out", "made")
-    assert done.code == 2 and "mla_decode" in done.err and not (here / "made").exists()
-
-
 def test_a_gpu_file_of_ones_own(here: Path, kinesim: Kinesim) -> None:
     """Its path would be the profile's name, so it is refused; not half a minute later, when files are written."""
     (here / "fast.yaml").write_text("base: h200-sxm\n")

@@ -45,7 +45,7 @@ FAMILIES: dict[str, tuple[int, dict[str, float]]] = {
     "waits": (200, {"held back": 0.1, "preemption": 0.03, "prefix hit": 0.05, "abort": 0.05}),
     "underway": (200, {"aborted on the way": 0.02, "preemption": 0.05, "prefix hit": 0.05, "abort": 0.05}),
     "ahead": (200, {"missed a step": 0.3, "preemption": 0.03, "prefix hit": 0.05, "abort": 0.05}),
-    "drafts": (300, {"tokens granted together": 0.2, "preemption": 0.05, "prefix hit": 0.05, "abort": 0.05}),
+    "drafts": (300, {"tokens granted together": 0.2, "preemption": 0.02, "prefix hit": 0.05, "abort": 0.05}),
     "engines": (300, {"held back": 0.05, "refused for the reserve": 0.02, "decode stands still": 0.05, "abort": 0.05}),
 }
 
