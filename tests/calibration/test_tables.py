@@ -13,6 +13,7 @@ import pytest
 from calibration.kinds import COMMON, KINDS, OPS_OF
 from calibration.tables import encode, read_kernels
 from hwspecs.errors import InputError
+from simulator.kernels.registry import MODELS
 
 TEXTS = {"gpu": "h200-sxm", "software": "vllm-0.24.0", "kernel": "a", "routing": "power_law_1.2", "model": "x/y"}
 NAMES = {"dtype": "bf16", "kv_dtype": "fp8", "gemm_dtype": "nvfp4", "op": "all_reduce", "phase": "decode"}
@@ -46,6 +47,7 @@ def test_every_kind_is_told_by_its_columns(kind: str, ending: str, tmp_path: Pat
     columns = {name: [value] for name, value in one_row(kind).items()}
     table = read_kernels(written(tmp_path, columns, f"t.{ending}"))
     assert table.kind == kind and len(table) == 1
+    assert kind in MODELS  # so that what can be read can be predicted, and fitted
     assert np.isnan(table.seconds).all() and not table.measured.any()
     expected = set(KINDS[kind].columns) - {"routing"} | ({"skew"} if kind == "moe" else set())
     assert set(table.columns) == expected
