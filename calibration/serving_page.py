@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +49,24 @@ OVERVIEW, OVERVIEW_PANELS = "overview.png", 6
 """The picture of the README: the first one, with fewer panels."""
 
 
+MakePage = Callable[[Path, Path, int | None, int | None], Path]
+"""(table, folder of the docs, processes, most rows) -> the page that was written."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write docs/serving.md.")
-    parser.add_argument("table", type=Path, nargs="?", default=TABLE, help="measured deployments, CSV or Parquet")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where serving.md and its figures go")
+    return page_command(arguments, PAGE, TABLE, make_page)
+
+
+def page_command(arguments: Sequence[str] | None, page: str, table: Path, make: MakePage) -> int:
+    """The command that makes a page of the docs from a table of deployments; `table` is the one if none is named."""
+    parser = argparse.ArgumentParser(description=f"Write docs/{page}.")
+    parser.add_argument("table", type=Path, nargs="?", default=table, help="measured deployments, CSV or Parquet")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page and its figures go")
     parser.add_argument("--jobs", type=int, default=None, help="processes (as many as cores)")
     parser.add_argument("--rows", type=int, default=None, help="at most so many rows (a quick look)")
     options = parser.parse_args(arguments)
     try:
-        print(f"written: {make_page(options.table, options.docs, options.jobs, options.rows)}")
+        print(f"written: {make(options.table, options.docs, options.jobs, options.rows)}")
     except InputError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2

@@ -3,12 +3,11 @@
     python -m calibration.serving_pools_page [TABLE] [--docs FOLDER] [--jobs N] [--rows N]
 
 Every row is simulated as shipped, and again with the kernels' corrections of another GPU, as for one without measured
-kernels. No constant is fitted to these rows, so nothing else is left out.
+kernels. Of the host's constants one is fitted to rows of this table (`servingpools.yaml`); nothing else is left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from calibration.errortables import percent
 from calibration.plots import png
-from calibration.serving_page import ROOT
+from calibration.serving_page import ROOT, page_command
 from calibration.servingerrors import METRICS, layout, planning_loss
 from calibration.servingplots import predicted_figure
 from calibration.servingreplay import Replay, Row, replay
@@ -87,18 +86,7 @@ KEYS: dict[str, Key] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write docs/serving-disaggregated.md.")
-    parser.add_argument("table", type=Path, nargs="?", default=TABLE, help="measured deployments, CSV or Parquet")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page and its figure go")
-    parser.add_argument("--jobs", type=int, default=None, help="processes (as many as cores)")
-    parser.add_argument("--rows", type=int, default=None, help="at most so many rows (a quick look)")
-    options = parser.parse_args(arguments)
-    try:
-        print(f"written: {make_page(options.table, options.docs, options.jobs, options.rows)}")
-    except InputError as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return page_command(arguments, PAGE, TABLE, make_page)
 
 
 def make_page(path: Path, docs: Path, jobs: int | None = None, most: int | None = None) -> Path:

@@ -8,12 +8,11 @@ keeps its keys. `indexer` 0: the choice of the layer before is used again, and t
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from hwspecs.gpu import Gpu
 from simulator.kernels import latent_block as latent
 from simulator.kernels import latent_time
-from simulator.kernels.base import Constant, Constants, KernelModel, KernelWork, Label, Shape, Terms
+from simulator.kernels.base import Constant, KernelModel, Label
 
 TILE_EXPANDED = 128.0
 TILE = 64.0
@@ -49,26 +48,7 @@ def block(label: Label, gpu: Gpu, size: latent.Dims = latent.DEEPSEEK) -> latent
     return latent.Block(expanded, not expanded, not expanded, True, tile, "fp8" if eight else "bf16", token, converts)
 
 
-def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
-    """Seconds: the launches, and the sum of the kernels' own rooflines."""
-    size = latent.dims(shape, label.get("model", ""))
-    return latent_time.terms(shape, label, block(label, gpu, size), size, gpu, constants)
-
-
-def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
-    size = latent.dims(shape, label.get("model", ""))
-    return latent.roof(shape, label, block(label, gpu, size), size, gpu)
-
-
-def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
-    size = latent.dims(shape, label.get("model", ""))
-    return latent.work(shape, label, block(label, gpu, size), size, gpu)
-
-
-def features(shape: Shape, label: Label, gpu: Gpu) -> list[Any]:
-    size = latent.dims(shape, label.get("model", ""))
-    return latent.features(shape, label, block(label, gpu, size), size, gpu)
-
+PHYSICS = latent_time.physics(block)
 
 DSA_MODULE = KernelModel(
     kind="dsa_module",
@@ -85,10 +65,10 @@ DSA_MODULE = KernelModel(
         "element": Constant(0.2, 1e-3, 10.0),
         "passes": Constant(2.0, 0.1, 20.0),
     },
-    terms=terms,
-    roof=roof,
-    work=work,
-    features=features,
+    terms=PHYSICS.terms,
+    roof=PHYSICS.roof,
+    work=PHYSICS.work,
+    features=PHYSICS.features,
     names=latent.NAMES,
     named={"reads": reads},
     # Blocks that were timed in CUDA graphs (decode) take up to this. Prefill was launched kernel by kernel, which

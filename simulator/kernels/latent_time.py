@@ -5,14 +5,14 @@ The kernels' times are computed side by side, one row of an array each, because 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hwspecs.gpu import Gpu
 from simulator.kernels.attention_traits import exp_rate, missing
-from simulator.kernels.base import Constant, Constants, Shape, Terms
+from simulator.kernels.base import Constant, Constants, KernelWork, Label, Shape, Terms
 from simulator.kernels.formats import FORMATS, compute_rate
 from simulator.kernels.latent_block import (
     TILE,
@@ -21,9 +21,13 @@ from simulator.kernels.latent_block import (
     Matrix,
     batch_of,
     counts,
+    dims,
     elements,
+    features,
     number,
     projections,
+    roof,
+    work,
 )
 
 
@@ -149,3 +153,27 @@ CONSTANTS = {
     "resident": Constant(0.5, 0.05, 2.0),
 }
 """What both modules fit; `masked` and the attention's own are each module's."""
+
+
+class Physics(NamedTuple):
+    """The functions of a kind's `KernelModel`."""
+
+    terms: Callable[[Shape, Label, Gpu, Constants], Terms]
+    roof: Callable[[Shape, Label, Gpu], Any]
+    work: Callable[[Shape, Label, Gpu], KernelWork]
+    features: Callable[[Shape, Label, Gpu], list[Any]]
+
+
+def physics(block_of: Callable[[Label, Gpu, Dims], Block]) -> Physics:
+    """Those of a kind of block: `block_of` says what the kernel of a label does."""
+
+    def given(shape: Shape, label: Label, gpu: Gpu) -> tuple[Block, Dims]:
+        size = dims(shape, label.get("model", ""))
+        return block_of(label, gpu, size), size
+
+    return Physics(
+        terms=lambda shape, label, gpu, constants: terms(shape, label, *given(shape, label, gpu), gpu, constants),
+        roof=lambda shape, label, gpu: roof(shape, label, *given(shape, label, gpu), gpu),
+        work=lambda shape, label, gpu: work(shape, label, *given(shape, label, gpu), gpu),
+        features=lambda shape, label, gpu: features(shape, label, *given(shape, label, gpu), gpu),
+    )

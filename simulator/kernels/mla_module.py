@@ -6,12 +6,10 @@ decode and, with some engines, for short prompts and short chunks too.
 
 from __future__ import annotations
 
-from typing import Any
-
 from hwspecs.gpu import Gpu
 from simulator.kernels import latent_block as latent
 from simulator.kernels import latent_time
-from simulator.kernels.base import Constant, Constants, KernelModel, KernelWork, Label, Shape, Terms
+from simulator.kernels.base import Constant, KernelModel, Label
 from simulator.kernels.formats import FORMATS
 
 EXPANDED = ("FLASH_ATTN", "TRTLLM_RAGGED")
@@ -42,26 +40,7 @@ def block(label: Label, gpu: Gpu, size: latent.Dims = latent.DEEPSEEK) -> latent
     return latent.Block(expanded, False, False, False, tile, "fp8" if eight else "bf16", token)
 
 
-def terms(shape: Shape, label: Label, gpu: Gpu, constants: Constants) -> Terms:
-    """Seconds: the launches, and the sum of the kernels' own rooflines."""
-    size = latent.dims(shape, label.get("model", ""))
-    return latent_time.terms(shape, label, block(label, gpu, size), size, gpu, constants)
-
-
-def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
-    size = latent.dims(shape, label.get("model", ""))
-    return latent.roof(shape, label, block(label, gpu, size), size, gpu)
-
-
-def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
-    size = latent.dims(shape, label.get("model", ""))
-    return latent.work(shape, label, block(label, gpu, size), size, gpu)
-
-
-def features(shape: Shape, label: Label, gpu: Gpu) -> list[Any]:
-    size = latent.dims(shape, label.get("model", ""))
-    return latent.features(shape, label, block(label, gpu, size), size, gpu)
-
+PHYSICS = latent_time.physics(block)
 
 MLA_MODULE = KernelModel(
     kind="mla_module",
@@ -73,10 +52,10 @@ MLA_MODULE = KernelModel(
         "absorbed": Constant(0.6, 0.1, 0.9),
         "masked": Constant(0.0, 0.0, 0.0),
     },
-    terms=terms,
-    roof=roof,
-    work=work,
-    features=features,
+    terms=PHYSICS.terms,
+    roof=PHYSICS.roof,
+    work=PHYSICS.work,
+    features=PHYSICS.features,
     names=latent.NAMES,
     named={"form": form},
     in_graph={"launch": 1.2e-4},  # of decode, which is timed in CUDA graphs, the largest
