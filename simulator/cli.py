@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from hwspecs.errors import InputError
+from simulator import lawcli
+from simulator.clioptions import Format, Formatted, Jobs, Sets
 from simulator.printing import print_json
 
 app = typer.Typer(
@@ -29,13 +31,6 @@ app = typer.Typer(
 
 # click's UsageError, which newer typer releases bring along instead of depending on click.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
-
-
-class Format(StrEnum):
-    """How an answer is printed."""
-
-    table = "table"
-    json = "json"
 
 
 class Phase(StrEnum):
@@ -61,11 +56,6 @@ def _folder(text: str | Path) -> Path:
     return Path(text)
 
 
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Override a value, such as gpu.memory.bandwidth='9.6 TB/s'."),
-]
-Formatted = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
 Predicted = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the rows with their predictions: .csv or .parquet.")
 ]
@@ -73,7 +63,6 @@ TimedBy = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Use this profile for all rows (a name or a file) and not the nearest."),
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; as many as cores if not given.")]
 ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A bundled scenario's name or a YAML file.")]
 
 
@@ -372,6 +361,9 @@ def kinetics_h200(
         as_json=output is Format.json,
         measure=partial(measure_here, minutes=minutes),
     )
+
+
+app.add_typer(lawcli.app, help="The Kinetics law: what a reasoning strategy costs, and whether that survives serving.")
 
 
 @app.command("list")

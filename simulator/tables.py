@@ -1,4 +1,4 @@
-"""Columns to Parquet and back. pyarrow is imported here only, when a file is asked for."""
+"""Columns to files and back. pyarrow, and pandas for CSV, are imported here only, when a file is asked for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from hwspecs.errors import InputError
+from simulator.files import check_writable, replace_file
+
+SUFFIXES = (".csv", ".parquet")
 
 
 def parquet_bytes(columns: dict[str, np.ndarray]) -> bytes:
@@ -31,3 +34,24 @@ def read_parquet(path: Path) -> dict[str, np.ndarray]:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"is not a readable Parquet file: {str(error).splitlines()[0]}", file=path) from None
     return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def check_table_path(path: Path, place: str = "--out") -> None:
+    """InputError if no table could be written to `path`. To be asked before long work."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            "not the name of a table", place=place, found=str(path), allowed="a file ending in .csv or .parquet"
+        )
+    check_writable(path.parent, [path.name], place)
+
+
+def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """The columns as a table, CSV or Parquet by the name's ending. InputError as of `check_table_path`."""
+    check_table_path(path)
+    if path.suffix.lower() == ".parquet":
+        content = parquet_bytes(columns)
+    else:
+        import pandas as pd
+
+        content = pd.DataFrame(columns).to_csv(index=False).encode()
+    replace_file(path, content)

@@ -1,10 +1,10 @@
-"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, start-up. `make bench` prints them and writes
-bench.json.
+"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, the law's commands, start-up. `make bench`
+prints them and writes bench.json.
 
 Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading,
 compiling, drawing the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
 
-    python tests/bench.py [--out bench.json] [--rows A,B,...] [--trace FILE] [--repeat 3]
+    python tests/bench.py [--out bench.json] [--rows A,B,...,law] [--trace FILE] [--repeat 3]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,49 @@ def start_up() -> dict[str, float]:
     }
 
 
+MILLION = """
+import time
+from hwspecs.gpu import load_gpu
+from simulator import law
+from workloads.model import load_model
+models = [load_model(name) for name in ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-32b")]
+policies = law.options.policies("dense,block_top_k", "1024")
+grid = law.Grid(models, [load_gpu("h200-sxm")], policies, range(50, 250, 2), range(1, 11), range(256, 25_601, 256))
+assert len(grid) == 1_000_000
+begun = time.perf_counter()
+law.cost_frame(grid)
+print(time.perf_counter() - begun)
+"""
+POINTS = ["--model", "qwen3-0.6b,qwen3-1.7b,qwen3-4b,qwen3-8b,qwen3-32b", "--attention", "dense,block_top_k"]
+POINTS += ["--prompt", "50..248:2", "--trials", "1..10:1", "--tokens", "256..25600:256", "--out", "{out}.parquet"]
+LAW: dict[str, tuple[list[str], float]] = {
+    "a million points to a data frame": (["-c", MILLION], 2.0),
+    "law cost --out, a million points": (["-m", "simulator.cli", "law", "cost", *POINTS], 2.0),
+    "law frontier --cost simulated, 2 GPUs": (
+        ["-m", "simulator.cli", "law", "frontier", "--cost", "simulated", "--gpu", "h200-sxm,b200-sxm"],
+        60.0,
+    ),
+    "law compare, the ladder": (["-m", "simulator.cli", "law", "compare"], 20.0),
+}
+"""The law: what a process of its own is told, and the seconds that it may take on two cores. The first prints its own
+time, without imports; the others are commands from a cold shell.
+"""
+
+
+def law_rows() -> dict[str, dict[str, float]]:
+    """Seconds of each of `LAW`, once, beside the goal."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (arguments, goal) in LAW.items():
+            filled = [argument.replace("{out}", f"{folder}/grid") for argument in arguments]
+            begun = time.perf_counter()
+            done = subprocess.run([sys.executable, *filled], check=True, capture_output=True, text=True, cwd=ROOT)
+            wall = float(done.stdout) if arguments[0] == "-c" else time.perf_counter() - begun
+            found[name] = {"wall_s": wall, "goal_s": goal}
+            print(f"{name:<40}{wall:>9.2f} s, goal {goal:g} s", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
@@ -177,11 +221,13 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.trace)))
         return
     table = rows(options.trace)
-    wanted = options.rows.split(",") if options.rows else list(table)
+    wanted = options.rows.split(",") if options.rows else [*table, "law"]
     results: dict[str, Any] = {}
     head = ("wall s", 9), ("total s", 9), ("RSS MiB", 9), ("requests", 10), ("events", 11), ("preempt.", 10)
     print(f"{'row':<16}" + "".join(f"{name:>{width}}" for name, width in (*head, ("makespan s", 13))))
     for name in wanted:
+        if name == "law":
+            continue
         if table[name] is None:
             print(f"{name:<16}skipped: no trace at {options.trace}")
             continue
@@ -200,6 +246,8 @@ def main() -> None:
     ):
         if over in results and under in results:
             print(f"{label:<16}{results[over]['wall_s'] / results[under]['wall_s']:>9.2f} x the wall")
+    if "law" in wanted:
+        results["law"] = law_rows()
     results["start_up"] = start_up()
     print(", ".join(f"{key} {value:.2f}" for key, value in results["start_up"].items()))
     temporary = options.out.with_suffix(".tmp")

@@ -1,0 +1,165 @@
+"""Allocations for people and programs: the document of `kinesim law allocate --format json`, and its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.law.allocate import Allocation
+from simulator.law.amounts import UNIT_WORDS, amount
+from simulator.law.frontierplot import ATTENTION_WORDS, short_name
+from simulator.law.frontierview import finite, notes_of, question_document
+
+if TYPE_CHECKING:
+    from simulator.law.panels import Priced, Question
+
+ALLOCATE_SCHEMA = "kinesim-law-allocate/1"
+CHOICE = ("problem", "model", "budget", "limit", "tokens", "trials", "accuracy", "cost")
+"""Columns of a choice that are shown."""
+
+
+def allocate_document(
+    question: Question,
+    answers: Sequence[Priced],
+    found: Sequence[Sequence[Allocation]],
+    scenario: str,
+    sets: Sequence[str],
+) -> dict[str, Any]:
+    """The answer of `kinesim law allocate` as a JSON document.
+
+    The question as in `kinesim-law-frontier/1`, and `panels` with `gpu`, `title`, `cost` (law, simulated), `notes` and
+    `allocations`, for every cost and attention one: `limit` (the cost), `attention`, `accuracy`, `spent` (mean cost
+    over the problems), `problems` (0 if the accuracy is known for the whole benchmark only), `models` (of how many
+    problems each is the choice), `budget`, `tokens`, `trials` and `cut` (of the limit of tokens), each the quartiles
+    over the problems that can be solved, or null; `choices`, by problem; `single`, the best strategy that is the same
+    for all; `cheapest`, the lowest cost of any strategy.
+    """
+    panels = [
+        {
+            "gpu": one.gpu.name,
+            "title": one.title,
+            "cost": one.kind,
+            "allocations": [_allocation(each) for each in several],
+            "notes": list(one.notes),
+        }
+        for one, several in zip(answers, found, strict=True)
+    ]
+    return {"schema": ALLOCATE_SCHEMA, **question_document(question, answers, scenario, sets), "panels": panels}
+
+
+def _allocation(one: Allocation) -> dict[str, Any]:
+    columns = {"budget": "budget", "tokens": "tokens", "trials": "trials", "cut": "limit"}
+    return finite(
+        {
+            "limit": one.limit,
+            "attention": one.attention,
+            "accuracy": one.accuracy,
+            "spent": one.spent,
+            "problems": one.problems,
+            "models": one.models(),
+            **{key: one.quartiles(column) for key, column in columns.items()},
+            "choices": one.chosen[list(CHOICE)].to_dict("records"),
+            "single": None if one.single is None else {key: one.single[key] for key in CHOICE},
+            "cheapest": one.cheapest,
+        }
+    )
+
+
+def choices_columns(answers: Sequence[Priced], found: Sequence[Sequence[Allocation]]) -> dict[str, np.ndarray]:
+    """All choices as columns of a table: a row a GPU, kind of cost (`priced`), limit (`within`), attention, problem."""
+    import pandas as pd
+
+    parts = [
+        each.chosen[list(CHOICE)].assign(gpu=one.gpu.name, priced=one.kind, within=each.limit, attention=each.attention)
+        for one, several in zip(answers, found, strict=True)
+        for each in several
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    return {name: frame[name].to_numpy() for name in ("gpu", "priced", "within", "attention", *CHOICE)}
+
+
+def show_allocations(document: Mapping[str, Any], out: Path | None) -> None:
+    """For every panel a row a cost and attention; then what it rests on."""
+    from simulator.display import _console
+
+    console, unit = _console(), document["unit"]
+    number = {"long_cot": 2, "best_of_n": 1}[document["strategy"]]
+    words = {"long_cot": "long chain of thought", "best_of_n": "Best-of-N"}[document["strategy"]]
+    console.print(f"Algorithm {number}, {words}: the best strategies within a cost, {UNIT_WORDS[unit]}", style="bold")
+    console.print(f"accuracies: {document['accuracy']['name']}", style="dim")
+    for panel in document["panels"]:
+        published = ", as published" if document["as_published"] else ""
+        console.print(f"\n{panel['title']}{published}", style="bold")
+        if document["per_problem"]:
+            console.print(_each_table(panel, document["strategy"], unit))
+            console.print()
+        console.print(_single_table(panel, document["strategy"], unit))
+    console.print()
+    for note in notes_of(document):
+        console.print(f"note: {note}", style="yellow")
+    if out is not None:
+        console.print(f"written to {out}: the choice of every problem")
+
+
+def _table(columns: Sequence[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i not in (1, 3) else "left", no_wrap=i != 3)
+    return table
+
+
+def _each_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
+    """A choice for each problem: how many chose what."""
+    what = "trials" if strategy == "best_of_n" else "cut at tokens"
+    table = _table(("cost", "each problem its own", "solved", "models (problems)", what, "KV budget", "spent"))
+    for row in panel["allocations"]:
+        kind = ATTENTION_WORDS.get(row["attention"], row["attention"])
+        if not row["choices"]:
+            table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row, unit), "", "", "")
+            continue
+        models = ", ".join(f"{short_name(name)} ({count})" for name, count in row["models"].items())
+        short = row["problems"] - len(row["choices"])
+        models += f", nothing ({short})" if short else ""
+        table.add_row(
+            amount(row["limit"], unit), kind, f"{100 * row['accuracy']:.1f} %", models,
+            _quartiles(row["trials" if strategy == "best_of_n" else "cut"]),
+            "-" if row["attention"] == "dense" else _quartiles(row["budget"]), amount(row["spent"], unit),
+        )  # fmt: skip
+    return table
+
+
+def _single_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
+    """One strategy for all problems."""
+    what = "trials" if strategy == "best_of_n" else "cut at tokens"
+    table = _table(("cost", "all problems alike", "solved", "model", what, "KV budget", "spent"))
+    for row in panel["allocations"]:
+        kind, single = ATTENTION_WORDS.get(row["attention"], row["attention"]), row["single"]
+        if single is None:
+            table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row, unit), "", "", "")
+            continue
+        known = single["tokens"] is not None
+        value = single["trials" if strategy == "best_of_n" else "limit"] if known else None
+        table.add_row(
+            amount(row["limit"], unit), kind, f"{100 * single['accuracy']:.1f} %", short_name(single["model"]),
+            f"{value:,.0f}" if value is not None else "not known",
+            "-" if row["attention"] == "dense" else f"{single['budget']:,.0f}" if known else "not known",
+            amount(single["cost"], unit),
+        )  # fmt: skip
+    return table
+
+
+def _nothing(row: Mapping[str, Any], unit: str) -> str:
+    return f"nothing below {amount(row['cheapest'], unit)}"
+
+
+def _quartiles(values: Sequence[float] | None) -> str:
+    """`512 (256 to 1,024)`: median and quartiles."""
+    if values is None:
+        return "-"
+    low, middle, high = values
+    return f"{middle:,.0f}" if low == high else f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"

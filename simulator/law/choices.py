@@ -1,0 +1,55 @@
+"""The best of some strategies within a cost: what frontiers and allocations share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hwspecs.errors import InputError
+
+TIE = 1e-3
+"""Relative difference of accuracy below which the cheaper of two strategies is called the choice, as the authors do.
+The accuracy reported is always the best one."""
+
+
+def known_rows(table: Any, cost: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The rows of a strategy table whose accuracy is known, and their costs. InputError for a cost that cannot be."""
+    cost = np.asarray(cost, dtype=float)
+    if len(cost) != len(table):
+        raise InputError("as many costs as strategies are needed", found=len(cost), allowed=str(len(table)))
+    bad = ~np.isfinite(cost) | (cost < 0)
+    if bad.any():
+        row = table.iloc[int(np.argmax(bad))]
+        raise InputError(
+            f"the cost of {strategy_words(row)} is no cost", found=float(cost[bad][0]), allowed="numbers from 0 on"
+        )
+    kept = np.isfinite(table["accuracy"].to_numpy(dtype=float))
+    return table[kept].reset_index(drop=True), cost[kept]
+
+
+def strategy_words(row: Any) -> str:
+    """`qwen3-8b, top_k attention with B = 1,024, 32,768 tokens x 4 trials`, of a row of a strategy table.
+
+    A point of a curve that is known as a whole has no budget and no tokens.
+    """
+    if row["tokens"] != row["tokens"]:
+        return f"{row['model']}, {row['attention']} attention"
+    budget = f" with B = {int(row['budget']):,}" if row["attention"] != "dense" else ""
+    trials = f" x {int(row['trials'])} trials" if row["trials"] > 1 else ""
+    return f"{row['model']}, {row['attention']} attention{budget}, {int(row['limit']):,} tokens{trials}"
+
+
+def best_within(cost: np.ndarray, accuracy: np.ndarray, at: np.ndarray, tie: float = 0.0) -> np.ndarray:
+    """For every limit `at` of the cost the index of the best of some strategies, -1 where none is affordable.
+
+    The choice is the cheapest whose accuracy reaches (1 - `tie`) of the best affordable one; of equally cheap ones the
+    best, then the first.
+    """
+    order = np.lexsort((-accuracy, cost))
+    best = np.maximum.accumulate(accuracy[order])
+    last = np.searchsorted(cost[order], at, side="right") - 1
+    if not len(order):
+        return np.full(len(at), -1)
+    first = np.searchsorted(best, best[last] * (1 - tie), side="left")
+    return np.where(last >= 0, order[first], -1)

@@ -1,0 +1,157 @@
+"""`make findings`: what becomes of the Kinetics paper's claims, as docs/findings.md and docs/findings/*.png.
+
+    python -m simulator.law.findings [--curves FILE] [--accuracy FILE] [--docs FOLDER] [--jobs N]
+
+The figures come from `evidence`, the words from `findingwords`, the pictures from `findingplots`; here they become a
+page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwspecs.errors import InputError
+from simulator.files import replace_file
+from simulator.law.evidence import Evidence, gather
+from simulator.law.findingplots import draw_all
+from simulator.law.findingwords import CURVES_MISSING, Finding, findings, gpu_name, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[2]
+CURVES = ROOT.parent / "shared/data/kinetics/aime24_long_cot_frontiers.csv"
+PAGE = "findings.md"
+PICTURES = "findings"
+
+HEAD = """\
+# Does the Kinetics law survive serving?
+
+*Made by `make findings`; do not edit.*
+
+The claims of *Kinetics: Rethinking Test-Time Scaling Laws* (Sadhukhan et al., arXiv 2506.05333, and its
+[project page](https://infini-ai-lab.github.io/Kinetics)), one by one: what the paper says, what its law gives here, what
+a simulated engine gives on an H200 and on a B200, and why they differ. **Nothing on this page was measured by us**: the law is a formula,
+the simulation rests on measured kernels and on measured deployments ([how far to trust it](../README.md#how-far-to-trust-it)).
+"""
+
+COLUMNS = """
+## All claims
+
+Verdicts: **holds** where at least three quarters of the paper's effect are left, **gone** below a quarter, **weaker** between
+(ratios count by their logarithms; [the rules](law.md)). **Unchecked**: the data at hand cannot tell, whatever the figures say.
+Costs are GPU-seconds per problem; gains are points of accuracy at equal cost, savings are ratios of cost at equal accuracy.
+"""
+
+HOW = """
+## What the figures rest on
+
+- **Accuracy**: {accuracy}
+- **Digitised curves** of figure 8d (long chains, dense and oracle top-k): {curves}
+- **The law**: *as published* is the authors' code, with its parameter counts, E = 562.5 and 4,500 TFLOP/s of a B200. *Law, GPU* is
+  the law as [derived here](law.md), with the dense bf16 peak and the bandwidth of the GPU.
+- **Simulated**: vLLM serving many problems at a time, steady; calibrated kernels, host, prefill, finite memory, preemption.
+  One GPU where the model fits. Long chains as in the scenario `aime24-long-cot`, Best-of-N as in `aime24-best-of-32`.
+- **Ideal top-k has no kernel**: what a budget of B tokens costs is taken to be dense attention over B tokens, found at no cost.
+  Real sparse kernels are slower ([sparse attention as modelled, beside a measured one](sparse-check.md)).
+- **Where the time goes** is told from whole runs of `aime24-long-cot` with 240 chains of equal length at a time.
+"""
+
+UNCHECKED = """
+## Unchecked
+
+{claims}
+
+They need what is not at hand: accuracy of single trials by problem (for Best-of-N), of block top-k, and by KV budget. The authors'
+generation logs have it; `kinesim law frontier --accuracy FOLDER` reads them ([accuracy models](law.md)).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; its exit code: 2 for bad input, with one message."""
+    parser = argparse.ArgumentParser(prog="python -m simulator.law.findings", description="Write docs/findings.md.")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="digitised curves (%(default)s)")
+    parser.add_argument("--accuracy", default=None, help="accuracy model; left out: the bundled one")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page goes (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=None, help="processes; left out: one a core")
+    options = parser.parse_args(argv)
+    try:
+        written = make(options.docs, options.curves, options.accuracy, options.jobs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(f"written: {path}")
+    return 0
+
+
+def make(docs: Path, curves: Path | None = None, accuracy: str | None = None, jobs: int | None = None) -> list[Path]:
+    """Compute and write the page and its pictures; the paths. Raises InputError."""
+    from simulator.law.accuracy import load_accuracy
+    from simulator.law.simulated import simulated_costs
+
+    started = time.perf_counter()
+
+    def simulated(strategies: pd.DataFrame, gpu: str, scenario: str) -> np.ndarray:
+        return simulated_costs(strategies, scenario, "seconds", gpu=gpu, jobs=jobs)
+
+    def tell(text: str) -> None:
+        print(f"{time.perf_counter() - started:6.1f} s  {text}", file=sys.stderr)
+
+    there = curves if curves is not None and curves.exists() else None
+    if there is None:
+        tell(f"no digitised curves at {curves}: the page says so")
+    evidence = gather(load_accuracy(accuracy), simulated, there, progress=tell)
+    return write(evidence, docs)
+
+
+def write(evidence: Evidence, docs: Path) -> list[Path]:
+    """The page and its pictures of some evidence."""
+    told = findings(evidence)
+    pictures = draw_all(evidence, told, docs / PICTURES)
+    page = docs / PAGE
+    replace_file(page, page_text(evidence, told).encode())
+    return [page, *pictures]
+
+
+def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
+    """The page as Markdown."""
+    gpus = [gpu_name(gpu) for gpu in evidence.gpus]
+    head = ["claim", "the paper", "the law here", *(f"simulated {name}" for name in gpus), "verdict", "why"]
+    rows = [
+        [f"[{f.title}](#{number}-{anchor(f.title)})", f.paper, f.law, *f.simulated, f"**{f.verdict}**", f.why]
+        for number, f in enumerate(told, 1)
+    ]
+    curves = "read where the page was made." if evidence.curves is not None else CURVES_MISSING
+    parts = [
+        HEAD,
+        f"![The law's effects and what a simulated engine leaves of them, by claim]({PICTURES}/effects.png)",
+        COLUMNS,
+        table(head, rows),
+        f"\n![Accuracy against cost: the law, and simulated]({PICTURES}/frontiers.png)",
+        f"\n![Where the time of a long chain goes]({PICTURES}/where-the-time-goes.png)",
+        HOW.format(accuracy=evidence.accuracy, curves=curves),
+    ]
+    for number, finding in enumerate(told, 1):
+        parts.append(f"\n## {number}. {finding.title}\n")
+        parts.append("\n\n".join(finding.text))
+    unchecked = "\n".join(f"- {f.title}: {f.why}." for f in told if f.verdict == "unchecked")
+    parts.append(UNCHECKED.format(claims=unchecked))
+    return "\n".join(parts)
+
+
+def anchor(title: str) -> str:
+    """The fragment that Markdown viewers give a heading of this text."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

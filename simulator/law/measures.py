@@ -1,0 +1,156 @@
+"""What the law's conclusions speak of, measured on one rung of the ladder: thresholds, gains, savings, growth.
+
+Frontiers come from `simulator.law.frontier`, what two of them differ by from `simulator.law.envelopes`; how a measure
+is judged is in `simulator.law.verdicts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simulator.law import envelopes
+from simulator.law.claims import Penalty, accuracies, accuracy_share, penalties
+from simulator.law.envelopes import Gain, Growth, Saving, Span
+
+if TYPE_CHECKING:
+    from simulator.law.frontier import Frontier
+
+ROOM = 0.05
+"""Accuracy that a model must still have to gain when the frontier leaves it, to be called left before its chain: five
+points, the smallest gain that the paper speaks of, and one or two problems of its benchmark's 30."""
+LEVELS = np.arange(0.1, 1.0, 0.01)
+"""Accuracies at which choices of models are compared; below, the two or three easiest of 30 problems decide."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Where the frontier changes its model: from `left` to `taken` at `cost` and `accuracy`.
+
+    `room` : accuracy that the model left would still have gained, at whatever cost, with a longer chain or more trials.
+    """
+
+    left: str
+    taken: str
+    cost: float
+    accuracy: float
+    room: float
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured on one rung, for one GPU; None where it cannot be.
+
+    Attributes
+    ----------
+    attention_ratio : attention over parameters with dense attention at the reference strategy, by model.
+    changes, threshold : of the dense frontier; the threshold is the change to the largest model that comes before the
+        chain, see `lasting_change`.
+    penalty : what the choice that is optimal in FLOPs costs, where it costs most.
+    gain, saving : of sparse over dense attention, envelope to envelope, at their largest, from where dense attention
+        solves anything.
+    small_dense, small_sparse : share of the frontier's accuracies on which a small model is the best.
+    growth : of the reference model's choices along its sparse frontier.
+    best_dense, best_sparse : where which model is the best.
+    """
+
+    attention_ratio: dict[str, float] | None = None
+    changes: tuple[Change, ...] = ()
+    threshold: Change | None = None
+    penalty: Penalty | None = None
+    gain: Gain | None = None
+    saving: Saving | None = None
+    small_dense: float | None = None
+    small_sparse: float | None = None
+    growth: Growth | None = None
+    best_dense: tuple[Span, ...] = ()
+    best_sparse: tuple[Span, ...] = ()
+
+
+def measure(
+    by_cost: Frontier,
+    by_flops: Frontier,
+    sparse: str,
+    parameters: Mapping[str, float],
+    small: Sequence[str],
+    reference: str,
+    ratios: Mapping[str, float] | None = None,
+) -> Measures:
+    """Everything at one rung.
+
+    Parameters
+    ----------
+    by_cost, by_flops : frontiers of the same strategies, along the rung's cost and along FLOPs without memory.
+    sparse : the attention that is compared with dense.
+    parameters : by model. small : names of the small models.
+    reference : the model whose choices are followed along its frontier.
+    ratios : attention over parameters by model, where known.
+    """
+    changes = model_changes(by_cost, "dense")
+    paid = penalties(by_flops, by_cost, "dense", LEVELS)
+    found = {
+        "attention_ratio": dict(ratios) if ratios else None,
+        "changes": changes,
+        "threshold": lasting_change(changes, parameters),
+        "penalty": max(paid, key=lambda p: p.ratio, default=None),
+        "small_dense": accuracy_share(by_cost, "dense", small),
+        "best_dense": by_cost.envelope("dense").spans,
+    }
+    if sparse not in by_cost.sparse:
+        return Measures(**found)
+    costs, full, thin = by_cost.costs, accuracies(by_cost, "dense"), accuracies(by_cost, sparse)
+    # Where dense attention cannot afford anything yet it has neither an accuracy to compare nor a cost of one.
+    first = int(np.argmax(full > 0))
+    least = max(envelopes.LEAST_ACCURACY, float(full[first]))
+    found |= {
+        "gain": envelopes.largest_gain(costs[first:], full[first:], thin[first:]),
+        "saving": envelopes.largest_saving(costs, full, thin, least),
+        "small_sparse": accuracy_share(by_cost, sparse, small),
+        "best_sparse": by_cost.envelope(sparse).spans,
+        "growth": growth_of(by_cost, sparse, reference),
+    }
+    return Measures(**found)
+
+
+def model_changes(front: Frontier, attention: str, least: float = envelopes.LEAST_ACCURACY) -> tuple[Change, ...]:
+    """Where the best model of an attention changes, in order of cost, from the accuracy `least` on."""
+    spans = front.envelope(attention).spans
+    changes = []
+    for old, new in pairwise(spans):
+        if new.high <= least:
+            continue
+        curve = accuracies(front, attention, old.model)
+        reached = float(np.interp(np.log(new.start), np.log(front.costs), curve))
+        changes.append(Change(old.model, new.model, new.start, new.low, float(curve[-1]) - reached))
+    return tuple(changes)
+
+
+def lasting_change(changes: Sequence[Change], parameters: Mapping[str, float], room: float = ROOM) -> Change | None:
+    """The change to the largest model that is worth growing to before the chain (or the trials) grows; None if none is.
+
+    The frontier changes to that model for good (no smaller one is the best at any higher cost) while the model that it
+    leaves could still gain `room` from a longer chain. A change to a larger model that comes later, when the chain of
+    the smaller one has given what it can, does not count.
+    """
+    lasting = [
+        change
+        for i, change in enumerate(changes)
+        if parameters[change.taken] > parameters[change.left]
+        and change.room >= room
+        and all(parameters[later.taken] >= parameters[change.taken] for later in changes[i + 1 :])
+    ]
+    return max(lasting, key=lambda change: parameters[change.taken], default=None)
+
+
+def growth_of(front: Frontier, sparse: str, model: str) -> Growth | None:
+    """How KV budget and tokens grow with the cost along the sparse frontier of one model; None where unknown."""
+    if model not in front.models:
+        return None
+    curve = front.curve(model, sparse)
+    if curve.whole or len(np.unique(curve.budget[np.isfinite(curve.budget)])) < 2:
+        return None
+    return envelopes.growth(front.costs, curve.accuracy, curve.budget, curve.tokens, curve.trials)

@@ -1,0 +1,312 @@
+"""The commands of the Kinetics law, `kinesim law ...`: options and printing; the answers are in `simulator.law`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.clioptions import Format, Formatted, Jobs, Sets
+
+app = typer.Typer(name="law", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _main() -> None:
+    """Keeps typer from taking a single command for the whole."""
+
+
+Models = Annotated[str, typer.Option("--model", "--models", metavar="LIST", help="Models, separated by commas.")]
+Gpus = Annotated[str, typer.Option("--gpu", "--gpus", metavar="LIST", help="GPUs, separated by commas.")]
+Attentions = Annotated[
+    str, typer.Option("--attention", metavar="LIST", help="dense, top_k, block_top_k, separated by commas.")
+]
+Budgets = Annotated[
+    str,
+    typer.Option("--budget", "--budgets", metavar="LIST", help="KV budgets of sparse attention, tokens: 128..2k:x2."),
+]
+Page = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Tokens of a page of block top-k; 16,384 / budget as the authors' if not given."),
+]
+Local = Annotated[
+    int, typer.Option(metavar="N", help="Newest tokens that block top-k always reads, part of the budget.")
+]
+ALL_MODELS = "qwen3-0.6b,qwen3-1.7b,qwen3-4b,qwen3-8b,qwen3-14b,qwen3-32b"
+
+
+@app.command()
+def cost(
+    model: Models = ALL_MODELS,
+    attention: Attentions = "dense",
+    budget: Budgets = "1024",
+    page: Page = None,
+    local: Local = 0,
+    prompt: Annotated[str, typer.Option(metavar="LIST", help="Tokens of the prompt.")] = "150",
+    tokens: Annotated[
+        str, typer.Option(metavar="LIST", help="Generated tokens of a trial: 4k,32k or 2k..32k:2k.")
+    ] = "32k",
+    trials: Annotated[str, typer.Option(metavar="LIST", help="Trials of a problem: 1 or 1..32:x2.")] = "1",
+    gpu: Gpus | None = None,
+    sets: Sets = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Of the KV cache; else the checkpoint's.")
+    ] = None,
+    batch: Annotated[
+        float | None, typer.Option(metavar="N", help="Sequences that share a step's weights; else infinite.")
+    ] = None,
+    prefill: Annotated[bool, typer.Option("--prefill", help="Count the prompt, once a problem.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Sums over whole tokens in place of the paper's integral.")
+    ] = False,
+    as_published: Annotated[
+        bool,
+        typer.Option("--as-published", help="The authors' formulas, parameters and B200; says where the law differs."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all rows: .csv or .parquet.")] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """What reasoning strategies cost by the law: eFLOPs, GPU-seconds and money, split into parameters and attention.
+
+    Every combination of the lists is costed. k is 1,024; ranges go by steps (2k..32k:2k) or factors (1k..32k:x2).
+    """
+    from simulator.displaylaw import MOST_ROWS, show_costs
+    from simulator.law import grid as grids
+    from simulator.law import options
+    from simulator.printing import print_json
+    from simulator.tables import check_table_path, write_columns
+
+    if out is not None:
+        check_table_path(out)
+    chosen = grids.Grid(
+        options.models(model),
+        options.gpus(gpu or ("b200-sxm" if as_published else "h200-sxm"), sets or []),
+        options.policies(attention, budget, page, local),
+        options.numbers(prompt, "--prompt", low=0),
+        options.numbers(trials, "--trials"),
+        options.numbers(tokens, "--tokens"),
+    )
+    terms = grids.Terms(as_published, kv_dtype, batch, prefill, exact)
+    grids.check_size(chosen)
+    columns = grids.cost_columns(chosen, terms)
+    if out is not None:
+        write_columns(out, columns)
+    if output is Format.json:
+        print_json(grids.cost_document(chosen, terms, columns))
+    else:
+        show_costs(grids.cost_document(chosen, terms, columns, MOST_ROWS), len(chosen), out)
+
+
+Spending = Annotated[
+    str,
+    typer.Option("--strategy", metavar="NAME", help="What a cost is spent on: long_cot (tokens), best_of_n (trials)."),
+]
+Accuracies = Annotated[
+    Path | None,
+    typer.Option(
+        "--accuracy",
+        metavar="FILE",
+        help="Curves (.csv), traces (.jsonl or a folder, .csv, .parquet), coefficients (.yaml); else the AIME24 model.",
+    ),
+]
+SomeModels = Annotated[
+    str | None,
+    typer.Option("--model", "--models", metavar="LIST", help="Models; all with known accuracies if not given."),
+]
+Limits = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Tokens at which a trial is cut; 2k..32k:2k if not given.")
+]
+Trials = Annotated[str | None, typer.Option(metavar="LIST", help="Trials of Best-of-N; 1..32:x2 if not given.")]
+Costing = Annotated[str, typer.Option("--cost", metavar="LIST", help="How costs are found: law, simulated, or both.")]
+SomeGpus = Annotated[
+    str | None, typer.Option("--gpu", "--gpus", metavar="LIST", help="GPUs; that of the scenario if not given.")
+]
+Published = Annotated[bool, typer.Option("--as-published", help="The law with the authors' formulas and their B200.")]
+Alike = Annotated[bool, typer.Option("--alike", help="One strategy for all problems, not one for each.")]
+SomeAttentions = Annotated[
+    str | None, typer.Option("--attention", metavar="LIST", help="dense, top_k, block_top_k; dense,top_k if not given.")
+]
+SomeBudgets = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", "--budgets", metavar="LIST", help="KV budgets of sparse attention; 128..2k:x2 if not given."
+    ),
+]
+
+
+@app.command()
+def allocate(
+    costs: Annotated[
+        list[str],
+        typer.Argument(metavar="COST...", help="What a problem may cost: 2000 (tera-eFLOPs), 0.5s, $0.01, 2kJ."),
+    ],
+    strategy: Spending = "long_cot",
+    accuracy: Accuracies = None,
+    model: SomeModels = None,
+    attention: SomeAttentions = None,
+    budget: SomeBudgets = None,
+    limits: Limits = None,
+    trials: Trials = None,
+    gpu: SomeGpus = None,
+    priced: Costing = "law",
+    unit: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of costs without one: eflops (tera), seconds, usd, joules.")
+    ] = None,
+    as_published: Published = False,
+    alike: Alike = False,
+    scenario: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How strategies are served; a bundled AIME24 one if not given.")
+    ] = None,
+    sets: Sets = None,
+    jobs: Jobs = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all choices: .csv or .parquet.")] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """The best strategy within a cost (the paper's Algorithms 1 and 2): model, KV budget, and tokens or trials.
+
+    Costs are per problem. Each problem gets its own choice where its accuracies are known; beside it stands the best
+    strategy that is the same for all.
+    """
+    from simulator.law import allocateview, options, panels
+    from simulator.law.allocate import allocate
+    from simulator.law.amounts import parse_costs
+    from simulator.printing import print_json
+    from simulator.progress import progress_bar
+    from simulator.tables import check_table_path, write_columns
+
+    if out is not None:
+        check_table_path(out)
+    within, chosen = parse_costs(costs, unit)
+    question = panels.read_question(
+        strategy, accuracy, model, attention, budget,
+        limits=limits, trials=trials, unit=chosen, as_published=as_published, per_problem=not alike,
+    )  # fmt: skip
+    kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
+    with progress_bar("simulating") as progress:
+        answers = panels.priced(
+            question, kinds, panels.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
+        )
+    found = [allocate(*panels.all_rows(one), within, unit=chosen, per_problem=question.per_problem) for one in answers]
+    if out is not None:
+        write_columns(out, allocateview.choices_columns(answers, found))
+    document = allocateview.allocate_document(question, answers, found, panels.base_of(question, scenario), sets or [])
+    if output is Format.json:
+        print_json(document)
+    else:
+        allocateview.show_allocations(document, out)
+
+
+@app.command()
+def frontier(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(metavar="[SCENARIO]", help="How strategies are served; a bundled AIME24 one if not given."),
+    ] = None,
+    strategy: Spending = "long_cot",
+    accuracy: Accuracies = None,
+    model: SomeModels = None,
+    attention: SomeAttentions = None,
+    budget: SomeBudgets = None,
+    limits: Limits = None,
+    trials: Trials = None,
+    gpu: SomeGpus = None,
+    priced: Costing = "law",
+    unit: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the cost: eflops (tera), seconds, usd, joules.")
+    ] = "eflops",
+    as_published: Published = False,
+    alike: Alike = False,
+    smooth: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Costs that a point is averaged over; 3 in the paper's figures.")
+    ] = 1,
+    sets: Sets = None,
+    jobs: Jobs = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it, .svg or .png, or write the curves, .csv or .parquet.")
+    ] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """Accuracy against cost, dense and sparse: the best model at each cost, what sparse attention gains and saves."""
+    from simulator.law import frontierview, options, panels
+    from simulator.printing import print_json
+    from simulator.progress import progress_bar
+
+    frontierview.check_out(out)
+    question = panels.read_question(
+        strategy, accuracy, model, attention, budget,
+        limits=limits, trials=trials, unit=unit, as_published=as_published, per_problem=not alike,
+    )  # fmt: skip
+    kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
+    with progress_bar("simulating") as progress:
+        answers = panels.priced(
+            question, kinds, panels.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
+        )
+    found = panels.frontiers(answers, question, smooth=smooth)
+    base = panels.base_of(question, scenario)
+    document = frontierview.frontier_document(question, answers, found, base, sets or [], smooth)
+    if out is not None:
+        frontierview.write_frontiers(out, answers, found, document)
+    if output is Format.json:
+        print_json(document)
+    else:
+        frontierview.show_frontier(document, out)
+
+
+@app.command()
+def compare(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(metavar="[SCENARIO]", help="How problems are served; a bundled AIME24 one if not given."),
+    ] = None,
+    strategy: Spending = "long_cot",
+    accuracy: Accuracies = None,
+    model: SomeModels = None,
+    attention: Annotated[
+        str, typer.Option(metavar="NAME", help="The sparse one that is compared with dense: top_k, block_top_k, none.")
+    ] = "top_k",
+    budget: Budgets = "256,1k,2k",
+    page: Page = None,
+    local: Local = 0,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Whose costs figures show; qwen3-8b if not given.")
+    ] = None,
+    reference_budget: Annotated[
+        int | None, typer.Option(metavar="N", help="KV budget of the costs that are shown; the middle if not given.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2048, metavar="N", help="Tokens after which a trial is cut.")] = 32768,
+    trials: Annotated[int, typer.Option(min=2, metavar="N", help="Largest number of trials of best_of_n.")] = 32,
+    gpu: SomeGpus = None,
+    sets: Sets = None,
+    jobs: Jobs = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it, .svg or .png, or write all of it, .json, or its rows, .csv."),
+    ] = None,
+    output: Formatted = Format.table,
+) -> None:
+    """Does the law survive? Costs from the closed form to the full simulation, lifting one assumption at a time, and
+    what is left of each of the law's conclusions.
+    """
+    from simulator.displaycompare import show_comparison
+    from simulator.law import options, survey
+    from simulator.law.comparedoc import comparison_document
+    from simulator.printing import print_json
+    from simulator.progress import progress_bar
+
+    survey.check_out(out)
+    with progress_bar("simulating") as progress:
+        found = survey.survey(
+            scenario,
+            models=None if model is None else options.words(model, "--model", "models such as qwen3-8b,qwen3-32b"),
+            policies=() if attention == "none" else options.policies(attention, budget, page, local),
+            axis=strategy, gpus=None if gpu is None else options.words(gpu, "--gpu", "GPUs such as h200-sxm,b200-sxm"),
+            accuracy=accuracy, reference=reference, budget=reference_budget, limit=limit, trials=trials,
+            sets=sets or [], jobs=jobs, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        survey.write_comparison(found, out)
+    if output is Format.json:
+        print_json(comparison_document(found))
+    else:
+        show_comparison(found, out)
