@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 KERNELS := $(VENV)/.kernels
 
-.PHONY: run test test-versions lint bench validate sparse-check serving docs figures clean
+.PHONY: run test test-versions lint bench validate sparse-check serving findings docs figures clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -48,12 +48,16 @@ serving: $(STAMP)  ## Measured deployments beside predictions; writes docs/servi
 	$(BIN)/python -m calibration.serving_page $(TABLE)
 	$(if $(TABLE),,$(BIN)/python -m calibration.serving_pools_page)
 
+findings: $(STAMP)  ## The Kinetics paper's claims, by the law and simulated; writes docs/findings.md.
+	$(BIN)/python -m simulator.law.findings
+
 docs: $(STAMP)  ## Regenerate the pages that come from the code.
 	$(BIN)/python docs/generate.py
 
 figures: $(STAMP)  ## Redraw the pictures of the README.
 	$(BIN)/kinesim graph aime24-best-of-32 --batch 64 --context 8192 --out docs/decode-step.svg
 	$(BIN)/kinesim roofline aime24-best-of-32 --batch 64 --context 8192 --query 2048 --out docs/roofline.png
+	$(BIN)/kinesim law frontier --cost law,simulated --unit seconds --out docs/law-frontier.png
 
 clean:
 	rm -rf $(VENV) .versions out bench.json build dist *.egg-info

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 STYLE = {"holds": "green", "weaker": "yellow", "gone": "red", "unknown": "dim"}
 COUNTED = {"holds": "as strong", "weaker": "weaker", "gone": "gone", "unknown": "not judged"}
+LENGTHS = 8
+"""The rung on which lengths vary and batches drain; the law itself says what the lengths alone are worth."""
 MOST_COLUMNS = 6
 """Strategies side by side in the table of costs."""
 BUDGETS = 7
@@ -48,8 +51,13 @@ def show_comparison(comparison: Comparison, out: Path | None) -> None:
         console.print(f"written to {out}")
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 0, 0, 1))
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 0, 0, 1))
+
+
+def _titled(title: str, table: Table) -> Group:
+    """A title that is not broken to the table's width."""
+    return Group(Text(title, style="bold"), table)
 
 
 def _strategy(comparison: Comparison) -> str:
@@ -90,8 +98,8 @@ def shown_models(comparison: Comparison) -> list[str]:
     return [name for name in names if name in wanted]
 
 
-def _costs(comparison: Comparison, steps: Any, gpu: str) -> Table:
-    table = _table(f"GPU-seconds a problem (x: on the rung below), {_strategy(comparison)}")
+def _costs(comparison: Comparison, steps: Any, gpu: str) -> Group:
+    heading, table = f"GPU-seconds a problem (x: on the rung below), {_strategy(comparison)}", _table()
     table.add_column("rung", no_wrap=True)
     here = steps[steps["gpu"] == gpu]
     pairs = [(m, a) for m in shown_models(comparison) for a in dict.fromkeys(here["attention"])][:MOST_COLUMNS]
@@ -110,19 +118,22 @@ def _costs(comparison: Comparison, steps: Any, gpu: str) -> Table:
             most = largest[pair] is not None and largest[pair].rung == rung
             row.append(Text(text, style="bold cyan" if most else ""))
         table.add_row(f"{rung} {title}", *row)
+    if any(abs(cells[(*pair, LENGTHS)].spread - 1) > 0.005 for pair in pairs if (*pair, LENGTHS) in cells):
+        alone = [f"x{cells[(*pair, LENGTHS)].spread:.2f}" for pair in pairs]
+        table.add_row(Text("of 8, lengths alone", style="dim"), *[Text(text, style="dim") for text in alone])
     whole = [f"x{cells[(*pair, max(comparison.rungs))].total:.2f}" for pair in pairs]
     table.add_row(Text("all together", style="dim"), *[Text(text, style="bold") for text in whole])
-    return table
+    return _titled(heading, table)
 
 
-def _best(comparison: Comparison, gpu: str) -> Table:
+def _best(comparison: Comparison, gpu: str) -> Group:
     """The best model with dense attention and with sparse, at costs from the first to the last change of any rung."""
     judged = [comparison.at(gpu, rung) for rung in comparison.rungs]
     starts = [span.start for j in judged for span in (*j.measures.best_dense, *j.measures.best_sparse)]
-    table = _table("Best model at a cost in GPU-seconds a problem: with dense attention, and with sparse")
+    title, table = "Best model at a cost in GPU-seconds a problem: with dense attention, and with sparse", _table()
     table.add_column("rung", no_wrap=True)
     if not starts:
-        return table
+        return _titled(title, table)
     costs = np.geomspace(min(starts) * 1.5, max(starts) * 1.5, BUDGETS)
     for cost in costs:
         table.add_column(f"{float(f'{cost:.2g}'):g} s", justify="right", no_wrap=True)
@@ -133,7 +144,7 @@ def _best(comparison: Comparison, gpu: str) -> Table:
             pair = [_model_at(spans, cost) for spans in (one.measures.best_dense, one.measures.best_sparse)]
             cells.append(" ".join(f"{name:>4}" for name in pair))
         table.add_row(f"{one.rung} {titles[one.rung]}", *cells)
-    return table
+    return _titled(title, table)
 
 
 def _model_at(spans: Any, cost: float) -> str:
@@ -143,8 +154,8 @@ def _model_at(spans: Any, cost: float) -> str:
     return "-"
 
 
-def _verdicts(comparison: Comparison, gpu: str) -> Table:
-    table = _table("What is left of the law's conclusions on each rung")
+def _verdicts(comparison: Comparison, gpu: str) -> Group:
+    title, table = "What is left of the law's conclusions on each rung", _table()
     table.add_column("conclusion", no_wrap=True)
     table.add_column("paper", justify="right", no_wrap=True)
     for rung in comparison.rungs:
@@ -156,7 +167,7 @@ def _verdicts(comparison: Comparison, gpu: str) -> Table:
             verdict = verdicts[i]
             cells.append(Text(f"{verdict.word}\n{verdict.text}", style=STYLE[verdict.word]))
         table.add_row(f"{claim.title}\n  {claim.measure}", claim.paper, *cells)
-    return table
+    return _titled(title, table)
 
 
 def _details(comparison: Comparison, gpu: str) -> list[str]:

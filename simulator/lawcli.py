@@ -18,7 +18,6 @@ def _main() -> None:
 
 
 Models = Annotated[str, typer.Option("--model", "--models", metavar="LIST", help="Models, separated by commas.")]
-Gpus = Annotated[str, typer.Option("--gpu", "--gpus", metavar="LIST", help="GPUs, separated by commas.")]
 Attentions = Annotated[
     str, typer.Option("--attention", metavar="LIST", help="dense, top_k, block_top_k, separated by commas.")
 ]
@@ -48,7 +47,10 @@ def cost(
         str, typer.Option(metavar="LIST", help="Generated tokens of a trial: 4k,32k or 2k..32k:2k.")
     ] = "32k",
     trials: Annotated[str, typer.Option(metavar="LIST", help="Trials of a problem: 1 or 1..32:x2.")] = "1",
-    gpu: Gpus | None = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", "--gpus", metavar="LIST", help="GPUs; h200-sxm if not given, b200-sxm as published."),
+    ] = None,
     sets: Sets = None,
     kv_dtype: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="Of the KV cache; else the checkpoint's.")
@@ -135,7 +137,7 @@ SomeBudgets = Annotated[
 ]
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # so that a cost of -5 is judged as a cost
 def allocate(
     costs: Annotated[
         list[str],
@@ -169,6 +171,7 @@ def allocate(
     strategy that is the same for all.
     """
     from simulator.law import allocateview, options, panels
+    from simulator.law import question as questions
     from simulator.law.allocate import allocate
     from simulator.law.amounts import parse_costs
     from simulator.printing import print_json
@@ -178,19 +181,21 @@ def allocate(
     if out is not None:
         check_table_path(out)
     within, chosen = parse_costs(costs, unit)
-    question = panels.read_question(
+    question = questions.read_question(
         strategy, accuracy, model, attention, budget,
         limits=limits, trials=trials, unit=chosen, as_published=as_published, per_problem=not alike,
     )  # fmt: skip
     kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
     with progress_bar("simulating") as progress:
         answers = panels.priced(
-            question, kinds, panels.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
+            question, kinds, questions.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
         )
     found = [allocate(*panels.all_rows(one), within, unit=chosen, per_problem=question.per_problem) for one in answers]
     if out is not None:
         write_columns(out, allocateview.choices_columns(answers, found))
-    document = allocateview.allocate_document(question, answers, found, panels.base_of(question, scenario), sets or [])
+    document = allocateview.allocate_document(
+        question, answers, found, questions.base_of(question, scenario), sets or []
+    )
     if output is Format.json:
         print_json(document)
     else:
@@ -217,6 +222,12 @@ def frontier(
     ] = "eflops",
     as_published: Published = False,
     alike: Alike = False,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Places to look at besides: the gain at costs (80ms), the saving at accuracies (76%)."
+        ),
+    ] = None,
     smooth: Annotated[
         int, typer.Option(min=1, metavar="N", help="Costs that a point is averaged over; 3 in the paper's figures.")
     ] = 1,
@@ -228,29 +239,32 @@ def frontier(
     output: Formatted = Format.table,
 ) -> None:
     """Accuracy against cost, dense and sparse: the best model at each cost, what sparse attention gains and saves."""
-    from simulator.law import frontierview, options, panels
+    from simulator.law import frontiertable, frontierview, options, panels
+    from simulator.law import question as questions
+    from simulator.law.amounts import parse_marks
     from simulator.printing import print_json
     from simulator.progress import progress_bar
 
     frontierview.check_out(out)
-    question = panels.read_question(
+    marks = [] if at is None else parse_marks(at, unit)
+    question = questions.read_question(
         strategy, accuracy, model, attention, budget,
         limits=limits, trials=trials, unit=unit, as_published=as_published, per_problem=not alike,
     )  # fmt: skip
     kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
     with progress_bar("simulating") as progress:
         answers = panels.priced(
-            question, kinds, panels.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
+            question, kinds, questions.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
         )
     found = panels.frontiers(answers, question, smooth=smooth)
-    base = panels.base_of(question, scenario)
-    document = frontierview.frontier_document(question, answers, found, base, sets or [], smooth)
+    base = questions.base_of(question, scenario)
+    document = frontierview.frontier_document(question, answers, found, base, sets or [], smooth, marks)
     if out is not None:
-        frontierview.write_frontiers(out, answers, found, document)
+        frontierview.write_frontiers(out, answers, found, document, marks)
     if output is Format.json:
         print_json(document)
     else:
-        frontierview.show_frontier(document, out)
+        frontiertable.show_frontier(document, out)
 
 
 @app.command()

@@ -12,13 +12,16 @@ from simulator.files import check_writable, replace_file
 SUFFIXES = (".csv", ".parquet")
 
 
-def parquet_bytes(columns: dict[str, np.ndarray]) -> bytes:
-    """The columns as a Parquet file."""
+def parquet_bytes(columns: dict[str, np.ndarray], repeated: list[str] | None = None) -> bytes:
+    """The columns as a Parquet file. `repeated` : those whose values are looked for again and kept once; None: all,
+    which takes twice as long.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), sink, compression="zstd")
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pq.write_table(table, sink, compression="zstd", use_dictionary=True if repeated is None else repeated)
     return sink.getvalue().to_pybytes()
 
 
@@ -49,7 +52,7 @@ def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
     """The columns as a table, CSV or Parquet by the name's ending. InputError as of `check_table_path`."""
     check_table_path(path)
     if path.suffix.lower() == ".parquet":
-        content = parquet_bytes(columns)
+        content = parquet_bytes(columns, [name for name, values in columns.items() if values.dtype.kind in "OUi"])
     else:
         import pandas as pd
 

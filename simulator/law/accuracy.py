@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hwspecs.errors import InputError
 from hwspecs.yamlfile import YamlFile, read_yaml
 from simulator.law.parametric import Coefficients, Parametric
-from simulator.law.tables import canonical
+from simulator.law.strategies import LIMITS
+from simulator.law.tables import PROMPT, canonical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,17 +125,21 @@ def read_parametric(path: str | Path) -> Parametric:
     about = data.get("about", data.get("name", path))
     note = f"{about}. {data.get('note', 'Fitted to: ' + str(data.get('citation', 'not said')))}."
     return Parametric(
-        name=str(data.get("name", path)), note=note, coefficients=fitted, errors=errors, draws=draws,
-        alternatives=alternatives, caveats=tuple(map(str, data.get("not_identified", ()))), **{
-            key: _whole(file, data, name)
-            for key, name in (("longest", "longest"), ("prompt", "prompt_tokens"), ("problems", "problems"))
-            if name in data
-        },
-    )  # fmt: skip
+        name=str(data.get("name", path)),
+        note=note,
+        coefficients=fitted,
+        longest=_whole(file, data, "longest", LIMITS[-1]),
+        prompt=_whole(file, data, "prompt_tokens", PROMPT),
+        problems=_whole(file, data, "problems", 30),
+        caveats=tuple(map(str, data.get("not_identified", ()))),
+        errors=errors,
+        draws=draws,
+        alternatives=alternatives,
+    )
 
 
-def _whole(file: YamlFile, data: Mapping[str, Any], key: str) -> int:
-    value = data[key]
+def _whole(file: YamlFile, data: Mapping[str, Any], key: str, default: int) -> int:
+    value = data.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
         raise InputError("not a whole number above 0", file=file.path, place=key, line=file.line((key,)), found=value)
     return value

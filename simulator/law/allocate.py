@@ -39,7 +39,8 @@ class Allocation:
     problems : how many problems there are; 0 if only the whole benchmark is known.
     single : the best strategy that is the same for all problems, as one row of such a frame (accuracy, cost and tokens
         are means over the problems); None if nothing is affordable.
-    cheapest : the lowest cost of any strategy of this attention.
+    cheapest : the lowest cost of any strategy of this attention, for the problem for which it is lowest.
+    cheapest_single : the lowest mean cost of a strategy that all problems have.
     """
 
     limit: float
@@ -50,6 +51,7 @@ class Allocation:
     problems: int
     single: Any | None
     cheapest: float
+    cheapest_single: float
 
     @property
     def solvable(self) -> Any:
@@ -116,7 +118,7 @@ def _of_attention(kind: str, rows: Any, at: np.ndarray, per_problem: bool) -> li
     common = _common(by_problem, problems) if problems else rows
     singles = best_within(common["cost"].to_numpy(), common["accuracy"].to_numpy(dtype=float), at)
     choices = _each_problem(by_problem, at) if problems and per_problem else None
-    cheapest = float(rows["cost"].min())
+    lowest = float(rows["cost"].min()), float(common["cost"].min())
     found = []
     for i, limit in enumerate(at):
         single = None if singles[i] < 0 else common.iloc[int(singles[i])]
@@ -124,7 +126,7 @@ def _of_attention(kind: str, rows: Any, at: np.ndarray, per_problem: bool) -> li
         count = problems if choices is not None else 1
         accuracy = float(chosen["accuracy"].sum()) / count
         spent = float(chosen["cost"].mean()) if len(chosen) else float("nan")
-        found.append(Allocation(float(limit), kind, accuracy, spent, chosen, problems, single, cheapest))
+        found.append(Allocation(float(limit), kind, accuracy, spent, chosen, problems, single, *lowest))
     return found
 
 
@@ -146,3 +148,20 @@ def _common(rows: Any, problems: int) -> Any:
     means = groups[["accuracy", "cost", "tokens", "prompt_tokens"]].mean()
     means = means[groups["problem"].nunique() == problems].reset_index()
     return means.assign(problem=WHOLE)
+
+
+def alternative_accuracies(
+    table: Any, cost: np.ndarray, limits: Sequence[float], *, per_problem: bool = True
+) -> dict[tuple[float, str], tuple[float | None, float | None]]:
+    """Of another table of the same question, by limit and attention: the accuracy of `allocate`, and that of its single
+    strategy; None where nothing is affordable.
+    """
+    within = [limit for limit in limits if limit >= float(np.min(cost))]
+    found = allocate(table, cost, within, per_problem=per_problem) if within else []
+    return {
+        (one.limit, one.attention): (
+            one.accuracy if len(one.chosen) else None,
+            None if one.single is None else float(one.single["accuracy"]),
+        )
+        for one in found
+    }

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.law.allocate import Allocation
+from simulator.law.allocate import Allocation, alternative_accuracies
 from simulator.law.amounts import UNIT_WORDS, amount
 from simulator.law.frontierplot import ATTENTION_WORDS, short_name
-from simulator.law.frontierview import finite, notes_of, question_document
+from simulator.law.frontiertable import notes_of
+from simulator.law.frontierview import finite, question_document
 
 if TYPE_CHECKING:
-    from simulator.law.panels import Priced, Question
+    from simulator.law.panels import Priced
+    from simulator.law.question import Question
 
 ALLOCATE_SCHEMA = "kinesim-law-allocate/1"
 CHOICE = ("problem", "model", "budget", "limit", "tokens", "trials", "accuracy", "cost")
@@ -35,19 +37,34 @@ def allocate_document(
     over the problems), `problems` (0 if the accuracy is known for the whole benchmark only), `models` (of how many
     problems each is the choice), `budget`, `tokens`, `trials` and `cut` (of the limit of tokens), each the quartiles
     over the problems that can be solved, or null; `choices`, by problem; `single`, the best strategy that is the same
-    for all; `cheapest`, the lowest cost of any strategy.
+    for all; `cheapest` and `cheapest_single`, the lowest cost of any strategy and of one for all; `alternatives`, of
+    Best-of-N, the accuracies (`accuracy`, and `single`) with problems that differ less or more than assumed.
     """
     panels = [
         {
             "gpu": one.gpu.name,
             "title": one.title,
             "cost": one.kind,
-            "allocations": [_allocation(each) for each in several],
+            "allocations": _allocations(question, one, several),
             "notes": list(one.notes),
         }
         for one, several in zip(answers, found, strict=True)
     ]
     return {"schema": ALLOCATE_SCHEMA, **question_document(question, answers, scenario, sets), "panels": panels}
+
+
+def _allocations(question: Question, one: Priced, found: Sequence[Allocation]) -> list[dict[str, Any]]:
+    limits = list(dict.fromkeys(each.limit for each in found))
+    others = {
+        name: alternative_accuracies(table, cost, limits, per_problem=question.per_problem)
+        for name, (table, cost) in one.alternatives.items()
+    }
+    rows = []
+    for each in found:
+        ends = {name: known.get((each.limit, each.attention), (None, None)) for name, known in others.items()}
+        ways = {name: {"accuracy": own, "single": single} for name, (own, single) in ends.items()}
+        rows.append(_allocation(each) | {"alternatives": ways})
+    return rows
 
 
 def _allocation(one: Allocation) -> dict[str, Any]:
@@ -64,6 +81,7 @@ def _allocation(one: Allocation) -> dict[str, Any]:
             "choices": one.chosen[list(CHOICE)].to_dict("records"),
             "single": None if one.single is None else {key: one.single[key] for key in CHOICE},
             "cheapest": one.cheapest,
+            "cheapest_single": one.cheapest_single,
         }
     )
 
@@ -98,6 +116,13 @@ def show_allocations(document: Mapping[str, Any], out: Path | None) -> None:
             console.print()
         console.print(_single_table(panel, document["strategy"], unit))
     console.print()
+    if document["per_problem"]:
+        console.print(
+            "note: its own: every problem within the cost; alike: within it in the mean, single problems may take more",
+            style="yellow",
+        )
+    if any(row["alternatives"] for panel in document["panels"] for row in panel["allocations"]):
+        console.print("note: in brackets: if problems differ less or more than assumed", style="yellow")
     for note in notes_of(document):
         console.print(f"note: {note}", style="yellow")
     if out is not None:
@@ -120,13 +145,13 @@ def _each_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
     for row in panel["allocations"]:
         kind = ATTENTION_WORDS.get(row["attention"], row["attention"])
         if not row["choices"]:
-            table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row, unit), "", "", "")
+            table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row["cheapest"], unit), "", "", "")
             continue
         models = ", ".join(f"{short_name(name)} ({count})" for name, count in row["models"].items())
         short = row["problems"] - len(row["choices"])
         models += f", nothing ({short})" if short else ""
         table.add_row(
-            amount(row["limit"], unit), kind, f"{100 * row['accuracy']:.1f} %", models,
+            amount(row["limit"], unit), kind, _solved(row, "accuracy", row["accuracy"]), models,
             _quartiles(row["trials" if strategy == "best_of_n" else "cut"]),
             "-" if row["attention"] == "dense" else _quartiles(row["budget"]), amount(row["spent"], unit),
         )  # fmt: skip
@@ -140,12 +165,12 @@ def _single_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
     for row in panel["allocations"]:
         kind, single = ATTENTION_WORDS.get(row["attention"], row["attention"]), row["single"]
         if single is None:
-            table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row, unit), "", "", "")
+            table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row["cheapest_single"], unit), "", "", "")
             continue
         known = single["tokens"] is not None
         value = single["trials" if strategy == "best_of_n" else "limit"] if known else None
         table.add_row(
-            amount(row["limit"], unit), kind, f"{100 * single['accuracy']:.1f} %", short_name(single["model"]),
+            amount(row["limit"], unit), kind, _solved(row, "single", single["accuracy"]), short_name(single["model"]),
             f"{value:,.0f}" if value is not None else "not known",
             "-" if row["attention"] == "dense" else f"{single['budget']:,.0f}" if known else "not known",
             amount(single["cost"], unit),
@@ -153,8 +178,18 @@ def _single_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
     return table
 
 
-def _nothing(row: Mapping[str, Any], unit: str) -> str:
-    return f"nothing below {amount(row['cheapest'], unit)}"
+def _solved(row: Mapping[str, Any], key: str, accuracy: float) -> str:
+    """`90.3 % (84 to 94)`: in brackets with other spreads between problems."""
+    others = [other[key] for other in row["alternatives"].values() if other[key] is not None]
+    if not others:
+        return f"{100 * accuracy:.1f} %"
+    return f"{100 * accuracy:.1f} % ({100 * min(others):.0f} to {100 * max(others):.0f})"
+
+
+def _nothing(lowest: float | None, unit: str) -> str:
+    if lowest is None:
+        return "no strategy is known of all problems"
+    return f"nothing below {amount(lowest, unit)}"
 
 
 def _quartiles(values: Sequence[float] | None) -> str:

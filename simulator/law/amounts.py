@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hwspecs.errors import InputError
 from hwspecs.units import format_quantity
@@ -32,6 +33,8 @@ def parse_costs(texts: Sequence[str], unit: str | None = None) -> tuple[list[flo
         raise InputError("no cost", place="COST", found=",".join(texts), allowed=example)
     numbers, named = [], {} if unit is None else {unit: "--unit"}
     for part in parts:
+        if part.startswith("--"):
+            raise InputError("no such option", found=part, allowed="the options that --help lists")
         match = _AMOUNT.fullmatch(part)
         if not match or (match[1] and match[3]):
             raise InputError("not a cost", place="COST", found=part, allowed=example)
@@ -54,6 +57,38 @@ def parse_costs(texts: Sequence[str], unit: str | None = None) -> tuple[list[flo
             allowed="one of " + ", ".join(UNITS),
         )
     return numbers, next(iter(named), "eflops")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place on a frontier that was asked for: a cost, or else an accuracy (0 to 1)."""
+
+    cost: float
+    accuracy: float | None = None
+
+
+def parse_marks(text: str, unit: str) -> list[Mark]:
+    """The places of a comma list: costs in `unit`, as `parse_costs` reads them, and accuracies such as `76%`.
+
+    InputError for what is neither, for a cost in another unit, and for an accuracy that is not above 0 and up to 100 %.
+    """
+    found = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part.endswith("%"):
+            try:
+                found.append(Mark(parse_costs([part], unit)[0][0]))
+            except InputError as error:
+                allowed = f"costs in {unit} such as 2000 or 80ms, and accuracies such as 76%"
+                raise InputError(error.problem, place="--at", found=part, allowed=allowed) from None
+            continue
+        try:
+            share = float(part[:-1]) / 100
+        except ValueError:
+            share = float("nan")
+        if not 0 < share <= 1:
+            raise InputError("not an accuracy", place="--at", found=part, allowed="above 0% and up to 100%")
+        found.append(Mark(float("nan"), share))
+    return found
 
 
 def amount(value: float, unit: str) -> str:

@@ -40,14 +40,18 @@ class Group:
     rungs: tuple[int, ...]
 
 
-def check_scenario(scenario: LoadedScenario) -> None:
+def check_scenario(scenario: LoadedScenario, axis: str) -> None:
     """InputError for what the law has no words for."""
-    config = scenario.config
+    config, strategy = scenario.config, scenario.config.workload.strategy
+    stopped = isinstance(strategy, BestOfN) and strategy.stop_on_accept
+    traced = config.workload.trace is not None and axis == "best_of_n"
     for place, found, allowed in (
         ("disaggregation", "given" if scenario.pools is not None else None, "one pool: leave it out"),
         ("speculation", config.speculation and config.speculation.method, "one token a step: leave it out"),
         ("replicas", config.replicas if config.replicas > 1 else None, "1: others would only repeat it"),
         ("workload.timeout", config.workload.timeout, "no timeout: all trials are finished"),
+        ("workload.strategy.stop_on_accept", stopped or None, "false: all trials are finished"),
+        ("workload.trace", "given" if traced else None, "drawn lengths, of which a problem's trials differ"),
     ):
         if found is not None:
             problem = "the ladder from the law has no rung for it"

@@ -53,3 +53,29 @@ def best_within(cost: np.ndarray, accuracy: np.ndarray, at: np.ndarray, tie: flo
         return np.full(len(at), -1)
     first = np.searchsorted(best, best[last] * (1 - tie), side="left")
     return np.where(last >= 0, order[first], -1)
+
+
+def cost_grid(costs: Any, points: int, given: list[np.ndarray]) -> np.ndarray:
+    """The `costs` that were asked for, checked; or `points` of them, evenly in the logarithm over all `given` costs.
+
+    InputError for costs that do not rise or are not above 0, and if there is nothing to take them from.
+    """
+    known = np.concatenate(given)
+    if not len(known):
+        raise InputError("no strategy has a known accuracy")
+    if costs is not None:
+        grid = np.asarray(costs, dtype=float)
+        if grid.ndim != 1 or not len(grid) or not np.isfinite(grid).all() or (grid <= 0).any():
+            raise InputError("no costs to compute a frontier at", found=costs, allowed="numbers above 0")
+        if (np.diff(grid) <= 0).any():
+            raise InputError("the costs of a frontier do not rise", found=costs, allowed="rising numbers")
+        return grid
+    if points < 2:
+        raise InputError("too few costs for a frontier", found=points, allowed="2 or more")
+    known = known[known > 0]
+    if not len(known):
+        raise InputError("no strategy costs anything", allowed="costs above 0")
+    low, high = float(known.min()), float(known.max())
+    grid = np.geomspace(low, high if high > low else 10 * low, points)
+    grid[0], grid[-1] = low, max(high, float(grid[-1]))  # not a rounding below the cheapest strategy
+    return grid

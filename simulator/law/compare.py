@@ -11,8 +11,8 @@ a note says for how many strategies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,19 +141,13 @@ def compare(
     from simulator.law.closedform import law_model
     from workloads.model import load_model
 
-    if axis not in AXES:
-        raise InputError("unknown axis", found=axis, allowed=near_matches(axis, AXES))
     sparse = [kind for kind in dict.fromkeys(ladder["attention"]) if kind != "dense"]
     if len(sparse) > 1:
         raise InputError("the ladder has several kinds of sparse attention", found=", ".join(sparse), allowed="one")
     laws = {name: law_model(load_model(name), "bf16") for name in dict.fromkeys(ladder["model"])}
     parameters = {name: float(law.parameters) for name, law in laws.items()}
     parameters = dict(sorted(parameters.items(), key=lambda item: item[1]))
-    if reference.model not in parameters:
-        allowed = ", ".join(parameters)
-        raise InputError(
-            "the reference is not one of the models", place="--reference", found=reference.model, allowed=allowed
-        )
+    check_question(axis, parameters, reference, accuracy)
     attention = sparse[0] if sparse else "top_k"
     said = list(notes)
     table, missing = _strategies(ladder, accuracy, axis, sparse, limits, trials, said)
@@ -171,8 +165,10 @@ def compare(
         ratios = {row.model: float(row.attention_ratio) for row in dense.itertuples() if row.attention_ratio > 0}
         front = frontier(table, cost, points=COSTS)
         found = measure(front, flops, attention, parameters, small, reference.model, ratios)
-        if len(small) in (0, len(parameters)):
-            found = _without_shares(found)
+        if "small" in missing:
+            found = replace(found, small_dense=None, small_sparse=None)
+        if "growth" in missing:
+            found = replace(found, growth=None)
         judged.append(Judged(str(gpu), int(rung), found, judge(found, axis, attention, parameters, missing)))
     if beyond:
         said.append(
@@ -187,10 +183,21 @@ def compare(
     )  # fmt: skip
 
 
-def _without_shares(found: Measures) -> Measures:
-    from dataclasses import replace
-
-    return replace(found, small_dense=None, small_sparse=None)
+def check_question(axis: str, models: Collection[str], reference: Reference, accuracy: Any) -> None:
+    """InputError for an unknown axis, a reference that is none of the models, or a model without accuracy."""
+    if axis not in AXES:
+        allowed = near_matches(axis, AXES)
+        raise InputError("unknown way to spend a cost", place="--strategy", found=axis, allowed=allowed)
+    if lacking := [name for name in models if name not in accuracy.models]:
+        raise InputError(
+            f"{accuracy.name} does not say what {', '.join(lacking)} solves", place="--model", found=lacking[0],
+            allowed=", ".join(accuracy.models),
+        )  # fmt: skip
+    if reference.model not in models:
+        raise InputError(
+            "the reference is not one of the models", place="--reference", found=reference.model,
+            allowed=", ".join(models),
+        )  # fmt: skip
 
 
 def _strategies(
@@ -205,12 +212,6 @@ def _strategies(
     """The strategies that compete, with their accuracies, and why conclusions cannot be judged, by conclusion."""
     missing: dict[str, str] = {}
     models = list(dict.fromkeys(ladder["model"]))
-    lacking = [name for name in models if name not in accuracy.models]
-    if lacking:
-        raise InputError(
-            f"{accuracy.name} does not say what {', '.join(lacking)} solves", place="--models", found=lacking[0],
-            allowed=", ".join(accuracy.models),
-        )  # fmt: skip
     budgets = sorted({int(b) for b in ladder.loc[ladder["attention"] != "dense", "budget"]})
     kinds = ["dense", *sparse]
     if sparse and accuracy.kind == "curves":

@@ -21,15 +21,11 @@ import numpy as np
 
 from hwspecs.errors import InputError, near_matches
 from simulator.law.strategies import LIMITS, WHOLE
-from simulator.law.tables import canonical, check_attentions, frame, read_table
+from simulator.law.tables import PROMPT, canonical, check_attentions, frame, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROMPT = 135
-"""Tokens of a problem, where a file of curves does not say. The steps of the paper's dense curves, which lie where the
-cheapest limits (2,048, 4,096, ...) become affordable, fit 110 to 170; 100 more raise the cost of 2,048 tokens by 9% and
-that of 16,384 by 1%."""
 LONGEST = LIMITS[-1]
 """Length at which the authors cut every trial, tokens; a dearer point has the same trials."""
 _SPELLINGS = {

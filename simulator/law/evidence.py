@@ -88,6 +88,7 @@ def gather(
     models: Sequence[str] = MODELS,
     limits: Sequence[int] = LIMITS,
     trials: Sequence[int] = TRIALS,
+    run: Callable[[str, str, int | None, int], RunFacts] = run_facts,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evidence:
     """Compute everything.
@@ -95,8 +96,10 @@ def gather(
     Parameters
     ----------
     accuracy : of `simulator.law.accuracy`, with `strategies` and `note`. simulated : GPU-seconds of a table's rows.
-    curves : the digitised curves' file, None if there is none.
+    curves : the digitised curves' file, None if there is none. run : model, GPU, KV budget, tokens -> `run_facts`.
     """
+    import pandas as pd
+
     fronts: dict[tuple[str, str], Frontier] = {}
     measures: dict[tuple[str, str, str], Measures] = {}
     spreads: dict[tuple[str, str, str], Measures] = {}
@@ -104,24 +107,29 @@ def gather(
     small = [name for name in models if parameters[name] < SMALL]
     for axis in AXES:
         cuts, counts = (tuple(limits), (1,)) if axis == "long_cot" else (tuple(limits)[-1:], tuple(trials))
-        for spread in SPREADS if axis == "best_of_n" else SPREADS[:1]:
-            table = (accuracy.with_spread(spread) if spread else accuracy).strategies(
+        tables = [
+            (accuracy.with_spread(spread) if spread else accuracy).strategies(
                 models=models, attentions=("dense", *SPARSE), budgets=BUDGETS, limits=cuts, trials=counts
             )
-            told = f"{axis}{f', {spread} spread' if spread else ''}"
-            progress(f"{told}: the law on {len(table):,} strategies")
-            by_flops = frontier(table, law_flops(table, load_gpu(gpus[0])))
-            for setting, cost in _costs(table, gpus, simulated, progress, axis, told):
-                front = frontier(table, cost)
-                found = {kind: measure(front, by_flops, kind, parameters, small, REFERENCE) for kind in SPARSE}
+            for spread in (SPREADS if axis == "best_of_n" else SPREADS[:1])
+        ]
+        together = pd.concat(tables, ignore_index=True)  # priced at once: their strategies are nearly the same
+        progress(f"{axis}: the law on {len(together):,} strategies")
+        ends = np.cumsum([len(table) for table in tables])[:-1]
+        flops = np.split(law_flops(together, load_gpu(gpus[0])), ends)
+        by_flops = [frontier(table, cost) for table, cost in zip(tables, flops, strict=True)]
+        for setting, cost in _costs(together, gpus, simulated, progress, axis):
+            for i, (table, part) in enumerate(zip(tables, np.split(cost, ends), strict=True)):
+                front = frontier(table, part)
+                found = {kind: measure(front, by_flops[i], kind, parameters, small, REFERENCE) for kind in SPARSE}
                 if axis == "best_of_n":
-                    spreads |= {(spread, setting, kind): one for kind, one in found.items()}
-                if not spread:
+                    spreads |= {(SPREADS[i], setting, kind): one for kind, one in found.items()}
+                if i == 0:
                     fronts[axis, setting] = front
                     measures |= {(axis, setting, kind): one for kind, one in found.items()}
     progress("whole runs")
     facts = {
-        (gpu, model, budget, tokens): run_facts(model, gpu, budget, tokens)
+        (gpu, model, budget, tokens): run(model, gpu, budget, tokens)
         for gpu in gpus for model in RUN_MODELS for budget in RUN_BUDGETS for tokens in RUN_TOKENS
     }  # fmt: skip
     layers = tuple(layer_facts(REFERENCE_LAYER, gpu, *point) for gpu in gpus for point in PAPER_LAYER_POINTS)
@@ -135,7 +143,6 @@ def _costs(
     simulated: Costs,
     progress: Callable[[str], None],
     axis: str,
-    told: str,
 ) -> Any:
     """(setting, cost of each row) one after the other."""
     from simulator.law.costs import law_costs
@@ -144,7 +151,7 @@ def _costs(
     for gpu in gpus:
         yield law_setting(gpu), law_costs(table, load_gpu(gpu), "seconds")
     for gpu in gpus:
-        progress(f"{told}: simulated on {gpu}")
+        progress(f"{axis}: simulated on {gpu}")
         yield simulated_setting(gpu), simulated(table, gpu, SCENARIOS[axis])
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,20 @@ import numpy as np
 from hwspecs.errors import InputError
 from simulator.files import replace_file
 from simulator.law.evidence import Evidence, gather
+from simulator.law.findingfronts import (
+    best_of_n,
+    block_top_k,
+    budget_growth,
+    flops_choice,
+    single_models,
+    small_models,
+    threshold,
+    top_k_points,
+    top_k_saving,
+)
+from simulator.law.findinglaw import attention_dominates, b200_time, kv_memory, wall_clock
 from simulator.law.findingplots import draw_all
-from simulator.law.findingwords import CURVES_MISSING, Finding, findings, gpu_name, table
+from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, Finding, gpu_name, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,17 +49,19 @@ HEAD = """\
 *Made by `make findings`; do not edit.*
 
 The claims of *Kinetics: Rethinking Test-Time Scaling Laws* (Sadhukhan et al., arXiv 2506.05333, and its
-[project page](https://infini-ai-lab.github.io/Kinetics)), one by one: what the paper says, what its law gives here, what
-a simulated engine gives on an H200 and on a B200, and why they differ. **Nothing on this page was measured by us**: the law is a formula,
-the simulation rests on measured kernels and on measured deployments ([how far to trust it](../README.md#how-far-to-trust-it)).
+[project page](https://infini-ai-lab.github.io/Kinetics)), one by one: what the paper says, what its law
+gives here, what a simulated engine gives on an H200 and on a B200, and why they differ. **Nothing here was measured
+for this page**: the law is a formula, the simulation rests on kernels and deployments that others measured
+([how far to trust it](../README.md#how-far-to-trust-it)).
 """
 
 COLUMNS = """
 ## All claims
 
-Verdicts: **holds** where at least three quarters of the paper's effect are left, **gone** below a quarter, **weaker** between
-(ratios count by their logarithms; [the rules](law.md)). **Unchecked**: the data at hand cannot tell, whatever the figures say.
-Costs are GPU-seconds per problem; gains are points of accuracy at equal cost, savings are ratios of cost at equal accuracy.
+Verdicts: **holds** where at least three quarters of the paper's effect are left, **gone** below a quarter, **weaker**
+between; ratios count by their logarithms ([the rules](law.md)). **Unchecked**: the data at hand cannot tell, whatever
+the figures say. Costs are GPU-seconds per problem; gains are points of accuracy at equal cost, savings are ratios of
+cost at equal accuracy.
 """
 
 HOW = """
@@ -55,23 +69,31 @@ HOW = """
 
 - **Accuracy**: {accuracy}
 - **Digitised curves** of figure 8d (long chains, dense and oracle top-k): {curves}
-- **The law**: *as published* is the authors' code, with its parameter counts, E = 562.5 and 4,500 TFLOP/s of a B200. *Law, GPU* is
-  the law as [derived here](law.md), with the dense bf16 peak and the bandwidth of the GPU.
-- **Simulated**: vLLM serving many problems at a time, steady; calibrated kernels, host, prefill, finite memory, preemption.
-  One GPU where the model fits. Long chains as in the scenario `aime24-long-cot`, Best-of-N as in `aime24-best-of-32`.
-- **Ideal top-k has no kernel**: what a budget of B tokens costs is taken to be dense attention over B tokens, found at no cost.
-  Real sparse kernels are slower ([sparse attention as modelled, beside a measured one](sparse-check.md)).
+- **The law**: *as published* is the authors' code, with its parameter counts, E = 562.5 and 4,500 TFLOP/s of a B200.
+  *Law, GPU* is the law as [derived here](law.md), with the dense bf16 peak and the bandwidth of the GPU.
+- **Simulated**: vLLM serving many problems at a time, steadily, on one GPU: calibrated kernels, host, prefill, finite
+  memory, preemption. Long chains as in the scenario `aime24-long-cot`, Best-of-N as in `aime24-best-of-32`. The
+  multiplier on the law is simulated at 12 points or fewer of each model and attention, and interpolated between them.
+- **Ideal top-k has no kernel**: what a budget of B tokens costs is taken to be dense attention over B tokens, found at
+  no cost. Real sparse kernels are slower ([sparse attention as modelled, beside a measured one](sparse-check.md)).
 - **Where the time goes** is told from whole runs of `aime24-long-cot` with 240 chains of equal length at a time.
 """
 
-UNCHECKED = """
+LEFT = """
 ## Unchecked
 
 {claims}
 
-They need what is not at hand: accuracy of single trials by problem (for Best-of-N), of block top-k, and by KV budget. The authors'
-generation logs have it; `kinesim law frontier --accuracy FOLDER` reads them ([accuracy models](law.md)).
+They need what is not at hand: accuracy by problem and trial (for Best-of-N), of block top-k, and by KV budget. The
+authors' generation logs have it; `kinesim law frontier --accuracy FOLDER` reads them ([accuracy models](law.md)).
 """
+
+
+CLAIMS: tuple[Callable[[Evidence], Finding], ...] = (
+    threshold, flops_choice, attention_dominates, kv_memory, top_k_points, top_k_saving, best_of_n, block_top_k,
+    single_models, small_models, budget_growth, b200_time, wall_clock,
+)  # fmt: skip
+"""The claims, in the order of the page."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,12 +117,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make(docs: Path, curves: Path | None = None, accuracy: str | None = None, jobs: int | None = None) -> list[Path]:
     """Compute and write the page and its pictures; the paths. Raises InputError."""
     from simulator.law.accuracy import load_accuracy
+    from simulator.law.multipliers import multiplied_costs
     from simulator.law.simulated import simulated_costs
 
     started = time.perf_counter()
 
     def simulated(strategies: pd.DataFrame, gpu: str, scenario: str) -> np.ndarray:
-        return simulated_costs(strategies, scenario, "seconds", gpu=gpu, jobs=jobs)
+        return multiplied_costs(
+            strategies, gpu, lambda some: simulated_costs(some, scenario, "seconds", gpu=gpu, jobs=jobs)
+        )
 
     def tell(text: str) -> None:
         print(f"{time.perf_counter() - started:6.1f} s  {text}", file=sys.stderr)
@@ -114,7 +139,7 @@ def make(docs: Path, curves: Path | None = None, accuracy: str | None = None, jo
 
 def write(evidence: Evidence, docs: Path) -> list[Path]:
     """The page and its pictures of some evidence."""
-    told = findings(evidence)
+    told = [tell(evidence) for tell in CLAIMS]
     pictures = draw_all(evidence, told, docs / PICTURES)
     page = docs / PAGE
     replace_file(page, page_text(evidence, told).encode())
@@ -142,8 +167,8 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
     for number, finding in enumerate(told, 1):
         parts.append(f"\n## {number}. {finding.title}\n")
         parts.append("\n\n".join(finding.text))
-    unchecked = "\n".join(f"- {f.title}: {f.why}." for f in told if f.verdict == "unchecked")
-    parts.append(UNCHECKED.format(claims=unchecked))
+    unchecked = "\n".join(f"- {f.title}: {f.why}." for f in told if f.verdict == UNCHECKED)
+    parts.append(LEFT.format(claims=unchecked))
     return "\n".join(parts)
 
 

@@ -59,7 +59,8 @@ NOT_IDENTIFIED = (
     "higher",
     "length and KV budget behind a sparse point: only the best of all at each cost is known; budgets outside of 128 to "
     "2,048 are extrapolated",
-    "the variance of lengths within a problem, apart from that between problems: weakly, through the models' mean",
+    "the variance of lengths within a problem, apart from that between problems: drawn to a standard deviation of 0.5 "
+    "in logarithms, with which the dense envelope of the paper's Best-of-N figure comes out",
     "dense 14B and 32B near the limit of 32,768 tokens: their curves end before their plateau, which sparse ones lend",
     "anything beyond 32,768 tokens, and the length of prompts (135 tokens assumed)",
     "block top-k: taken to be as accurate as the oracle with its KV budget",

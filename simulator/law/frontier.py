@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hwspecs.errors import InputError
-from simulator.law.choices import TIE, best_within, known_rows
+from simulator.law.choices import TIE, best_within, cost_grid, known_rows
 from simulator.law.envelopes import MODEL_TIE, Envelope, best_models
 from simulator.law.strategies import WHOLE
 
@@ -152,7 +152,7 @@ def frontier(
         raise InputError("a curve is smoothed over an odd number of costs", found=smooth, allowed="1, 3, 5, ...")
     rows, cost = known_rows(table, cost)
     lines = dict(whole or {})
-    grid = _grid(costs, points, [cost, *(np.asarray(line[0], dtype=float) for line in lines.values())])
+    grid = cost_grid(costs, points, [cost, *(np.asarray(line[0], dtype=float) for line in lines.values())])
     notes: list[str] = []
     curves = [] if rows.empty else _table_curves(rows, cost, grid, per_problem, interpolate, notes)
     curves += [_line_curve(key, line, grid) for key, line in lines.items()]
@@ -176,28 +176,6 @@ def frame_frontier(frame: Any, **options: Any) -> Frontier:
     }
     nothing = frame.iloc[:0].reindex(columns=list(COLUMNS))
     return frontier(nothing, np.zeros(0), whole=lines, **options)
-
-
-def _grid(costs: Any, points: int, given: list[np.ndarray]) -> np.ndarray:
-    known = np.concatenate(given)
-    if not len(known):
-        raise InputError("no strategy has a known accuracy")
-    if costs is not None:
-        grid = np.asarray(costs, dtype=float)
-        if grid.ndim != 1 or not len(grid) or not np.isfinite(grid).all() or (grid <= 0).any():
-            raise InputError("no costs to compute a frontier at", found=costs, allowed="numbers above 0")
-        if (np.diff(grid) <= 0).any():
-            raise InputError("the costs of a frontier do not rise", found=costs, allowed="rising numbers")
-        return grid
-    if points < 2:
-        raise InputError("too few costs for a frontier", found=points, allowed="2 or more")
-    known = known[known > 0]
-    if not len(known):
-        raise InputError("no strategy costs anything", allowed="costs above 0")
-    low, high = float(known.min()), float(known.max())
-    grid = np.geomspace(low, high if high > low else 10 * low, points)
-    grid[0], grid[-1] = low, max(high, float(grid[-1]))  # not a rounding below the cheapest strategy
-    return grid
 
 
 def _table_curves(

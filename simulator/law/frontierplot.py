@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from simulator.graphview import fit, picture_format, write_picture
-from simulator.law.amounts import UNIT_WORDS, amount
-from simulator.law.envelopes import Envelope, Span, largest_gain, largest_saving
+from simulator.law.amounts import UNIT_WORDS, Mark, amount
+from simulator.law.envelopes import Envelope, Span, cost_at, gain_at, largest_gain, largest_saving
 from simulator.law.frontier import Frontier
 
 _INK, _SOFT, _THIN, _MARK = "#1D2733", "#5B6673", "#D5DAE0", "#A3172D"
@@ -30,10 +30,17 @@ ATTENTION_WORDS = {
     "block_top_k": "block top-k",
 }
 MOST_COLUMNS = 2
+_ARROW = {"arrowstyle": "<|-|>", "lw": 1.3, "shrinkA": 1, "shrinkB": 1, "mutation_scale": 9}
 
 
 def draw_frontiers(
-    panels: Sequence[tuple[str, Frontier]], path: Path | str, *, unit: str, title: str, notes: Sequence[str] = ()
+    panels: Sequence[tuple[str, Frontier]],
+    path: Path | str,
+    *,
+    unit: str,
+    title: str,
+    notes: Sequence[str] = (),
+    marks: Sequence[Mark] = (),
 ) -> None:
     """Draw frontiers of the same `unit` side by side, each under its own title, into a .svg or .png file.
 
@@ -69,7 +76,7 @@ def draw_frontiers(
         _curves(axes, frontier)
         for envelope in frontier.envelopes:
             _envelope(axes, envelope, frontier)
-        _arrows(axes, frontier, unit)
+        _arrows(axes, frontier, unit, marks)
         if not i:
             _legend(axes, frontier)
     fit(
@@ -159,11 +166,9 @@ def _name(axes: Any, span: Span, x: np.ndarray, y: np.ndarray, colour: str, dens
     middle = (log[rising][0] + log[rising][-1]) / 2
     at, height = float(np.exp(middle)), float(np.interp(middle, log, y))
     edge = (middle - np.log(left)) < 0.06 * np.log(right / left)  # a name to the left would leave the plot
-    axes.annotate(
-        short_name(span.model), (at, height), xytext=(6, -11) if dense else (-4, -12) if edge else (-6, 5),
-        textcoords="offset points", ha="left" if dense or edge else "right", fontsize=9, weight="bold", color=colour,
-        zorder=7, path_effects=_halo(),
-    )  # fmt: skip
+    place = (6, -11) if dense else (-4, -12) if edge else (-6, 5)
+    side = "left" if dense or edge else "right"
+    _write(axes, short_name(span.model), (at, height), xytext=place, ha=side, color=colour)
 
 
 def _legend(axes: Any, frontier: Frontier) -> None:
@@ -192,38 +197,61 @@ def _legend(axes: Any, frontier: Frontier) -> None:
     )
 
 
-def _halo() -> list[Any]:
-    """A white rim that keeps a text legible on lines."""
-    import matplotlib.patheffects as effects
+def _write(axes: Any, words: str, at: tuple[float, float], **options: Any) -> None:
+    """Bold words with a white rim that keeps them legible on lines; drawn twice, so that they stay text in an SVG."""
+    from matplotlib.patheffects import Stroke
 
-    return [effects.withStroke(linewidth=2.8, foreground="white")]
+    common = {"fontsize": 9, "weight": "bold", "textcoords": "offset points"} | options
+    axes.annotate(words, at, zorder=7, path_effects=[Stroke(linewidth=2.8, foreground="white")], **common)
+    axes.annotate(words, at, zorder=8, **common)
 
 
 def _style(attention: str) -> Any:
     return (0, (1.2, 1.8)) if attention == "dense" else (0, (4.5, 2.2))
 
 
-def _arrows(axes: Any, frontier: Frontier, unit: str) -> None:
-    """The largest gain at equal cost and the largest saving at equal accuracy, of the first sparse attention."""
+def _arrows(axes: Any, frontier: Frontier, unit: str, marks: Sequence[Mark]) -> None:
+    """The largest gain at equal cost and the largest saving at equal accuracy, of the first sparse attention; and those
+    at `marks`, in another colour.
+    """
     if "dense" not in [e.attention for e in frontier.envelopes] or not frontier.sparse:
         return
+    costs = frontier.costs
     dense, sparse = frontier.envelope("dense").accuracy, frontier.envelope(frontier.sparse[0]).accuracy
-    style = {"arrowstyle": "<|-|>", "color": _MARK, "lw": 1.3, "shrinkA": 1, "shrinkB": 1, "mutation_scale": 9}
-    if gain := largest_gain(frontier.costs, dense, sparse, frontier.affordable("dense")):
-        axes.annotate("", (gain.cost, gain.sparse), (gain.cost, gain.dense), arrowprops=style, zorder=6)
-        axes.annotate(
-            f"+{100 * gain.points:.1f} points\nat {amount(gain.cost, unit)}",
-            (gain.cost, (gain.dense + gain.sparse) / 2), xytext=(5, 0), textcoords="offset points", va="center",
-            fontsize=9, weight="bold", color=_MARK, zorder=8, path_effects=_halo(),
-        )  # fmt: skip
-    if saving := largest_saving(frontier.costs, dense, sparse):
-        high = saving.accuracy > 0.85 * sparse[-1]  # above the arrow run the flat ends of the curves
-        axes.annotate(
-            "", (saving.sparse_cost, saving.accuracy), (saving.dense_cost, saving.accuracy), arrowprops=style, zorder=6
-        )
-        axes.annotate(
-            f"{saving.ratio:.1f} x less at {100 * saving.accuracy:.0f} %",
-            ((saving.sparse_cost * saving.dense_cost) ** 0.5, saving.accuracy), xytext=(0, -12 if high else 4),
-            textcoords="offset points", ha="center", fontsize=9, weight="bold", color=_MARK, zorder=8,
-            path_effects=_halo(),
-        )  # fmt: skip
+    words = []
+    for mark in marks:
+        if mark.accuracy is None:
+            ends = [gain_at(costs, np.zeros_like(costs), curve, mark.cost) for curve in (dense, sparse)]
+            _upright(axes, mark.cost, ends[0], ends[1], _SOFT)
+        else:
+            ends = [float(cost_at(costs, curve, np.array([mark.accuracy]))[0]) for curve in (dense, sparse)]
+            _level(axes, mark.accuracy, ends[1], ends[0], sparse[-1], _SOFT)
+    if gain := largest_gain(costs, dense, sparse, frontier.affordable("dense")):
+        short = _upright(axes, gain.cost, gain.dense, gain.sparse, _MARK)
+        words.append(f"most gained: {short} points at {amount(gain.cost, unit)}")
+    if saving := largest_saving(costs, dense, sparse):
+        short = _level(axes, saving.accuracy, saving.sparse_cost, saving.dense_cost, sparse[-1], _MARK)
+        words.append(f"most saved: {short} at {100 * saving.accuracy:.0f} % solved")
+    _write(
+        axes, "\n".join(words), (0.985, 0.035), xycoords="axes fraction", xytext=(0, 0), ha="right", va="bottom",
+        color=_MARK,
+    )  # fmt: skip
+
+
+def _upright(axes: Any, cost: float, low: float, high: float, colour: str) -> str:
+    """An arrow from one accuracy to another, and its words; nothing is drawn outside of the curves."""
+    short = f"{100 * (high - low):+.1f}"
+    if np.isfinite([low, high]).all():
+        axes.annotate("", (cost, high), (cost, low), arrowprops=_ARROW | {"color": colour}, zorder=6)
+        _write(axes, short, (cost, low + 0.4 * (high - low)), xytext=(5, 0), va="center", color=colour)
+    return short
+
+
+def _level(axes: Any, accuracy: float, low: float, high: float, top: float, colour: str) -> str:
+    """An arrow from one cost to another, and its words: beneath it near the flat ends of the curves, at `top`."""
+    short = f"{high / low:.1f} x"
+    if np.isfinite([low, high]).all():
+        axes.annotate("", (low, accuracy), (high, accuracy), arrowprops=_ARROW | {"color": colour}, zorder=6)
+        place = (0, -12 if accuracy > 0.85 * top else 4)
+        _write(axes, short, ((low * high) ** 0.5, accuracy), xytext=place, ha="center", color=colour)
+    return short

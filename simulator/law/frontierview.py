@@ -1,4 +1,4 @@
-"""Frontiers for people and programs: the document of `kinesim law frontier --format json`, and its tables."""
+"""Frontiers as data: the document of `kinesim law frontier --format json`, and the files of `--out`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from hwspecs.errors import InputError
 from simulator.files import check_writable
 from simulator.graphview import PICTURES
-from simulator.law.amounts import UNIT_WORDS, amount
-from simulator.law.envelopes import growth, largest_gain, largest_saving
+from simulator.law.amounts import Mark
+from simulator.law.envelopes import cost_at, gain_at, growth, largest_gain, largest_saving
 from simulator.law.frontier import Curve, Frontier
-from simulator.law.frontierplot import ATTENTION_WORDS, draw_frontiers, short_name
-from simulator.law.panels import Priced, Question, alternative_frontiers
+from simulator.law.frontierplot import draw_frontiers
+from simulator.law.panels import Priced, alternative_frontiers
+from simulator.law.question import Question
 from simulator.tables import SUFFIXES, check_table_path, write_columns
 
 STRATEGY_WORDS = {"long_cot": "Long chain of thought", "best_of_n": "Best-of-N"}
@@ -31,6 +32,7 @@ def frontier_document(
     scenario: str,
     sets: Sequence[str],
     smooth: int,
+    marks: Sequence[Mark] = (),
 ) -> dict[str, Any]:
     """The answer of `kinesim law frontier` as a JSON document.
 
@@ -39,14 +41,14 @@ def frontier_document(
     cost: `gpu`, `title`, `cost` (law, simulated), `costs` (per problem, in `unit`), `curves` and `envelopes` along them
     (`simulator.law.frontier.Curve`, `envelopes.Envelope`; null where there is nothing), `sparse`: by attention the
     largest `gain` and `saving` of the envelopes and, under `models`, of each model, with the `growth` of its choices,
-    and under `alternatives` those of the envelopes with problems that differ less or more (Best-of-N rests on it), and
-    `notes`.
+    under `alternatives` those of the envelopes with problems that differ less or more (Best-of-N rests on it), and
+    under `at` what the envelopes are at each of `marks`; and `notes`.
     """
     return {
         "schema": FRONTIER_SCHEMA,
         **question_document(question, answers, scenario, sets),
         "smooth": smooth,
-        "panels": [_panel(question, one, front) for one, front in zip(answers, found, strict=True)],
+        "panels": [_panel(question, one, front, marks) for one, front in zip(answers, found, strict=True)],
     }
 
 
@@ -85,7 +87,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _panel(question: Question, one: Priced, front: Frontier) -> dict[str, Any]:
+def _panel(question: Question, one: Priced, front: Frontier, marks: Sequence[Mark]) -> dict[str, Any]:
     others = alternative_frontiers(one, question, front.costs)
     return {
         "gpu": one.gpu.name,
@@ -97,6 +99,7 @@ def _panel(question: Question, one: Priced, front: Frontier) -> dict[str, Any]:
         "sparse": {
             kind: _against_dense(front, kind)
             | {"alternatives": {name: _envelopes_compared(other, kind) for name, other in others.items()}}
+            | {"at": [_at(front, kind, mark) for mark in marks]}
             for kind in front.sparse
         },
         "notes": [*one.notes, *front.notes],
@@ -118,6 +121,21 @@ def _envelopes_compared(front: Frontier, kind: str) -> dict[str, Any]:
         return {"gain": None, "saving": None}
     dense, sparse = front.envelope("dense").accuracy, front.envelope(kind).accuracy
     return _compared(front.costs, dense, sparse, front.affordable("dense"))
+
+
+def _at(front: Frontier, kind: str, mark: Mark) -> dict[str, Any]:
+    """The two envelopes at one cost, or at one accuracy; None where one of them does not reach it."""
+    known = {envelope.attention: envelope.accuracy for envelope in front.envelopes}
+    dense, sparse = known.get("dense"), known[kind]
+    if mark.accuracy is not None:
+        wanted = np.array([mark.accuracy])
+        found = [None if curve is None else float(cost_at(front.costs, curve, wanted)[0]) for curve in (dense, sparse)]
+        ratio = None if found[0] is None or found[1] is None else found[0] / found[1]
+        return finite({"accuracy": mark.accuracy, "dense_cost": found[0], "sparse_cost": found[1], "ratio": ratio})
+    nothing = np.zeros_like(front.costs)
+    reached = [None if curve is None else gain_at(front.costs, nothing, curve, mark.cost) for curve in (dense, sparse)]
+    points = None if reached[0] is None or reached[1] is None else reached[1] - reached[0]
+    return finite({"cost": mark.cost, "dense": reached[0], "sparse": reached[1], "points": points})
 
 
 def _pair(costs: np.ndarray, dense: Curve | None, sparse: Curve) -> dict[str, Any]:
@@ -150,7 +168,11 @@ def check_out(out: Path | None) -> None:
 
 
 def write_frontiers(
-    out: Path, answers: Sequence[Priced], found: Sequence[Frontier], document: Mapping[str, Any]
+    out: Path,
+    answers: Sequence[Priced],
+    found: Sequence[Frontier],
+    document: Mapping[str, Any],
+    marks: Sequence[Mark] = (),
 ) -> None:
     """The picture, or the curves as a table: a row a GPU, kind of cost (`priced`), curve and cost."""
     if out.suffix.lower() in SUFFIXES:
@@ -174,108 +196,5 @@ def write_frontiers(
         unit=document["unit"],
         title=f"{words}: problems solved against the cost of a problem",
         notes=list(dict.fromkeys(notes)),
+        marks=marks,
     )
-
-
-# ---- on a terminal ---------------------------------------------------------------------------------------------------
-
-
-def show_frontier(document: Mapping[str, Any], out: Path | None) -> None:
-    """For every panel the best models and what sparse attention gains and saves; then what it all rests on."""
-    from rich.table import Table
-
-    from simulator.display import _console
-
-    console, unit = _console(), document["unit"]
-    words = STRATEGY_WORDS[document["strategy"]]
-    console.print(f"{words}: accuracy against the cost of a problem in {UNIT_WORDS[unit]}", style="bold")
-    console.print(f"accuracies: {document['accuracy']['name']}", style="dim")
-    for panel in document["panels"]:
-        published = ", as published" if document["as_published"] else ""
-        title = f"\n{panel['title']}{published}"
-        best = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
-        best.add_column(style="dim", no_wrap=True)
-        best.add_column()
-        for envelope in panel["envelopes"]:
-            kind = ATTENTION_WORDS.get(envelope["attention"], envelope["attention"])
-            best.add_row(f"best model, {kind}", _spans_words(envelope["spans"], unit))
-        console.print(best)
-        for kind in panel["sparse"]:
-            console.print(_comparison(panel, kind, unit))
-    console.print()
-    for note in notes_of(document):
-        console.print(f"note: {note}", style="yellow")
-    if out is not None:
-        console.print(f"written to {out}")
-
-
-def notes_of(document: Mapping[str, Any]) -> list[str]:
-    """What the answer rests on and what it cannot say, each once."""
-    accuracy = document["accuracy"]
-    panels = [note for panel in document["panels"] for note in panel["notes"]]
-    gains = [
-        row["gain"]
-        for panel in document["panels"]
-        for found in panel.get("sparse", {}).values()
-        for row in (found, *found["models"].values(), *found["alternatives"].values())
-    ]
-    if any(gain and not gain["dense_affordable"] for gain in gains):
-        panels.append("* dense attention can afford nothing at that cost: its accuracy counts as 0, as in the paper")
-    return list(dict.fromkeys([accuracy["note"], *accuracy["warnings"], *panels]))
-
-
-def _spans_words(spans: Sequence[Mapping[str, Any]], unit: str) -> str:
-    """`1.7B from 145 T (0 %), 4B from 216 T (6 %)`: the accuracy at which each takes over."""
-    if not spans:
-        return "solves nothing at these costs"
-    parts = [f"{short_name(s['model'])} from {amount(s['start'], unit)} ({100 * s['low']:.0f} %)" for s in spans]
-    return ", ".join(parts) + f"; {100 * spans[-1]['high']:.1f} % at {amount(spans[-1]['end'], unit)}"
-
-
-def _comparison(panel: Mapping[str, Any], kind: str, unit: str) -> Any:
-    """A row a model, and one of the best models at each cost."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    words = ATTENTION_WORDS.get(kind, kind)
-    tops = ("dense: at most", f"{words}: at most")
-    found = panel["sparse"][kind]
-    grows = any(row["growth"] for row in found["models"].values())
-    names = ["model", *tops, "points gained", "cost saved", *(["2 x cost: budget", "tokens"] if grows else [])]
-    for i, name in enumerate(names):
-        table.add_column(name, justify="left" if not i else "right", no_wrap=True)
-    for model, row in found["models"].items():
-        highest = [_top(panel, "curves", unit, attention=a, model=model) for a in ("dense", kind)]
-        ways = _growth_words(row["growth"]) if grows else ()
-        table.add_row(short_name(model), *highest, *_against_words(row, unit), *ways)
-    highest = [_top(panel, "envelopes", unit, attention=a) for a in ("dense", kind)]
-    table.add_row("best of all", *highest, *_against_words(found, unit), style="bold")
-    for name, row in found["alternatives"].items():
-        table.add_row(f"  spread {name}", "", "", *_against_words(row, unit))
-    return table
-
-
-def _top(panel: Mapping[str, Any], what: str, unit: str, **wanted: str) -> str:
-    """`76.4 % at 20,000 T`: the highest accuracy, and the lowest cost of it."""
-    for line in panel[what]:
-        if all(line[key] == value for key, value in wanted.items()):
-            accuracy = np.array(line["accuracy"], dtype=float)
-            first = int(np.argmax(accuracy >= accuracy.max() - 5e-4))
-            return f"{100 * accuracy.max():.1f} % at {amount(panel['costs'][first], unit)}"
-    return "-"
-
-
-def _against_words(row: Mapping[str, Any], unit: str) -> tuple[str, str]:
-    gain, saving = row["gain"], row["saving"]
-    first = "-" if gain is None else f"+{100 * gain['points']:.1f} at {amount(gain['cost'], unit)}"
-    if gain is not None and not gain["dense_affordable"]:
-        first += " *"
-    second = "-" if saving is None else f"{saving['ratio']:.1f} x at {100 * saving['accuracy']:.0f} %"
-    return first, second
-
-
-def _growth_words(row: Mapping[str, Any] | None) -> tuple[str, str]:
-    if row is None:
-        return "-", "-"
-    values = (row["budget_doubling"], row["tokens_doubling"])
-    return tuple("-" if value is None else f"x {value:.2f}" for value in values)  # type: ignore[return-value]

@@ -179,7 +179,7 @@ def cost_frame(grid: Grid, terms: Terms = Terms()) -> pd.DataFrame:
     import pandas as pd
 
     columns: dict[str, Any] = dict(cost_columns(grid, terms))
-    return pd.DataFrame(columns | {name: pd.Categorical(columns[name]) for name in NAMES})
+    return pd.DataFrame(columns | {name: pd.Categorical(columns[name]) for name in NAMES}, copy=False)
 
 
 def breakdown(grid: Grid, terms: Terms = Terms()) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hwspecs.errors import InputError, near_matches
 from simulator.law.cases import Group, check_scenario, problem_of, require_servable, scenario_of, stages_of
 from simulator.law.options import Policy
-from simulator.law.rungs import RUNGS, closed_form, measure
+from simulator.law.rungs import RUNGS, closed_form, measure, spread
 from simulator.law.stages import Problem, Stages
 from simulator.law.strategies import ATTENTIONS, MODELS
 
@@ -32,8 +32,8 @@ POINTS = {"long_cot": (2048, 4096, 8192, 16384, 32768), "best_of_n": (1, 2, 4, 8
 ALL = tuple(range(1, len(RUNGS) + 1))
 COLUMNS = (
     "rung", "key", "title", "assumption", "gpu", "model", "attention", "budget", "page", "local", "prompt_tokens",
-    "limit", "tokens", "trials", "seconds", "eflops", "flops", "batch", "preemptions", "parameters_s", "attention_s",
-    "host_s", "rest_s", "gpus", "profile", "note",
+    "limit", "tokens", "trials", "seconds", "eflops", "flops", "spread", "batch", "preemptions", "parameters_s",
+    "attention_s", "host_s", "rest_s", "gpus", "profile", "note",
 )  # fmt: skip
 
 
@@ -73,7 +73,8 @@ def ladder(
     -------
     A frame with COLUMNS, one row a GPU, model, attention, point and rung, in this order. Seconds are GPU-seconds a
     problem (all trials), `eflops` these at the peak in tera-eFLOPs, `flops` the closed form's FLOPs in tera (the same
-    on all rungs). `tokens` is the mean of what a trial generates, whole; NaN where parts are not told apart.
+    on all rungs). `tokens` is the mean of what a trial generates, whole. `spread` is the closed form at the
+    drawn lengths over the closed form at their mean: what of rung 8 the law says too, if it is asked for each trial.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def _check(groups: Sequence[Group]) -> None:
     """What can be wrong with the scenarios, before processes start."""
     for group in groups:
         for policy in group.policies:
-            check_scenario(scenario_of(group, policy))
+            check_scenario(scenario_of(group, policy), group.axis)
 
 
 def climb(group: Group) -> list[dict[str, Any]]:
@@ -153,6 +154,7 @@ def _rows(
         "gpu": gpu.name, "model": scenario.model.name, "attention": policy.kind, "budget": policy.budget,
         "page": policy.page, "local": policy.local, "prompt_tokens": problem.prompt, "limit": limit,
         "tokens": problem.tokens, "trials": problem.trials, "flops": float(cost.flops) / 1e12,
+        "spread": spread(stages, problem),
         "profile": stages.last.profile.name, "note": note,
     }  # fmt: skip
     rows = []
@@ -183,6 +185,7 @@ def _climb(groups: Sequence[Group], jobs: int | None) -> Iterator[tuple[int, lis
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        numbers = {pool.submit(climb, group): number for number, group in enumerate(groups)}
+        # Lists of models tend to end with the largest, which takes longest.
+        numbers = {pool.submit(climb, groups[number]): number for number in reversed(range(len(groups)))}
         for future in as_completed(numbers):
             yield numbers[future], future.result()

@@ -151,6 +151,6 @@ def growth_of(front: Frontier, sparse: str, model: str) -> Growth | None:
     if model not in front.models:
         return None
     curve = front.curve(model, sparse)
-    if curve.whole or len(np.unique(curve.budget[np.isfinite(curve.budget)])) < 2:
+    if curve.whole:
         return None
     return envelopes.growth(front.costs, curve.accuracy, curve.budget, curve.tokens, curve.trials)

@@ -136,8 +136,8 @@ def policies(attentions: str, budgets: str, page: int | None = None, local: int 
     found: list[Policy] = []
     sizes = numbers(budgets, "--budget")
     if local < 0 or (page is not None and page < 1):
-        place, value = ("--local", local) if local < 0 else ("--page", page)
-        raise InputError("out of range", place=place, found=value, allowed="an integer >= 1, --local >= 0")
+        place, value, low = ("--local", local, 0) if local < 0 else ("--page", page, 1)
+        raise InputError("out of range", place=place, found=value, allowed=f"an integer >= {low}")
     for kind in words(attentions, "--attention", known):
         if kind not in ATTENTIONS:
             allowed = near_matches(kind, ATTENTIONS)

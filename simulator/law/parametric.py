@@ -28,8 +28,8 @@ import numpy as np
 
 from hwspecs.errors import InputError, near_matches
 from simulator.law.lengthbins import answered, bin_lengths, cut_length, solve_shares, standard_difficulty
-from simulator.law.strategies import BUDGETS, LIMITS, TRIALS, WHOLE
-from simulator.law.tables import block_page, canonical, check_attentions, frame
+from simulator.law.strategies import BUDGETS, LIMITS, WHOLE
+from simulator.law.tables import PROMPT, block_page, canonical, check_attentions, frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ class Parametric:
     note: str
     coefficients: Mapping[str, Coefficients]
     longest: int = LIMITS[-1]
-    prompt: int = 135
+    prompt: int = PROMPT
     problems: int = 30
     warnings: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
@@ -283,6 +283,3 @@ class Parametric:
             part = slice(start, start + _CHUNK)
             out[part] = self._solved(one, limit[part], flat_budget[part], flat_trials[part]).mean(axis=0)
         return out.reshape(tokens.shape)
-
-
-__all__ = ["TRIALS", "Coefficients", "Parametric"]

@@ -1,9 +1,10 @@
 """At which lengths, prompts and numbers of trials strategies are simulated, and the costs between these points.
 
-A cost is smooth in all three. Few points are all simulated. Of many, lengths lie on a grid of about a factor 2^(1/2)
-(of those asked for, the nearest; with very many, of 2^(1/3)), between which cubic Hermite polynomials that keep the
-order (PCHIP) join the logarithms of costs and lengths. Other prompts and numbers of trials are simulated at three
-lengths and give factors on that curve: a product, whose error is that of taking their influences apart.
+A cost is smooth in all three. Few points are all simulated. Of many, lengths lie on a grid of about a factor 2^(1/2),
+and 2 among the shortest (of those asked for, the nearest, if they are not very many), between which cubic Hermite
+polynomials that keep the order (PCHIP) join the logarithms of costs and lengths. Other prompts and numbers of trials
+are simulated at three lengths and give factors on that curve, linear in the prompt and in 1 / trials: what is done
+once for a problem is shared by so many.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ Point = tuple[int, int, int]
 
 FEW = 12
 """Points of a strategy's model and attention, up to which each is simulated."""
-PER_OCTAVE, PER_OCTAVE_OF_MANY, MANY = 2, 3, 64
-"""Lengths of the grid in a factor of two, up to MANY that are asked for and with more."""
-PROMPTS, TRIALS = 3, 6
-"""Prompts and numbers of trials at which factors are found, at most."""
+FINE, MANY = 4, 64
+"""Octaves below the longest in which lengths are a factor 2^(1/2) apart, and lengths asked for up to which the grid is
+made of them."""
+PROMPTS, TRIALS = 3, 4
+"""Prompts and numbers of trials of factors, at most."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Grid:
 
     Attributes
     ----------
-    prompt, trials : of the curve over `lengths`. at : the three lengths, or fewer, of the factors of `prompts` and of
-        `counts`, the other prompts and numbers of trials.
+    prompt, trials : of the curve over `lengths`. at : the three lengths, or fewer, of the factors of `prompts` and
+        `counts`, prompts and numbers of trials.
     """
 
     whole: bool
@@ -53,38 +55,30 @@ def make_grid(prompts: np.ndarray, lengths: np.ndarray, trials: np.ndarray) -> G
     low, high = int(known[0]), int(known[-1])
     at = tuple(sorted({low, int(known[len(known) // 2]), high}))
     values, often = np.unique(trials, return_counts=True)
-    count_of_most = int(values[np.argmax(often)])
-    prompt = int(np.median(prompts))
-    sides = [int(x) for x in np.unique(prompts)]
-    if len(sides) > PROMPTS:
-        sides = [sides[0], prompt, sides[-1]]
-    counts = [int(x) for x in values]
-    if len(counts) > TRIALS:
-        counts = sorted({int(x) for x in np.rint(np.geomspace(counts[0], counts[-1], TRIALS))} | {count_of_most})
-    points = {(prompt, int(n), count_of_most) for n in known}
-    points |= {(a, n, count_of_most) for a in sides for n in at} | {(prompt, n, N) for N in counts for n in at}
-    return Grid(
-        False,
-        tuple(sorted(points)),  # type: ignore[arg-type]
-        prompt,
-        count_of_most,
-        tuple(int(n) for n in known),
-        at,
-        tuple(sides),
-        tuple(counts),
-    )
+    usual = int(values[np.argmax(often)])
+    sides, counts = (_some(np.unique(x), most) for x, most in ((prompts, PROMPTS), (trials, TRIALS)))
+    prompt = sides[len(sides) // 2]
+    points = {(prompt, int(n), usual) for n in known} | {(a, n, N) for a in sides for n in at for N in counts}
+    return Grid(False, tuple(sorted(points)), prompt, usual, tuple(int(n) for n in known), at, sides, counts)
+
+
+def _some(values: np.ndarray, most: int) -> tuple[int, ...]:
+    """At most so many of the values, the outer ones among them, about equal factors apart."""
+    if len(values) > most:
+        wanted = np.geomspace(values[0], values[-1], most)
+        values = np.unique(values[np.argmin(np.abs(np.log(values)[:, None] - np.log(wanted)[None, :]), axis=0)])
+    return tuple(int(x) for x in values)
 
 
 def _lengths(asked: np.ndarray) -> np.ndarray:
     """The lengths of the curve, of those asked for if they are not very many."""
-    low, high = asked[0], asked[-1]
-    many = len(asked) > MANY
-    octaves = np.log2(max(high / low, 2))
-    count = int(np.ceil((PER_OCTAVE_OF_MANY if many else PER_OCTAVE) * octaves)) + 1
-    if len(asked) <= count:
+    octaves = float(np.log2(asked[-1] / asked[0]))
+    fine = np.arange(0, min(octaves, FINE), 0.5)
+    below = np.concatenate([fine, np.arange(FINE, octaves, 1.0), [octaves]])
+    if len(asked) <= len(below):
         return asked
-    wanted = np.geomspace(low, high, count)
-    if many:
+    wanted = asked[-1] * 2.0**-below
+    if len(asked) > MANY:
         return np.unique(np.rint(wanted).astype(int))
     return np.unique(asked[np.argmin(np.abs(np.log(asked)[:, None] - np.log(wanted)[None, :]), axis=0)])
 
@@ -98,33 +92,30 @@ def evaluate(
         rows = zip(prompts.tolist(), lengths.tolist(), trials.tolist(), strict=True)
         table = np.array([values[point] for point in grid.points])
         return table[np.fromiter((where[row] for row in rows), dtype=int, count=len(prompts))]
-    a0, count = grid.prompt, grid.trials
-    curve = _smooth(grid.lengths, [values[a0, n, count] for n in grid.lengths])
-    found = curve(lengths)
-
-    def factor(sides: Sequence[int], point: Callable[[int, int], Point], wanted: np.ndarray, each: bool) -> np.ndarray:
-        """Against the curve: at the three lengths for each of `sides`, and linear between sides."""
-        scale = np.array(sides, dtype=float) / count if each else np.ones(len(sides))
-        ratios = np.stack(
-            [
-                _smooth(grid.at, [values[point(s, n)] / values[a0, n, count] / k for n in grid.at])(lengths)
-                for s, k in zip(sides, scale, strict=True)
-            ]
-        )
-        axis = np.log(np.array(sides, dtype=float)) if each else np.array(sides, dtype=float)
-        x = np.log(wanted) if each else wanted.astype(float)
-        upper = np.clip(np.searchsorted(axis, x), 1, max(len(axis) - 1, 1))
-        if len(axis) == 1:
-            return ratios[0]
-        share = (x - axis[upper - 1]) / (axis[upper] - axis[upper - 1])
-        here = np.arange(len(x))
-        return np.asarray((1 - share) * ratios[upper - 1, here] + share * ratios[upper, here])
-
-    if len(grid.prompts) > 1:
-        found = found * factor(grid.prompts, lambda a, n: (a, n, count), prompts, False)
-    if len(grid.counts) > 1:
-        found = found * (trials / count) * factor(grid.counts, lambda N, n: (a0, n, N), trials, True)
+    curve = {n: values[grid.prompt, n, grid.trials] / grid.trials for n in grid.lengths}
+    found = trials * _smooth(list(curve), list(curve.values()))(lengths)
+    if len(grid.prompts) * len(grid.counts) > 1:
+        shares = np.zeros((len(grid.prompts), len(grid.counts), len(lengths)))
+        for i, a in enumerate(grid.prompts):
+            for j, count in enumerate(grid.counts):
+                ratios = [values[a, n, count] / count / curve[n] for n in grid.at]
+                shares[i, j] = _smooth(grid.at, ratios)(lengths)
+        # In the order of 1 / trials.
+        by_count = _between(1 / np.array(grid.counts[::-1]), shares[:, ::-1].transpose(1, 0, 2), 1 / trials)
+        found = found * _between(np.array(grid.prompts, dtype=float), by_count, prompts.astype(float))
     return np.asarray(found)
+
+
+def _between(knots: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Linear interpolation along the first axis of `values` at `wanted`, one for each entry of the last axis."""
+    if len(knots) == 1:
+        return np.asarray(values[0])
+    upper = np.clip(np.searchsorted(knots, wanted), 1, len(knots) - 1)
+    share = (wanted - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
+    here = np.arange(len(wanted))
+    low, high = (np.moveaxis(values, -1, 0)[here, at] for at in (upper - 1, upper))
+    share = share.reshape(-1, *[1] * (low.ndim - 1))
+    return np.moveaxis((1 - share) * low + share * high, 0, -1)
 
 
 def _smooth(lengths: Sequence[int], values: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf, nan
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -101,12 +101,25 @@ def law_cost(stages: Stages, problem: Problem, timing: type[StepCost] = StepCost
 
 def closed_form(stages: Stages, problem: Problem) -> tuple[Parts, float]:
     """The law's cost of a problem, and the peak in FLOP/s that its eFLOPs are divided by."""
+    gpu = stages.alone.cost.gpu
+    peak = gpu.peak[stages.alone.graph.main_dtype(gpu.peak)]
+    return _law(stages, problem.prompt, problem.tokens, problem.trials, peak), peak
+
+
+def spread(stages: Stages, problem: Problem) -> float:
+    """The law's cost of trials of the drawn lengths over that of equal ones, each trial by itself: what of rung 8 the
+    law itself says, with as many lengths as there are trials.
+    """
+    peak, requests = closed_form(stages, problem)[1], problem.requests
+    drawn = _law(stages, requests.prompt_tokens, requests.output_tokens, 1, peak).eflops.mean()
+    return float(drawn / _law(stages, problem.prompt, problem.tokens, 1, peak).eflops)
+
+
+def _law(stages: Stages, prompt: Any, tokens: Any, trials: int, peak: float) -> Parts:
     graph, gpu, policy = stages.alone.graph, stages.alone.cost.gpu, stages.alone.scenario.config.attention
-    peak, model = gpu.peak[graph.main_dtype(gpu.peak)], law_model(graph.model, graph.precision.kv)
-    ratio, kv = peak / gpu.memory.bandwidth, BYTES[graph.precision.kv]
-    budget = None if policy.kind == "dense" else policy.decode_cap(None)
-    lengths = problem.prompt, problem.tokens, problem.trials
-    return parts(model, policy.kind, *lengths, budget, policy.page, ratio=ratio, kv_bytes=kv), peak
+    model, kv = law_model(graph.model, graph.precision.kv), BYTES[graph.precision.kv]
+    budget, ratio = None if policy.kind == "dense" else policy.decode_cap(None), peak / gpu.memory.bandwidth
+    return parts(model, policy.kind, prompt, tokens, trials, budget, policy.page, ratio=ratio, kv_bytes=kv)
 
 
 def _closed_form(stages: Stages, problem: Problem) -> Measure:
@@ -162,7 +175,11 @@ def _steady(deployment: Deployment, stages: Stages, problem: Problem) -> Measure
     """Equal trials, of which there are always more; as many run at a time as in the scenario at most."""
     params = replace(deployment.params, max_num_seqs=stages.in_flight(problem))
     schedule = saturated_schedule(params, *stages.widest(), problem.prompt, problem.tokens, problem.trials)
-    return _scheduled(deployment.cost, schedule, problem)
+    found = _scheduled(deployment.cost, schedule, problem)
+    # Those who are preempted are seldom among those who finish within a stretch: counted when their KV is back.
+    rows = schedule.timeline
+    prefills = schedule.weights * rows["steps"] * (rows["rows"] - rows["decode_seqs"])
+    return replace(found, preemptions=max(0.0, float(prefills.sum()) - problem.trials))
 
 
 def _scheduled(cost: StepCost, schedule: Schedule, problem: Problem) -> Measure:

@@ -28,7 +28,7 @@ from simulator.stepcost import DecodeLines, StepCost
 from simulator.timeline import Timeline
 from workloads.requests import Requests
 
-WARM, WAVES, PERIODIC = 1.0, 4.0, 2.0
+WARM, WAVES, PERIODIC = 1.0, 3.0, 2.0
 """Waves that are left out at the start, and that the record holds after them: where sequences are preempted, and where
 never one is, so that waves repeat. A wave has as many trials as the engine holds at a time."""
 LEAST = 3 / 5
@@ -141,7 +141,7 @@ def _schedule(
     crowded = at_most < params.max_num_seqs
     waves = waves or (WAVES if crowded else PERIODIC)
     wave = -(-held // trials)  # problems
-    stop = trials * int(np.ceil(wave * (WARM + waves)) + 2)
+    stop = trials * int(np.ceil(wave * (WARM + waves)))
     queued = stop // trials + -(-params.max_num_seqs // trials) + 1
     requests = equal_problems(prompt, tokens, trials, queued)
     check_servable(requests, params)

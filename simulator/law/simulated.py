@@ -26,8 +26,6 @@ from simulator.law.strategies import ATTENTIONS
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = {"eflops": "eflops", "seconds": "seconds", "usd": "usd", "joules": "joules"}
-"""Unit of a cost -> its column."""
 MEANS, WORK = ("batch", "preemptions"), ("eflops", "energy_j")
 """Of a `SteadyCost` what are means over time or trials and not costs of a problem, and what needs its work counted."""
 Progress = Callable[[int, int], None]
@@ -47,8 +45,8 @@ def simulated_costs(
 
     Parameters
     ----------
-    unit : `eflops` (FLOPs that were done + HBM bytes x peak FLOP/s over bytes/s, in 1e12), `seconds` (GPU-seconds),
-        `usd` or `joules`.
+    unit : of `pricing.UNITS`: `eflops` (FLOPs that were done + HBM bytes x peak FLOP/s over bytes/s, in 1e12),
+        `seconds` (GPU-seconds), `usd` or `joules`.
     base, gpu, sets, jobs, progress : as of `simulate_strategies`.
 
     Raises
@@ -63,7 +61,7 @@ def simulated_costs(
         name = Setting(base, tuple(sets), gpu).load().gpu.name
         allowed = "--set gpu.price='{usd_per_hour: 4, date: 2026-05}', or a GPU with a price"
         raise InputError("no price is known of this GPU", place="gpu", found=name, allowed=allowed)
-    return found[COLUMNS[unit]].to_numpy(dtype=float)
+    return found[unit].to_numpy(dtype=float)
 
 
 def simulate_strategies(
@@ -102,6 +100,7 @@ def simulate_strategies(
     import pandas as pd
 
     setting = Setting(base, tuple(sets), gpu)
+    setting.check()
     setting.load()  # so that what is wrong with the scenario itself is said first
     keys, prompts, lengths, rows, trials, exact = _asked(table)
     places = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -145,10 +144,22 @@ def simulate_strategies(
     )
 
 
+def summed_notes(table: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """What has to be said beside costs that `simulate_strategies` found for `table`: each note once, with its models
+    unless it is of all.
+    """
+    models: dict[str, dict[str, None]] = {}
+    for model, notes in zip(table["model"], found["note"], strict=True):
+        for note in filter(None, notes.split("; ")):
+            models.setdefault(note, {})[str(model)] = None
+    every = table["model"].nunique()
+    return [note if len(named) == every else f"{', '.join(named)}: {note}" for note, named in models.items()]
+
+
 def _note(facts: Facts, grid: Grid, varied: bool) -> str:
     notes = [facts.note] if facts.note else []
     if not grid.whole:
-        notes.append(f"interpolated between {len(grid.points)} simulated points")
+        notes.append(f"interpolated between {len(grid.points)} simulated strategies of a model and attention")
     if varied:
         notes.append("mean over lengths of batches of one length each")
     return "; ".join(notes)

@@ -11,8 +11,8 @@ A problem with a prompt of `a` tokens takes N trials of `n` generated tokens. Wi
 | search of pages of b tokens | (2a + n) / b n H D N | (2a + N n) / b n G D |
 | prefill | 2 P a + 2 a (a + 1) H D | 4 a G D |
 
-The first four rows without W are the paper's (arXiv 2506.05333, section 2 and appendix; its authors' code is in
-`published`). A token t of a trial attends to a + t keys: 2 H D FLOPs for their scores and as many for their values, and
+The first four rows without W are the paper's (arXiv 2506.05333, section 2 and appendix A.2; its authors' code is in
+`published`). Token t of a trial attends to a + t keys: 2 H D FLOPs for their scores and as many for their values, and
 2 G D elements read. Trials of a problem run side by side, so under dense attention the prompt's keys are read once for
 all of them, which leaves N n^2 / 2 + a n of N (n^2 / 2 + a n) keys; so are summaries of its pages. Keys that are chosen
 differ from trial to trial, and are read by each. A page's summary is one key: 2 H D FLOPs, G D elements.

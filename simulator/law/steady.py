@@ -36,7 +36,7 @@ class SteadyCost:
     batch : sequences that decode at a time, mean over time.
     preemptions : of a trial. prefilled : tokens that are prefilled for a problem, also those computed again.
     steps : engine steps for a problem, a fraction where several are served at a time.
-    kv_use : share of the KV blocks in use, mean over steps.
+    kv_use : share of the KV blocks in use, mean over time.
     flops, hbm_bytes, eflops, energy_j : of all GPUs, eflops = flops + hbm_bytes x peak FLOP/s over bytes/s; NaN if
         `work` was not asked for.
     problems : that the schedule's stretch has finished, a measure of how long it is.
@@ -86,9 +86,10 @@ def steady_cost(
     if in_flight is not None:
         params = replace(params, max_num_seqs=min(in_flight, params.max_num_seqs))
     caps, prefill_caps = (
-        tuple(dict.fromkeys((*own, *others)))
+        tuple(dict.fromkeys((*own, *others, None)))
         for own, others in zip((cost.decode_caps, cost.prefill_caps), with_caps, strict=True)
     )
+    # Whole contexts, which no cap ends, are what tells how alike two moments are.
     ordered = tuple(sorted(caps, key=_wide)), tuple(sorted(prefill_caps, key=_wide))
     schedule = saturated_schedule(params, *ordered, prompt, tokens, trials, waves=waves)
     return timed(deployment, schedule, work=work)
@@ -109,15 +110,17 @@ def timed(deployment: Deployment, schedule: Schedule, *, work: bool = True) -> S
     prefill = timeline["prefill_seqs"] > 0
     parts = {"decode_attention": float(np.sum(decode)), "prefill": float((busy - decode)[prefill].sum())}
     parts["rest"] = seconds - sum(parts.values())
-    total = float(steps.sum())
+    # In the middle of each row; the decoding sequences grow by a token a step.
+    each = schedule.timeline["steps"]
+    blocks = timeline["kv_blocks"] + seqs * (each - 1) / (2 * deployment.params.block_size)
     found = SteadyCost(
         seconds=gpus * seconds,
         parts={name: gpus * value for name, value in parts.items()},
         batch=float((seqs * busy).sum() / seconds),
         preemptions=schedule.preemptions,
         prefilled=float((timeline["prefill_tokens"] * steps).sum()),
-        steps=total,
-        kv_use=float((timeline["kv_blocks"] * steps).sum() / total / deployment.params.kv_blocks),
+        steps=float(steps.sum()),
+        kv_use=float((blocks * busy).sum() / seconds / deployment.params.kv_blocks),
         problems=schedule.problems,
     )
     if not work:

@@ -32,6 +32,21 @@ class Setting:
     sets: tuple[str, ...] = ()
     gpu: str | None = None
 
+    def check(self) -> None:
+        """InputError for assignments to what the strategies, or `gpu`, say."""
+        for assignment in self.sets:
+            path = assignment.partition("=")[0].strip()
+            if path == "gpu" and self.gpu is not None:
+                raise InputError("the GPU is given twice", file="--set", found=assignment, allowed=f"only {self.gpu}")
+            if path == "model" or path.split(".")[0] == "attention":
+                allowed = "engine, precision, parallelism, profile, gpu and what lies in them"
+                raise InputError(
+                    "strategies have models and attentions of their own",
+                    file="--set",
+                    found=assignment,
+                    allowed=allowed,
+                )
+
     def load(self, model: str | None = None, policy: Policy | None = None, tensor: int | None = None) -> LoadedScenario:
         """The scenario, with a strategy's model and attention.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from hwspecs.errors import InputError, near_matches
 from simulator.law.strategies import LIMITS, TRIALS, WHOLE
-from simulator.law.tables import canonical, check_attentions, frame, read_table
+from simulator.law.tables import PROMPT, canonical, check_attentions, frame, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 KEY = ("model", "attention", "budget", "page", "local")
 """What a trial was run with."""
 TRIAL_COLUMNS = (*KEY, "problem", "trial", "tokens", "correct", "answer_at", "prompt_tokens")
-PROMPT = 135
-"""Tokens of a problem, where a table does not say (see `curves.PROMPT`)."""
 _NEEDED = ("problem", "trial", "tokens", "correct")
 _RIGHT = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "100": 1.0, "100.0": 1.0}
 
@@ -48,11 +46,10 @@ def coverage(trials: Any, correct: Any, n: Any) -> np.ndarray:
         raise InputError("the trace has fewer trials than that", place="trials", found=int(n.max()),
                          allowed=f"1 to {int(m.min())}")  # fmt: skip
     factors, other = np.minimum(n, c), np.maximum(n, c)
-    log = np.zeros(m.shape)
-    sure = n > m - c
+    missed = np.where(n > m - c, 0.0, 1.0)
     for j in range(int(factors.max(initial=0))):
-        log += np.where((j < factors) & ~sure, np.log1p(-np.minimum(other / np.maximum(m - j, 1), 1 - 1e-12)), 0.0)
-    return np.where(sure, 1.0, -np.expm1(log))
+        missed = missed * np.where((j < factors) & (missed > 0), 1 - other / np.maximum(m - j, 1), 1.0)
+    return 1 - missed
 
 
 @dataclass(frozen=True)

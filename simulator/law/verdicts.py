@@ -34,7 +34,8 @@ ATTENTION_RATIO = 10.0
 """Attention costs 10 to 1,000 times the parameters in long reasoning (section 2): the lower end."""
 THRESHOLD, ROOM = 14e9, 0.26
 """Parameters below which it pays to grow the model before the chain (section 3.1: "empirically, 14B"), and the accuracy
-that the model has still to gain that is left for 14B: `measures.lasting_change` on figure 8d, digitised."""
+that the model has still to gain that is left for 14B: `measures.lasting_change` on figure 8d, digitised, which is of
+long chains of thought. With Best-of-N the size alone is judged."""
 SMALL = 5e9
 """Fewer parameters have the models that the paper calls small: 0.6B, 1.7B and 4B (figure 7)."""
 GAINS = {
@@ -97,6 +98,8 @@ def claims_for(axis: str, attention: str) -> tuple[Claim, ...]:
     """The conclusions, with what the paper says for this axis and attention."""
     points, saving = GAINS[axis, attention]
     said = {"points": f"+{100 * points:g}", "saving": f"{saving:g}x"}
+    if axis == "best_of_n":
+        said |= {"threshold": "14B", "small": "more"}
     return tuple(Claim(c.key, c.title, c.measure, said.get(c.key, c.paper)) for c in _CLAIMS)
 
 
@@ -132,7 +135,7 @@ def judge(
             effect = None if given is None else log_effect(given[0], given[1])
             value, text = (None, "") if given is None else (given[0], given[2].format(given[0]))
         elif claim.key == "threshold":
-            value, effect, text = _threshold(found, parameters)
+            value, effect, text = _threshold(found, parameters, ROOM if axis == "long_cot" else None)
         else:
             value, effect, text = _linear(claim.key, found, points)
         why = "" if effect is not None else missing.get(claim.key, "nothing to measure it on")
@@ -152,8 +155,10 @@ def _attention(found: Measures) -> _Given | None:
     return middle, ATTENTION_RATIO, "{:.3g}x"
 
 
-def _threshold(found: Measures, parameters: Mapping[str, float]) -> tuple[float | None, float | None, str]:
-    """The size, on a scale from the smallest model to 14B, times the share of the paper's room that is left there."""
+def _threshold(
+    found: Measures, parameters: Mapping[str, float], room: float | None
+) -> tuple[float | None, float | None, str]:
+    """The size, on a scale from the smallest model to 14B, times the share of the paper's `room` that is left there."""
     smallest = min(parameters.values())
     if len(parameters) < 2 or smallest >= THRESHOLD:
         return None, None, ""
@@ -161,7 +166,8 @@ def _threshold(found: Measures, parameters: Mapping[str, float]) -> tuple[float 
     if change is None:
         return 0.0, 0.0, "none"
     size = parameters[change.taken]
-    effect = log_effect(size / smallest, THRESHOLD / smallest) * min(1.0, change.room / ROOM)
+    effect = min(1.0, log_effect(size / smallest, THRESHOLD / smallest))
+    effect *= 1.0 if room is None else min(1.0, change.room / room)
     return size, effect, f"{size_label(change.taken)} {100 * change.room:.0f}"
 
 
@@ -184,5 +190,5 @@ def _linear(key: str, found: Measures, points: float) -> tuple[float | None, flo
 def _short(exponent: float) -> str:
     """`.25`, `1.7`, `12`."""
     if abs(exponent) < 0.995:
-        return f"{exponent:.2f}".replace("0.", ".", 1)
+        return f"{round(exponent, 2) + 0.0:.2f}".replace("0.", ".", 1)
     return f"{exponent:.1f}" if abs(exponent) < 10 else f"{exponent:.0f}"

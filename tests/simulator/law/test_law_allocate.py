@@ -26,7 +26,7 @@ def strategies(accuracies: list[float], problems: tuple[str, ...]) -> pd.DataFra
     return pd.DataFrame(full, columns=list(COLUMNS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=36, max_size=36),
     st.lists(st.integers(1, 9), min_size=36, max_size=36),

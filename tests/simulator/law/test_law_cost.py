@@ -16,11 +16,16 @@ from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
+from simulator.graph import Precision, build_graph
+from simulator.graphview import step_shape
 from simulator.law import options
 from simulator.law.closedform import LawModel, law_model
 from simulator.law.costs import crossing, law_costs, parts, priced, rates, step_weight_bytes
 from simulator.law.grid import Grid, Terms, cost_columns, cost_frame
 from simulator.power import joules
+from simulator.profile import load_profile
+from simulator.stepcost import StepCost
+from workloads.attention import Dense
 from workloads.model import load_model
 
 E = 206.0
@@ -107,6 +112,26 @@ def test_prefill_is_a_sum_over_the_prompt(model: LawModel, a: int) -> None:
     assert float(found.prefill_bytes) == (4 * model.kv_heads * model.depth + model.index_bytes) * a
 
 
+@pytest.mark.parametrize("name", ["qwen3-8b", "gpt-oss-20b", "deepseek-r1", "deepseek-v3.2", "qwen3.5-397b-a17b"])
+def test_prefill_is_what_the_operators_do(name: str) -> None:
+    """Attention and index of a prompt in one chunk, as the operator graph has them; the law writes the keys, and a
+    single chunk reads as many.
+    """
+    model, a = load_model(name), 1000
+    graph = build_graph(model, Dense(), Precision(), 1)
+    cost = StepCost(graph, B200, load_profile("ideal"), max_tokens=8192, max_seqs=256, max_context=40_960)
+    shape = step_shape(cost, phase="prefill", batch=1, query=a, past=0)
+    wanted = ("attention_prefill", "index_scores_prefill")
+    work = [(op.count, op.work(shape)) for op in cost.operators if op.name.startswith(wanted)]
+    plain = law_model(model, "bf16")
+    found = parts(plain, "dense", a, 1, ratio=E, prefill=True)
+    flops = sum(count * each.flops for count, each in work)
+    assert float(found.prefill_flops - 2 * plain.parameters * a) == pytest.approx(flops, rel=1e-9)
+    read = sum(count * each.kv_bytes for count, each in work)
+    if model.latent is None or model.latent.indexer is not None:  # expanded keys are read where they are expanded
+        assert float(found.prefill_bytes) == pytest.approx(read, rel=1e-12)
+
+
 def test_prefill_of_latent_attention_is_expanded() -> None:
     """DeepSeek-R1, 100 tokens: 2 x 192 FLOPs of a score, 2 x 128 of a value, on 61 layers of 128 heads, 5,050 pairs."""
     model = law_model(load_model("deepseek-r1"), "bf16")
@@ -161,6 +186,29 @@ def test_shares_and_rooflines(a: int, n: int, trials: int, budget: int) -> None:
     found = parts(PLAIN, "block_top_k", a, n, trials, budget, 16, ratio=E, prefill=True, batch=32, weight_bytes=1e10)
     assert sum(found.shares().values()) == pytest.approx(1.0, rel=1e-12)
     assert found.eflops / 2 <= found.roofline_eflops() <= found.eflops
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([PLAIN, WINDOWED]), st.integers(0, 3000), st.integers(1, 20_000), st.integers(1, 32),
+    st.integers(1, 4096), st.sampled_from([16, 64]),
+)  # fmt: skip
+def test_more_never_costs_less(model: LawModel, a: int, n: int, trials: int, budget: int, page: int) -> None:
+    """A longer chain, another trial, a larger budget or prompt; a search over none; all keys over some."""
+
+    def cost(attention: str, a: int = a, n: int = n, trials: int = trials, budget: int = budget) -> float:
+        cap = None if attention == "dense" else budget
+        return float(parts(model, attention, a, n, trials, cap, page, ratio=E, exact=True).eflops)
+
+    for attention in ("dense", "top_k", "block_top_k"):
+        here = cost(attention)
+        more = (cost(attention, n=n + 1), cost(attention, trials=trials + 1), cost(attention, a=a + 1))
+        assert here < min(more[:2]) and here <= more[2] * (1 + 1e-12)
+        assert cost(attention, trials=trials + 1) / (trials + 1) <= here / trials * (1 + 1e-12)
+    assert cost("top_k") <= cost("top_k", budget=budget + 1) * (1 + 1e-12)
+    assert cost("top_k") < cost("block_top_k")
+    assert cost("top_k", trials=1) <= cost("dense", trials=1) * (1 + 1e-12)
+    assert cost("top_k", trials=1, budget=a + n) == pytest.approx(cost("dense", trials=1), rel=1e-12)
 
 
 def test_arrays_broadcast() -> None:

@@ -75,7 +75,7 @@ def as_the_authors(table: pd.DataFrame, cost: np.ndarray, costs: np.ndarray) -> 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_authors_procedure(seed: int) -> None:
     table, cost = noisy(seed)
-    costs = np.logspace(np.log10(45), np.log10(1e5), 100)
+    costs = np.logspace(np.log10(45), np.log10(1e5), 100)[::3]
     expected = as_the_authors(table, cost, costs)
     found = frontier(table, cost, costs=costs)
     for key, curve in expected.items():

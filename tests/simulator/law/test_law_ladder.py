@@ -165,9 +165,30 @@ def test_stretched_lengths(lengths, mean, forced) -> None:
     assert abs(after.mean() - mean) <= (0.5 + forced * max(np.bincount(before)) / len(before)) + 1
 
 
+def test_spread_is_that_of_the_law() -> None:
+    """Without a prompt's weight dense attention grows with n^2: lengths of 1,000 and 3,000 cost 5/4 of two of 2,000."""
+    lengths = "workload.output_tokens={kind: empirical, values: [1000, 3000]}"
+    sets = (lengths, "workload.prompt_tokens=1", "workload.requests=4000")
+    frame = ladder(["qwen3-0.6b"], [("dense", 0), ("top_k", 1)], rungs=(1,), sets=sets, points=(4096,), jobs=1)
+    share = float((frame.attention_s / frame.seconds)[0])
+    assert frame.spread[0] == pytest.approx(1 + share / 4, abs=2e-3)
+    assert frame.spread[1] == pytest.approx(1.0, abs=1e-3)
+
+
 def test_mean_lengths_as_points() -> None:
     frame = ladder(["qwen3-0.6b"], [("dense", 0)], tokens=(1000, 16000), rungs=(1, 8), jobs=1)
     assert list(frame.tokens[::2]) == [1000, 16000] and set(frame.limit) == {32768}
+
+
+def test_a_trace_has_its_lengths(tmp_path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s,input_len,output_len\n0,100,700\n1,120,900\n3,110,800\n", encoding="utf-8")
+    load = f"workload={{strategy: {{kind: chat}}, trace: {{path: {path}}}, arrivals: {{kind: all_at_once}}}}"
+    said = {"models": ["qwen3-0.6b"], "attentions": [("dense", 0)], "sets": [load], "rungs": (1, 9), "jobs": 1}
+    frame = ladder(**said, points=(850,))
+    assert list(frame.tokens) == [783, 783] and set(frame.prompt_tokens) == {110}  # (700 + 850 + 800) / 3
+    with pytest.raises(InputError, match="no rung for it"):
+        ladder(**said, axis="best_of_n", points=(4,))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +208,7 @@ def test_mean_lengths_as_points() -> None:
         ({"sets": ["replicas=2"]}, "no rung for it"),
         ({"sets": ["workload.timeout=9 s"]}, "no rung for it"),
         ({"sets": ["workload.arrivals={kind: poisson, rate: 2}"]}, "all of them at hand"),
+        ({"base": BEST, "sets": ["workload.strategy.stop_on_accept=true"]}, "no rung for it"),
         ({"models": ["llama-3.1-405b"], "gpus": ["l40s"]}, "does not fit"),
         ({"models": ["deepseek-v3.2"], "attentions": [("top_k", 64)]}, "indexer of its own"),
     ],

@@ -1,4 +1,4 @@
-"""Saturated serving: a schedule that does not depend on step times, and a stretch of it that stands for the long run."""
+"""Saturated serving: a schedule that does not depend on step times, a stretch of which stands for the long run."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ def test_same_as_a_run_in_whole_waves(extra: list[str], trials: int) -> None:
     idle = summary["cost"]["mean_power_w_per_gpu"] * way  # an upper bound on what is drawn meanwhile
     assert found.energy_j * problems == pytest.approx(summary["cost"]["energy_j"], rel=1e-6, abs=idle)
     assert found.batch == pytest.approx(summary["batch"]["mean_decode_seqs"], rel=1e-9)
+    assert found.kv_use == pytest.approx(summary["kv"]["mean_use"], rel=1e-9)
     assert found.preemptions == summary["requests"]["preemptions"] == 0
     assert sum(found.parts.values()) == pytest.approx(found.seconds, rel=1e-12)
 
