@@ -238,39 +238,30 @@ def law_eflops(
     columns: dict[str, np.ndarray], model: law.LawModel, attention: Any, ratio: float, kv_bytes: float
 ) -> dict[str, float]:
     """The Kinetics law for the tokens that were generated: parameters, attention compute and memory, in equivalent
-    FLOPs.
+    FLOPs. What search costs, of pages or by a model's own indexer, is in the attention's.
 
-    Windows count as a budget without search, an indexer as one with. With dense attention the prompt's KV is read once
-    for the trials of a problem, as the law has it.
+    A sliding window on all layers counts as a budget without search. What the trials of a problem all read is read once
+    for them, as the law has it: the prompt's KV with dense attention, else what of it is searched.
     """
-    a, n = columns["prompt_tokens"].astype(float), columns["generated"].astype(float)
-    cap = attention.decode_cap(None)
-    if model.budget is not None:
-        cost, shared = law.indexed(model, a, n, ratio, kv_bytes), 0.0
-    elif cap is None:
-        cost = law.dense(model, a, n, ratio, kv_bytes)
-        jobs = columns["job"]
-        longest = np.zeros(int(jobs.max()) + 1)
-        np.maximum.at(longest, jobs, n)
-        n_all = np.bincount(jobs, weights=n)
-        prompt = np.zeros(len(longest))
-        prompt[jobs] = a
-        shared = float(law.shared_prompt_bytes(model, prompt, n_all, longest, kv_bytes).sum())
-    else:
-        page = attention.page
-        cost = (
-            law.top_k(model, a, n, cap, ratio, kv_bytes)
-            if page is None
-            else law.block_top_k(model, a, n, cap, page, ratio, kv_bytes)
-        )
-        shared = 0.0
-    memory = float((cost.attention_bytes.sum() - shared) * ratio)
-    parameters, compute = float(cost.parameter_flops.sum()), float(cost.attention_flops.sum())
+    a, n, jobs = columns["prompt_tokens"].astype(float), columns["generated"].astype(float), columns["job"]
+    cap, page = attention.decode_cap(None), attention.page
+    chosen = model.budget is None and cap is not None
+    kind = "dense" if not chosen else "top_k" if page is None else "block_top_k"
+    cost = law.parts(model, kind, a, n, 1, cap if chosen else None, page, ratio=ratio, kv_bytes=kv_bytes)
+    longest = np.zeros(int(jobs.max()) + 1)
+    np.maximum.at(longest, jobs, n)
+    prompt = np.zeros(len(longest))
+    prompt[jobs] = a
+    saved = (prompt * (np.bincount(jobs, weights=n) - longest)).sum()  # keys
+    memory = float((cost.attention_bytes + cost.search_bytes).sum())
+    memory -= saved * law.shared_key_bytes(model, kind, page, kv_bytes)
+    compute = float((cost.attention_flops + cost.search_flops).sum())
+    parameters = float(cost.parameter_flops.sum())
     return {
         "parameters": parameters,
         "attention_compute": compute,
-        "attention_memory": memory,
-        "total": parameters + compute + memory,
+        "attention_memory": memory * ratio,
+        "total": parameters + compute + memory * ratio,
     }
 
 

@@ -33,7 +33,7 @@ _LATER = {
     "Grid": "grid", "Parts": "split", "Terms": "grid", "cost_frame": "grid", "crossing": "costs",
     "law_costs": "costs", "load_accuracy": "accuracy", "parts": "split", "priced": "pricing",
     "published_coverage": "published", "published_model": "published", "published_parts": "published",
-    "rates": "pricing", "simulate_strategies": "simulated", "simulated_costs": "simulated",
+    "rates": "pricing", "shared_key_bytes": "split", "simulate_strategies": "simulated", "simulated_costs": "simulated",
     "step_weight_bytes": "split",
 }  # fmt: skip
 """Where what is imported at its first use is defined. What is called as its module, such as `ladder.ladder`, is not

@@ -76,15 +76,18 @@ def load_accuracy(spec: str | Path | None = None) -> Accuracy:
 
         return read_logs(path)
     if path.suffix in (".csv", ".parquet"):
+        from simulator.law.curves import POINTS, read_curves
         from simulator.law.tables import read_table
+        from simulator.law.traces import NEEDED, read_trials
 
         columns = set(read_table(path, ()).columns)
+        if not columns & {"cost_tera_eflops", "accuracy", *NEEDED}:
+            raise InputError(
+                "neither curves nor trials", file=path, found=", ".join(map(str, sorted(columns, key=str))),
+                allowed=f"curves ({', '.join(POINTS)}) or trials ({', '.join(NEEDED)})",
+            )  # fmt: skip
         if {"cost_tera_eflops", "accuracy"} & columns:
-            from simulator.law.curves import read_curves
-
             return read_curves(path)
-        from simulator.law.traces import read_trials
-
         return read_trials(path)
     raise InputError(
         "not a source of accuracy" if path.exists() else "no such file", file=spec,
@@ -124,11 +127,15 @@ def read_parametric(path: str | Path) -> Parametric:
             raise InputError(f"no alternative {end}", file=path, place=f"models.{missing[0]}.alternatives")
     about = data.get("about", data.get("name", path))
     note = f"{about}. {data.get('note', 'Fitted to: ' + str(data.get('citation', 'not said')))}."
+    ends = data.get("budgets")
+    if ends is not None and not (isinstance(ends, list) and len(ends) == 2 and all(type(end) is int for end in ends)):
+        raise InputError("not two KV budgets", file=path, place="budgets", line=file.line(("budgets",)), found=ends)
     return Parametric(
         name=str(data.get("name", path)),
         note=note,
         coefficients=fitted,
         longest=_whole(file, data, "longest", LIMITS[-1]),
+        budgets=None if ends is None else (ends[0], ends[1]),
         prompt=_whole(file, data, "prompt_tokens", PROMPT),
         problems=_whole(file, data, "problems", 30),
         caveats=tuple(map(str, data.get("not_identified", ()))),

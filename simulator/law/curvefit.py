@@ -9,9 +9,9 @@ procedure: costs have a spread of 3% (prompts differ), which keeps the sum of sq
 noise, so that the best of several is not better than they are.
 
 How problems differ is not in curves of one trial. It comes from a headline of Best-of-N for some models (`Headline`);
-the others' spread is interpolated over log parameters. Nor is `sigma` in them, which is drawn to SIGMA. What is weakly
-determined model by model, `slope` and `steepness`, is drawn towards the models' mean (partial pooling): each model is
-fitted twice, the second time with a penalty on the distance from the first fits' geometric mean.
+the others' concentration is interpolated over log parameters. Nor is `sigma` in them, which is drawn to SIGMA. What is
+weakly determined model by model, `slope` and `steepness`, is drawn towards the models' mean (partial pooling): each
+model is fitted twice, the second time with a penalty on the distance from the first fits' geometric mean.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ BLOCK = 10
 """Points of a block that the bootstrap moves together, and that are held out together."""
 HEADLINE = 3.0
 """Residual per accuracy that a headline is missed by: a headline weighs as nine points of a curve."""
-# ceiling, spread, median, slope, sigma, kept, scale, steepness: log odds of the shares, logarithms of the others
+# ceiling, concentration, median, slope, sigma, kept, scale, steepness: log odds of the shares, logarithms of the others
 _LOW = np.array([-6.0, np.log(0.05), np.log(500), -2.5, -2.5, -3.0, 0.0, -1.2])
 _HIGH = np.array([5.0, np.log(20), np.log(1e5), 0.7, 0.5, 6.0, 9.0, 1.2])
 _POOLED = (3, 7)
-_SPREAD, _SIGMA = 1, 4
+_CONCENTRATION, _SIGMA = 1, 4
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def coefficients(theta: np.ndarray) -> Coefficients:
 def _problems(one: Coefficients, limits: Any) -> tuple[np.ndarray, np.ndarray]:
     """Logarithmic medians, shape (problems, 1), and solve probabilities with dense attention, (problems, limits)."""
     mu = (np.log(one.median) + one.slope * standard_difficulty(PROBLEMS))[:, None]
-    return mu, solve_shares(one.ceiling, one.spread, PROBLEMS)[:, None] * answered(limits, mu, one.sigma)
+    return mu, solve_shares(one.ceiling, one.concentration, PROBLEMS)[:, None] * answered(limits, mu, one.sigma)
 
 
 def predicted(one: Coefficients, model: str, costs: np.ndarray, prompt: int) -> np.ndarray:
@@ -142,7 +142,7 @@ def fit(
     target: Target,
     prompt: int,
     *,
-    spread: float | None = None,
+    concentration: float | None = None,
     pool: np.ndarray | None = None,
     start: np.ndarray | None = None,
     weights: np.ndarray | None = None,
@@ -151,7 +151,7 @@ def fit(
 
     Parameters
     ----------
-    spread : logarithm of the spread to which it is drawn without a headline.
+    concentration : logarithm of the one to which it is drawn without a headline.
     pool : centre of the pooled parameters; None for no pooling, when a weak pull to 0.5 and 1 keeps them finite.
     start : where to start; None tries several.
     weights : of the points, shape (2, len(costs)); 0 leaves one out.
@@ -167,7 +167,7 @@ def fit(
         off = (predicted(one, target.model, target.costs, prompt) - seen) * weight
         lost = LOST * one.ceiling * (1 - one.kept)
         if target.headline is None:
-            missed = theta[_SPREAD] - (np.log(0.5) if spread is None else spread)
+            missed = theta[_CONCENTRATION] - (np.log(0.5) if concentration is None else concentration)
         else:
             missed = HEADLINE * (coverage(one, target.headline.trials) - target.headline.accuracy)
         wide = SIGMA_PULL * (theta[_SIGMA] - np.log(SIGMA))
@@ -183,15 +183,15 @@ def fit(
 
 
 def fit_all(found: Sequence[Target], prompt: int) -> dict[str, np.ndarray]:
-    """Parameters by model: fitted alone, then again drawn to the mean of those, and their spread, where there is no
-    headline, to that of the models next in size.
+    """Parameters by model: fitted alone, then again drawn to the mean of those, and their concentration, where there
+    is no headline, to that of the models next in size.
     """
     alone = {target.model: fit(target, prompt) for target in found}
     told = {t.model: alone[t.model] for t in found if t.headline is not None}
     for model in alone:
         near = interpolated(published_parameters(model), told) if model not in told and told else None
         if near is not None:
-            alone[model] = np.where(np.arange(len(near)) == _SPREAD, near, alone[model])
+            alone[model] = np.where(np.arange(len(near)) == _CONCENTRATION, near, alone[model])
     return {t.model: refit(t, alone, prompt) for t in found}
 
 
@@ -199,7 +199,7 @@ def refit(target: Target, thetas: Mapping[str, np.ndarray], prompt: int, **optio
     """`fit` from `thetas` (of all models), drawn to their mean."""
     pool = np.mean([theta[list(_POOLED)] for theta in thetas.values()], axis=0)
     start = thetas[target.model]
-    return fit(target, prompt, spread=float(start[_SPREAD]), pool=pool, start=start, **options)
+    return fit(target, prompt, concentration=float(start[_CONCENTRATION]), pool=pool, start=start, **options)
 
 
 def coverage(one: Coefficients, trials: int) -> float:

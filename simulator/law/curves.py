@@ -33,7 +33,7 @@ _SPELLINGS = {
     "top_k": "top_k", "topk": "top_k", "oracle-topk": "top_k",
     "block_top_k": "block_top_k", "blocktopk": "block_top_k", "block-topk": "block_top_k",
 }  # fmt: skip
-_POINTS = ("model", "attention", "cost_tera_eflops", "accuracy")
+POINTS = ("model", "attention", "cost_tera_eflops", "accuracy")
 
 
 def published_parameters(model: str) -> float:
@@ -192,7 +192,7 @@ def read_curves(path: str | Path, prompt: int = PROMPT) -> Curves:
     """
     from simulator.law.published import PEAK
 
-    table = read_table(path, _POINTS, numbers=("cost_tera_eflops", "accuracy"))
+    table = read_table(path, POINTS, numbers=("cost_tera_eflops", "accuracy"))
     for column, bad, allowed in (
         ("cost_tera_eflops", ~(table["cost_tera_eflops"] > 0), "numbers above 0"),
         ("accuracy", ~table["accuracy"].between(0, 1), "0 to 1"),

@@ -16,6 +16,7 @@ import numpy as np
 from hwspecs.gpu import Gpu, load_gpu
 from simulator.law.claims import b200_seconds
 from simulator.law.frontier import Frontier, frame_frontier, frontier
+from simulator.law.ladder import ladder
 from simulator.law.measures import Measures, measure
 from simulator.law.runfacts import PAPER_LAYER_POINTS, LayerFacts, RunFacts, layer_facts, run_facts
 from simulator.law.strategies import BUDGETS, LIMITS, MODELS, TRIALS
@@ -67,6 +68,7 @@ class Evidence:
     accuracy : the accuracy model's note: what it is, what it cannot say.
     spreads : measures of Best-of-N by (spread, setting, attention), spread one of SPREADS.
     facts : whole runs by (GPU, model, KV budget, tokens). layers : the paper's experiment on single layers.
+    steps : the rungs of `ladder` of RUN_MODELS under RUN_BUDGETS, chains cut at the longest of RUN_TOKENS.
     """
 
     curves: Frontier | None
@@ -76,6 +78,7 @@ class Evidence:
     spreads: Mapping[tuple[str, str, str], Measures]
     facts: Mapping[tuple[str, str, int | None, int], RunFacts]
     layers: tuple[LayerFacts, ...]
+    steps: pd.DataFrame
     gpus: tuple[str, ...] = GPUS
 
 
@@ -89,6 +92,7 @@ def gather(
     limits: Sequence[int] = LIMITS,
     trials: Sequence[int] = TRIALS,
     run: Callable[[str, str, int | None, int], RunFacts] = run_facts,
+    climb: Callable[..., pd.DataFrame] = ladder,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evidence:
     """Compute everything.
@@ -96,7 +100,8 @@ def gather(
     Parameters
     ----------
     accuracy : of `simulator.law.accuracy`, with `strategies` and `note`. simulated : GPU-seconds of a table's rows.
-    curves : the digitised curves' file, None if there is none. run : model, GPU, KV budget, tokens -> `run_facts`.
+    curves : the digitised curves' file, None if there is none. run, climb : where whole runs and
+        rungs come from.
     """
     import pandas as pd
 
@@ -132,9 +137,16 @@ def gather(
         (gpu, model, budget, tokens): run(model, gpu, budget, tokens)
         for gpu in gpus for model in RUN_MODELS for budget in RUN_BUDGETS for tokens in RUN_TOKENS
     }  # fmt: skip
+    progress("rung by rung")
+    steps = climb(
+        RUN_MODELS,
+        [("dense", 0) if budget is None else ("top_k", budget) for budget in RUN_BUDGETS],
+        points=RUN_TOKENS[-1:],
+        gpus=list(gpus),
+    )
     layers = tuple(layer_facts(REFERENCE_LAYER, gpu, *point) for gpu in gpus for point in PAPER_LAYER_POINTS)
     digitised = None if curves is None else digitised_frontier(curves)
-    return Evidence(digitised, str(accuracy.note), fronts, measures, spreads, facts, layers, tuple(gpus))
+    return Evidence(digitised, str(accuracy.note), fronts, measures, spreads, facts, layers, steps, tuple(gpus))
 
 
 def _costs(

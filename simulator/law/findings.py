@@ -33,7 +33,7 @@ from simulator.law.findingfronts import (
 )
 from simulator.law.findinglaw import attention_dominates, b200_time, kv_memory, wall_clock
 from simulator.law.findingplots import draw_all
-from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, Finding, gpu_name, table
+from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, Finding, gpu_name, short, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +77,14 @@ HOW = """
 - **Ideal top-k has no kernel**: what a budget of B tokens costs is taken to be dense attention over B tokens, found at
   no cost. Real sparse kernels are slower ([sparse attention as modelled, beside a measured one](sparse-check.md)).
 - **Where the time goes** is told from whole runs of `aime24-long-cot` with 240 chains of equal length at a time.
+"""
+
+RUNGS = """
+## Which assumption matters
+
+GPU-seconds of a chain, with the scenario's lengths cut at 32,768 tokens, and what each assumption that is lifted
+multiplies them by, in the order of [the ladder](law.md#the-ladder); the largest step is bold. `kinesim law compare`
+draws it, and judges the law's conclusions on every rung.
 """
 
 LEFT = """
@@ -162,6 +170,8 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
         table(head, rows),
         f"\n![Accuracy against cost: the law, and simulated]({PICTURES}/frontiers.png)",
         f"\n![Where the time of a long chain goes]({PICTURES}/where-the-time-goes.png)",
+        RUNGS,
+        rungs_table(evidence),
         HOW.format(accuracy=evidence.accuracy, curves=curves),
     ]
     for number, finding in enumerate(told, 1):
@@ -170,6 +180,22 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
     unchecked = "\n".join(f"- {f.title}: {f.why}." for f in told if f.verdict == UNCHECKED)
     parts.append(LEFT.format(claims=unchecked))
     return "\n".join(parts)
+
+
+def rungs_table(evidence: Evidence) -> str:
+    """What each rung of the ladder multiplies the cost by."""
+    steps = evidence.steps
+    titles = steps.drop_duplicates("rung").sort_values("rung")["title"].tolist()
+    rows = []
+    for (gpu, model, attention, budget), rungs in steps.groupby(["gpu", "model", "attention", "budget"], sort=False):
+        seconds = rungs.sort_values("rung")["seconds"].to_numpy()
+        factors = seconds[1:] / seconds[:-1]
+        cells = [f"{factor:.2f}" for factor in factors]
+        cells[int(np.argmax(factors))] = f"**{cells[int(np.argmax(factors))]}**"
+        what = f"{gpu_name(gpu)}, {short(str(model))}, {'dense' if attention == 'dense' else f'top-k {budget:,}'}"
+        total = f"{seconds[-1] / seconds[0]:.2f}"
+        rows.append([what, f"{seconds[0]:.3g} s", *cells, f"{seconds[-1]:.3g} s", total])
+    return table(["chain", "the law", *titles[1:], "simulated", "in all"], rows)
 
 
 def anchor(title: str) -> str:

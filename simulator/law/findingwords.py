@@ -36,7 +36,8 @@ class Finding:
 
 
 def short(model: str) -> str:
-    return model.removeprefix("qwen3-").upper()
+    """`8B`, of `qwen3-8b` or `Qwen/Qwen3-8B`."""
+    return model.rpartition("/")[2].lower().removeprefix("qwen3-").upper()
 
 
 def gpu_name(gpu: str) -> str:

@@ -6,7 +6,7 @@ By maximum likelihood where that is simple, model by model:
   cut are known only to be longer (EM for censored normal values). `slope` is the standard deviation of the problems'
   means less what sampling adds to it, `median` the exponential of their mean;
 - solve shares: the right ones among a problem's trials that ended by themselves are beta-binomial (`ceiling`,
-  `spread`). Trials that were cut say nothing of p;
+  `concentration`). Trials that were cut say nothing of p;
 - KV budgets: `kept`, `scale` and `steepness` by least squares on the mean share of right ones under each budget over
   that with dense attention. Without sparse trials they are NaN, and KV budgets are refused.
 
@@ -40,8 +40,8 @@ _FEWEST = 5
 def fit_traces(traces: Traces, samples: int = 40, seed: int = 0) -> Parametric:
     """The parametric model of all models in `traces` with dense trials, with `samples` bootstrap samples.
 
-    `alternatives` have the spread at the 5th and 95th percentile of the samples. InputError for a model without dense
-    trials, with fewer than five problems, or none of whose trials is right or ended by itself.
+    `alternatives` have the concentration at the 5th and 95th percentile of the samples. InputError for a model without
+    dense trials, with fewer than five problems, or none of whose trials is right or ended by itself.
     """
     rng = np.random.default_rng(seed)
     cap = traces.cap
@@ -51,21 +51,27 @@ def fit_traces(traces: Traces, samples: int = 40, seed: int = 0) -> Parametric:
         own = traces.trials[traces.trials["model"] == model]
         fitted[model] = _fit(own, cap, traces.name)
         draws[model] = tuple(_fit(_drawn(own, rng), cap, traces.name) for _ in range(samples))
-        spreads = [one.spread for one in draws[model]] or [fitted[model].spread]
+        sizes = [one.concentration for one in draws[model]] or [fitted[model].concentration]
         low[model], high[model] = (
-            replace(fitted[model], spread=float(np.quantile(spreads, level))) for level in (0.05, 0.95)
+            replace(fitted[model], concentration=float(np.quantile(sizes, level))) for level in (0.05, 0.95)
         )
     problems = int(traces.trials.groupby("model")["problem"].nunique().max())
     return Parametric(
         name=traces.name,
         note=f"Parametric model fitted to {traces.name} ({len(traces.trials):,} trials of {problems} problems).",
         coefficients=fitted,
+        budgets=_ends(traces),
         longest=cap or LIMITS[-1],
         prompt=round(float(traces.trials["prompt_tokens"].mean())),
         problems=problems,
         draws=draws,
         alternatives={"low": low, "high": high},
     )
+
+
+def _ends(traces: Traces) -> tuple[int, int] | None:
+    budgets = traces.trials.loc[traces.trials["attention"] != "dense", "budget"]
+    return None if budgets.empty else (int(budgets.min()), int(budgets.max()))
 
 
 def _fit(own: pd.DataFrame, cap: int | None, name: str) -> Coefficients:
@@ -82,10 +88,10 @@ def _fit(own: pd.DataFrame, cap: int | None, name: str) -> Coefficients:
     means, sigma, noise = _lengths(logs, codes, len(names), ended)
     finished = np.bincount(codes[ended], minlength=len(names))
     right = np.bincount(codes[ended], weights=dense["correct"].to_numpy()[ended], minlength=len(names))
-    ceiling, spread = _shares(right, finished)
+    ceiling, concentration = _shares(right, finished)
     slope = float(np.sqrt(max(means.var(ddof=1) - noise, 1e-4)))
     kept, scale, steepness = _budgets(own, dense)
-    return Coefficients(ceiling, spread, float(np.exp(means.mean())), slope, sigma, kept, scale, steepness)
+    return Coefficients(ceiling, concentration, float(np.exp(means.mean())), slope, sigma, kept, scale, steepness)
 
 
 def _lengths(logs: np.ndarray, codes: np.ndarray, problems: int, ended: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -120,8 +126,8 @@ def _shares(right: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
     right, trials = right[seen], trials[seen]
 
     def unlikely(x: np.ndarray) -> float:
-        mean, spread = 1 / (1 + np.exp(-x[0])), np.exp(x[1])
-        a, b = mean * spread, (1 - mean) * spread
+        mean, size = 1 / (1 + np.exp(-x[0])), np.exp(x[1])
+        a, b = mean * size, (1 - mean) * size
         return -float(np.sum(betaln(a + right, b + trials - right) - betaln(a, b)))
 
     start = np.clip(right.sum() / trials.sum(), 0.02, 0.98)

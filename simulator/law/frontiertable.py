@@ -64,7 +64,7 @@ def _columns_notes(document: Mapping[str, Any]) -> list[str]:
     if any(row["gain"] and not row["gain"]["dense_affordable"] for row in rows):
         notes.append("* dense attention can afford nothing at that cost: its accuracy counts as 0, as in the paper")
     if any(one["alternatives"] for one in found):
-        notes.append("less, more spread: the same if problems differ less or more than assumed")
+        notes.append("differ more, less: if problems differ more (N trials solve fewer of them) or less than assumed")
     if document["as_published"] and document["accuracy"]["kind"] == "curves" and not any(one["at"] for one in found):
         notes.append(
             "the largest gain and saving; the paper marks others in its figures: ask for places by --at 80ms,76%"
@@ -120,7 +120,7 @@ def _comparison(panel: Mapping[str, Any], kind: str, unit: str) -> Any:
     table.add_row("best of all", *best[0], *best[1], *_against_words(found, unit), style="bold")
     for name, row in found["alternatives"].items():
         table.add_row(
-            {"low": "less spread", "high": "more spread"}.get(name, name), "", "", "", "", *_against_words(row, unit)
+            {"low": "differ more", "high": "differ less"}.get(name, name), "", "", "", "", *_against_words(row, unit)
         )
     return table
 

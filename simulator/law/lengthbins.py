@@ -18,9 +18,9 @@ def standard_difficulty(problems: int) -> np.ndarray:
     return ndtri((np.arange(problems) + 0.5) / problems)
 
 
-def solve_shares(ceiling: float, spread: float, problems: int) -> np.ndarray:
-    """Solve shares of equally likely problems, falling: means of Beta(ceiling spread, (1 - ceiling) spread) within
-    bins of equal probability, so that their mean is `ceiling`.
+def solve_shares(ceiling: float, concentration: float, problems: int) -> np.ndarray:
+    """Solve shares of equally likely problems, falling: means of Beta(a, b), a = ceiling concentration, b = (1 -
+    ceiling) concentration, within bins of equal probability, so that their mean is `ceiling`.
 
     With the regularised incomplete beta function I, the integral of p over the problems below p = x is ceiling I(x;
     a + 1, b). Near x = 1, where p differs from 1 by less than a number can, it is what 1 - p leaves: with y = 1 - x,
@@ -28,7 +28,7 @@ def solve_shares(ceiling: float, spread: float, problems: int) -> np.ndarray:
     """
     from scipy.special import betainc, betaincinv
 
-    a, b = ceiling * spread, (1 - ceiling) * spread
+    a, b = ceiling * concentration, (1 - ceiling) * concentration
     u = np.arange(problems + 1) / problems
     x, y = betaincinv(a, b, u), betaincinv(b, a, 1 - u)
     below = ceiling * betainc(a + 1, b, x)

@@ -86,6 +86,10 @@ def priced(
         raise InputError(
             "only the law has a published form", place="--as-published", allowed="--as-published with --cost law"
         )
+    if gpus and any(one.partition("=")[0].strip() == "gpu" for one in sets):
+        raise InputError(
+            "the GPU is given twice", place="--gpu", found=", ".join(gpus), allowed="--gpu or --set gpu=..."
+        )
     base = base_of(question, scenario)
     table = question.table()
     names = gpus or (("b200-sxm",) if question.as_published else (None,))

@@ -7,7 +7,7 @@ h(B). So one trial solves the problem with probability
     q = p F(L) h(B),   h(B) = kept (1 - exp(-(B / scale)^steepness)),   h = 1 with dense attention,
 
 and N independent ones with 1 - (1 - q)^N (coverage). Problems differ: p is beta distributed with the mean `ceiling` and
-the concentration `spread` (small: most problems are nearly always or nearly never solved), and the median of T grows by
+the given `concentration` (small: most problems are nearly always or nearly never solved), and the median of T grows by
 `slope` (in logarithms) with each standard deviation of difficulty. The benchmark is `problems` equally likely bins of
 difficulty, the easiest with the largest p and the shortest T; p is the mean within its bin, so that the mean over bins
 is `ceiling` exactly.
@@ -50,13 +50,13 @@ class Coefficients:
     slope : by how much the logarithm of that grows with a standard deviation of difficulty.
     sigma : standard deviation of the logarithm of T between the trials of a problem.
     kept : share of the ceiling that a large KV budget keeps.
-    spread : concentration of the beta distribution of p over problems.
+    concentration : of the beta distribution of p over problems; the smaller, the more they differ.
     scale, steepness : KV budget, tokens, at which 63% of that is reached, and how steeply. NaN, as `kept`, if nothing
         is known of KV budgets.
     """
 
     ceiling: float
-    spread: float
+    concentration: float
     median: float
     slope: float
     sigma: float
@@ -85,6 +85,7 @@ class Parametric:
         far as is thought possible.
     caveats : what the data that it was fitted to does not say, in full.
     longest : limit up to which the model was fitted, tokens.
+    budgets : smallest and largest KV budget that it was fitted to; None if it has none or does not say.
     prompt : tokens of a problem.
     errors : by model, mean and worst differences of the fit in accuracy, as the file of coefficients has them.
     draws : by model, the coefficients of bootstrap samples.
@@ -95,6 +96,7 @@ class Parametric:
     note: str
     coefficients: Mapping[str, Coefficients]
     longest: int = LIMITS[-1]
+    budgets: tuple[int, int] | None = None
     prompt: int = PROMPT
     problems: int = 30
     warnings: tuple[str, ...] = ()
@@ -118,13 +120,15 @@ class Parametric:
             ) from None  # fmt: skip
 
     def with_spread(self, spread: str | float) -> Parametric:
-        """The same with problems that differ more or less: one of `alternatives`, or a factor on every `spread`."""
+        """The same with problems that differ otherwise: one of `alternatives`, or a factor on every concentration."""
         if spread in self.alternatives:
             return replace(self, coefficients=dict(self.alternatives[str(spread)]))
         if isinstance(spread, str) or not 0 < spread < np.inf:
             allowed = ", ".join([*self.alternatives, "a factor above 0"])
             raise InputError("not a spread over problems", found=spread, allowed=allowed)
-        changed = {name: replace(one, spread=one.spread * spread) for name, one in self.coefficients.items()}
+        changed = {
+            name: replace(one, concentration=one.concentration * spread) for name, one in self.coefficients.items()
+        }
         return replace(self, coefficients=changed)
 
     def by_problem(self, model: str, limit: Any, budget: Any = None, trials: Any = 1) -> np.ndarray:
@@ -202,8 +206,8 @@ class Parametric:
         """The strategy table of a grid (see `strategies`): a row a problem, or rows of WHOLE.
 
         `tokens` and `lengths` are by the fitted lengths. Block top-k takes the accuracy of the oracle of its budget,
-        and the pages of the paper's grid. InputError for an unknown model or attention, a limit beyond `longest`, a
-        budget or a number of trials below 1.
+        and the pages of the paper's grid. `attrs["notes"]` of the table says what is extrapolated. InputError for an
+        unknown model or attention, a limit beyond `longest`, a budget or a number of trials below 1.
         """
         attentions, limits, trials = check_attentions(attentions), list(limits), list(trials)
         budgets = list(budgets)
@@ -239,7 +243,16 @@ class Parametric:
                         for i, count in enumerate(trials)
                         for k in range(len(lengths))
                     ]  # fmt: skip
-        return frame(rows)
+        table = frame(rows)
+        table.attrs["notes"] = self._extrapolated(budgets if any(kind != "dense" for kind in attentions) else [])
+        return table
+
+    def _extrapolated(self, budgets: Iterable[int]) -> list[str]:
+        low, high = self.budgets or (0, np.inf)
+        outside = [f"{budget:,}" for budget in budgets if not low <= budget <= high]
+        if not outside:
+            return []
+        return [f"accuracy with a KV budget of {', '.join(outside)}: extrapolated from {low:,} to {high:,}"]
 
     def _medians(self, one: Coefficients) -> np.ndarray:
         """Logarithm of the median length of each problem, shape (problems,)."""
@@ -257,7 +270,7 @@ class Parametric:
         return -np.expm1(trials * np.log1p(-np.minimum(q, 1 - 1e-15)))
 
     def _shares(self, one: Coefficients) -> np.ndarray:
-        return solve_shares(one.ceiling, one.spread, self.problems)
+        return solve_shares(one.ceiling, one.concentration, self.problems)
 
     def _mean_tokens(self, one: Coefficients, limit: np.ndarray) -> np.ndarray:
         column = (self.problems,) + (1,) * limit.ndim

@@ -31,8 +31,12 @@ from workloads.requests import Requests
 WARM, WAVES, PERIODIC = 1.0, 3.0, 2.0
 """Waves that are left out at the start, and that the record holds after them: where sequences are preempted, and where
 never one is, so that waves repeat. A wave has as many trials as the engine holds at a time."""
-LEAST = 3 / 5
+TRIALS = 96
+"""Trials that the record holds at least where sequences are preempted."""
+LEAST = 0.45
 """Share of the record after its start that the stretch has at least."""
+NEWTON, TILT = 30, 1.5
+"""Steps of Newton's method at most, and the natural logarithm of the largest factor between weights."""
 ENDS = 240
 """Rows of the timeline at which a stretch may begin or end, that many at most."""
 
@@ -85,8 +89,8 @@ class _Stopping(Engine):
         if self.final >= self._after and not self._stop.triggered:
             self._stop.succeed()
 
-    def record(self) -> tuple[Timeline, np.ndarray, int]:
-        """The timeline, the ticks at which requests finished, sorted, and the preemptions of those that did."""
+    def record(self) -> tuple[Timeline, np.ndarray, int, int]:
+        """The timeline, the ticks at which requests finished, sorted, the preemptions of those that did, and of all."""
         self._alarm(0, 0, self._on_open_arrivals, None)
         self.arrival_s = self.requests.job_arrival_s  # type: ignore[assignment]
         collecting = gc.isenabled()
@@ -98,7 +102,9 @@ class _Stopping(Engine):
                 gc.enable()
         finish = np.array(self.finish)
         done = np.isfinite(finish)
-        return self.recorder.finish(), np.sort(finish[done]), int(np.array(self.preemptions)[done].sum())
+        preempted = int(np.array(self.preemptions)[done].sum())
+        others = sum(seq.preemptions for seq in self.live.values())
+        return self.recorder.finish(), np.sort(finish[done]), preempted, preempted + others
 
 
 def saturated_schedule(
@@ -139,15 +145,15 @@ def _schedule(
 ) -> Schedule:
     held, at_most = _in_flight(params, prompt, tokens, trials)
     crowded = at_most < params.max_num_seqs
-    waves = waves or (WAVES if crowded else PERIODIC)
+    waves = waves or (max(WAVES, TRIALS / held) if crowded else PERIODIC)
     wave = -(-held // trials)  # problems
     stop = trials * int(np.ceil(wave * (WARM + waves)))
     queued = stop // trials + -(-params.max_num_seqs // trials) + 1
     requests = equal_problems(prompt, tokens, trials, queued)
     check_servable(requests, params)
     cost = cast(StepCost, Ticking(caps, prefill_caps))
-    timeline, finish, preemptions = _Stopping(requests, cost, params, None, after=stop).record()
-    record = _Record(timeline, finish, caps, params, prompt, tokens)
+    timeline, finish, preemptions, of_all = _Stopping(requests, cost, params, None, after=stop).record()
+    record = _Record(timeline, finish, caps, params, prompt, tokens, repeats=of_all > 0)
     rows = record.stretch(WARM * wave * trials)
     weights = record.weights(rows) * trials
     finished = record.finished[rows.stop - 1] - record.finished[rows.start - 1]
@@ -194,7 +200,11 @@ def equal_problems(prompt: int, tokens: int, trials: int, problems: int) -> Requ
 
 
 class _Record:
-    """Sums over a record up to the end of each of its rows, and what a trial adds to them."""
+    """What the rows of a record add to tokens, to keys read, and, if nothing is computed twice, to prefilled tokens;
+    and what a trial does.
+
+    `repeats` : whether sequences were preempted, so that what is prefilled for a trial is not known beforehand.
+    """
 
     def __init__(
         self,
@@ -204,57 +214,62 @@ class _Record:
         params: EngineParams,
         prompt: int,
         tokens: int,
+        *,
+        repeats: bool,
     ) -> None:
-        advance = params.speculation
-        steps, seqs = timeline["steps"], timeline["decode_seqs"]
+        advance = params.speculation.step / params.speculation.unit
+        self.steps, seqs = timeline["steps"], timeline["decode_seqs"]
         ends = timeline["start_s"] + timeline["duration_s"]
-        half = SECONDS_PER_TICK / 2
-        self.finished = np.searchsorted(finish, ends + half)
-        first = timeline["rows"] - seqs * advance.queries  # tokens that end a prefill
-        self.tokens = steps * (seqs * (advance.step / advance.unit) + first)
-        widest = max(range(len(caps)), key=lambda e: float("inf") if caps[e] is None else float(caps[e] or 0))
-        self.keys = steps * (timeline[f"decode_kv_first.{widest}"] + timeline[f"decode_kv_last.{widest}"]) / 2
-        self.seqs, self.steps = seqs, steps
-        decoded = float((steps * seqs * (advance.step / advance.unit)).sum() / self.tokens.sum())
-        cap = caps[widest]
-        read = np.arange(prompt + 1, prompt + tokens, dtype=float)
-        # A sequence that was preempted gets a token from computing its KV again, in place of one from a decode step.
+        self.finished = np.searchsorted(finish, ends + SECONDS_PER_TICK / 2)
+        first = timeline["rows"] - seqs * params.speculation.queries  # tokens that come with the end of a prefill
+        widest = len(caps) - 1 if None not in caps else caps.index(None)
+        read = (timeline[f"decode_kv_first.{widest}"] + timeline[f"decode_kv_last.{widest}"]) / 2
+        each = [seqs * advance + first, read]
+        # Of a sequence that was preempted, a token comes with computing its KV again in place of a decode step.
+        decoded = (self.steps * seqs).sum() * advance / (self.steps * each[0]).sum()
+        keys = np.arange(prompt + 1, prompt + tokens, dtype=float)
+        if (cap := caps[widest]) is not None:
+            keys = np.minimum(keys, cap)
         share = decoded * tokens / (tokens - 1) if tokens > 1 else 1.0
-        keys = float((read if cap is None else np.minimum(read, cap)).sum()) * share / (advance.step / advance.unit)
-        self.trial = np.array([float(tokens), keys])
+        trial = [float(tokens), float(keys.sum()) * share / advance]
+        if not repeats:
+            each.append(timeline["prefill_tokens"])
+            trial.append(float((self.steps * each[2]).sum() / (self.steps * first).sum()))
+        used = np.array(trial) > 0  # no keys with a single token
+        self.trial, self.each, self.sure = np.array(trial)[used], np.stack(each)[used], int(used[:2].sum())
 
     def stretch(self, warm: float) -> slice:
         """The rows between two whose unfinished sequences are most alike, after `warm` trials have finished."""
-        done = np.cumsum(self.tokens), np.cumsum(self.keys)
         rows = np.flatnonzero(self.finished >= warm)
         if len(rows) > ENDS:
             rows = rows[np.unique(np.linspace(0, len(rows) - 1, ENDS).astype(int))]
         finished = self.finished[rows].astype(float)
         between = finished[None, :] - finished[:, None]  # from row, to column
-        enough = between >= max(1.0, LEAST * (finished[-1] - finished[0]))
-        enough &= np.arange(len(rows))[None, :] > np.arange(len(rows))[:, None]
         apart = np.zeros(between.shape)
-        for sums, each in zip(done, self.trial, strict=True):
-            if each:
-                unfinished = sums[rows] / each - finished
-                apart += (unfinished[None, :] - unfinished[:, None]) ** 2
+        for done in np.cumsum(self.each * self.steps, axis=1)[:, rows] / self.trial[:, None]:
+            unfinished = done - finished
+            apart += (unfinished[None, :] - unfinished[:, None]) ** 2
+        enough = between >= max(1.0, LEAST * (finished[-1] - finished[0]))
         apart = np.where(enough, apart / np.maximum(between, 1.0) ** 2, np.inf)
         begin, end = np.unravel_index(int(np.argmin(apart)), apart.shape)
         return slice(int(rows[begin]) + 1, int(rows[end]) + 1)
 
     def weights(self, rows: slice) -> np.ndarray:
-        """How many times a trial has each of the rows: nearly the same for all, such that the weighted rows have the
-        tokens and the keys of a trial. The nearest such weights, by steps; see Deville and Saerndal, "Calibration
-        Estimators in Survey Sampling", JASA 87 (1992).
+        """How many times a trial has each of the rows: nearly the same for all, such that the weighted rows add to the
+        tokens and keys of a trial. Raking: w = exp(l . x) / trials finished, with x what a step adds, solved for l by
+        Newton's method; see Deville and Särndal, "Calibration Estimators in Survey Sampling", JASA 87 (1992), case 2.
+        Where no such weights are near each other, as with outputs of a few tokens, they are the same for all.
         """
-        steps = self.steps[rows]
-        values = np.stack([self.tokens[rows] / steps, self.keys[rows] / steps])
-        finished = self.finished[rows.stop - 1] - self.finished[rows.start - 1]
-        totals = values @ steps
-        equal = 1.0 / finished if not self.trial[1] else self.trial[1] / totals[1]
-        missing = self.trial - equal * totals
-        scale = np.where(self.trial > 0, self.trial, 1.0)
-        values, missing = values / scale[:, None], missing / scale
-        spread = (values * steps * equal) @ values.T
-        slope = np.linalg.lstsq(spread, missing, rcond=1e-9)[0]
-        return np.asarray(equal * (1 + slope @ values))
+        each = self.each[: self.sure, rows] / self.trial[: self.sure, None]
+        start = self.steps[rows] / (self.finished[rows.stop - 1] - self.finished[rows.start - 1])
+        tilt, powers = np.zeros(len(start)), np.zeros(len(each))
+        for _ in range(NEWTON):
+            counts = start * np.exp(tilt)
+            missing = 1 - each @ counts
+            if np.abs(missing).max() < 1e-12:
+                break
+            powers += np.linalg.lstsq((each * counts) @ each.T, missing, rcond=1e-9)[0]
+            tilt = powers @ each
+            if np.abs(tilt).max() > TILT:
+                return np.asarray(start / self.steps[rows])
+        return np.asarray(start * np.exp(tilt) / self.steps[rows])

@@ -182,6 +182,19 @@ def parts(
     return Parts(float(ratio), *np.broadcast_arrays(*arrays))
 
 
+def shared_key_bytes(model: LawModel, attention: str, page: int | None, kv_bytes: float = 2.0) -> float:
+    """Bytes that one reading of a prompt's token saves a further trial of its problem: of its key and value with dense
+    attention, of what is searched of it otherwise.
+    """
+    full = sum(share for share, window in model.layer_groups if window is None)
+    if model.budget is not None:
+        return model.index_bytes
+    if attention == "top_k":
+        return 0.0
+    key_bytes = kv_bytes * model.key_elements * full
+    return key_bytes if page is None else key_bytes * model.summary_share / page
+
+
 def check_arguments(
     model: LawModel, attention: str, a: Any, n: Any, trials: Any, budget: Any, page: int | None
 ) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 KEY = ("model", "attention", "budget", "page", "local")
 """What a trial was run with."""
 TRIAL_COLUMNS = (*KEY, "problem", "trial", "tokens", "correct", "answer_at", "prompt_tokens")
-_NEEDED = ("problem", "trial", "tokens", "correct")
+NEEDED = ("problem", "trial", "tokens", "correct")
 _RIGHT = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "100": 1.0, "100.0": 1.0}
 
 
@@ -225,7 +225,7 @@ def read_trials(path: str | Path) -> Traces:
     """
     import pandas as pd
 
-    table = read_table(path, _NEEDED, numbers=("tokens", "prompt_tokens"))
+    table = read_table(path, NEEDED, numbers=("tokens", "prompt_tokens"))
     right = table["correct"].map(lambda value: _RIGHT.get(str(value).strip().lower(), np.nan))
     _refuse(path, right.isna(), "correct", table, "neither right nor wrong", "true, false, 1, 0")
     _refuse(path, ~(table["tokens"] > 0), "tokens", table, "not above 0", "tokens that were generated")

@@ -130,6 +130,7 @@ BAD = {
     "column attention: not allowed": HEAD + "qwen3-8b,sparse,5,0.1\n",
     "unknown model": HEAD + "gpt-9,dense,5,0.1\n",
     "the table has no rows": HEAD,
+    "neither curves nor trials": "a,b\n1,2\n",
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from hwspecs.gpu import load_gpu
 from simulator.law.accuracy import load_accuracy
 from simulator.law.costs import law_costs
 from simulator.law.evidence import Evidence, gather, law_setting, simulated_setting
-from simulator.law.findings import CLAIMS, anchor, main, page_text, write
+from simulator.law.findings import CLAIMS, anchor, main, page_text, rungs_table, write
 from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, verdict
 from simulator.law.multipliers import multiplied_costs
 from simulator.law.runfacts import RunFacts
@@ -31,8 +33,9 @@ def three_times_the_law(table: pd.DataFrame, gpu: str, scenario: str) -> np.ndar
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     return gather(
-        load_accuracy(None), three_times_the_law, None, limits=(2048, 8192, 32768), trials=(1, 4), run=made_up_run
-    )
+        load_accuracy(None), three_times_the_law, None, limits=(2048, 8192, 32768), trials=(1, 4), run=made_up_run,
+        climb=made_up_ladder,
+    )  # fmt: skip
 
 
 def made_up_run(model: str, gpu: str, budget: int | None, tokens: int) -> RunFacts:
@@ -41,6 +44,24 @@ def made_up_run(model: str, gpu: str, budget: int | None, tokens: int) -> RunFac
         model, gpu, budget, tokens, seconds=10.0, law_seconds=4.0, attention=6.0, linear=2.0, host=1.0, batch=16.0,
         preemptions=0.0, kv_tokens=1_000_000,
     )  # fmt: skip
+
+
+def made_up_ladder(models: Sequence[str], attentions: Sequence[tuple[str, int]], **asked: Any) -> pd.DataFrame:
+    """Three rungs of 2, 3 and 12 seconds."""
+    assert asked["points"] == (32768,)
+    rows = [
+        {"rung": rung, "title": title, "gpu": gpu, "model": model, "attention": kind, "budget": budget, "seconds": s}
+        for gpu in asked["gpus"] for model in models for kind, budget in attentions
+        for rung, title, s in ((1, "closed form", 2.0), (2, "first", 3.0), (3, "second", 12.0))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_rungs_are_multipliers_and_the_largest_is_bold(evidence: Evidence) -> None:
+    lines = rungs_table(evidence).splitlines()
+    assert lines[0] == "| chain | the law | first | second | simulated | in all |"
+    assert lines[2] == "| H200, 0.6B, dense | 2 s | 1.50 | **4.00** | 12 s | 6.00 |"
+    assert lines[3].startswith("| H200, 0.6B, top-k 1,024 |") and len(lines) == 2 + 2 * 3 * 2
 
 
 def test_costs_that_are_all_as_much_higher_change_no_gain(evidence: Evidence) -> None:

@@ -112,6 +112,13 @@ def test_block_top_k_has_the_oracles_accuracy_and_the_papers_pages() -> None:
     assert blocks["accuracy"].tolist() == oracle["accuracy"].tolist()
 
 
+def test_extrapolated_budgets_are_said() -> None:
+    found = law.load_accuracy()
+    said = found.strategies(["qwen3-8b"], budgets=(64, 128, 4096), limits=(8192,)).attrs["notes"]
+    assert said == ["accuracy with a KV budget of 64, 4,096: extrapolated from 128 to 2,048"]
+    assert found.strategies(["qwen3-8b"], limits=(8192,)).attrs["notes"] == []
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(MODELS), st.integers(64, 32768), st.sampled_from([0, *BUDGETS]), st.integers(1, 64))
 def test_more_is_never_worse(model: str, limit: int, budget: int, trials: int) -> None:
@@ -217,6 +224,7 @@ def test_without_sparse_data_budgets_are_refused() -> None:
         (lambda d: d["models"]["qwen3-8b"].update(coefficients=[0.5, 1, "x", 1, 1, 1, 1, 1]), "median is not a number"),
         (lambda d: d["models"]["qwen3-8b"]["alternatives"].pop("low"), "no alternative low"),
         (lambda d: d.update(problems=0), "not a whole number"),
+        (lambda d: d.update(budgets=128), "not two KV budgets"),
     ],
 )
 def test_bad_files(change, problem: str, tmp_path: Path) -> None:
