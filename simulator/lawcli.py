@@ -83,7 +83,7 @@ def cost(
         check_table_path(out)
     chosen = grids.Grid(
         options.models(model),
-        options.gpus(gpu or ("b200-sxm" if as_published else "h200-sxm"), sets or []),
+        options.gpus(("b200-sxm" if as_published else "h200-sxm") if gpu is None else gpu, sets or []),
         options.policies(attention, budget, page, local),
         options.numbers(prompt, "--prompt", low=0),
         options.numbers(trials, "--trials"),
@@ -117,12 +117,22 @@ SomeModels = Annotated[
     typer.Option("--model", "--models", metavar="LIST", help="Models; all with known accuracies if not given."),
 ]
 Limits = Annotated[
-    str | None, typer.Option(metavar="LIST", help="Tokens at which a trial is cut; 2k..32k:2k if not given.")
+    str | None,
+    typer.Option(
+        metavar="LIST", help="Tokens at which a trial is cut (Best-of-N: the largest); 2k..32k:2k if not given."
+    ),
 ]
 Trials = Annotated[str | None, typer.Option(metavar="LIST", help="Trials of Best-of-N; 1..32:x2 if not given.")]
 Costing = Annotated[str, typer.Option("--cost", metavar="LIST", help="How costs are found: law, simulated, or both.")]
 SomeGpus = Annotated[
     str | None, typer.Option("--gpu", "--gpus", metavar="LIST", help="GPUs; that of the scenario if not given.")
+]
+CostUnit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="eflops (tera-eFLOPs), seconds, usd, joules; seconds if simulated, else eflops if not given.",
+    ),
 ]
 Published = Annotated[bool, typer.Option("--as-published", help="The law with the authors' formulas and their B200.")]
 Alike = Annotated[bool, typer.Option("--alike", help="One strategy for all problems, not one for each.")]
@@ -152,9 +162,7 @@ def allocate(
     trials: Trials = None,
     gpu: SomeGpus = None,
     priced: Costing = "law",
-    unit: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of costs without one: eflops (tera), seconds, usd, joules.")
-    ] = None,
+    unit: CostUnit = None,
     as_published: Published = False,
     alike: Alike = False,
     scenario: Annotated[
@@ -180,12 +188,12 @@ def allocate(
 
     if out is not None:
         check_table_path(out)
-    within, chosen = parse_costs(costs, unit)
+    kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
+    within, chosen = parse_costs(costs, unit, usual=panels.usual_unit(kinds))
     question = questions.read_question(
         strategy, accuracy, model, attention, budget,
         limits=limits, trials=trials, unit=chosen, as_published=as_published, per_problem=not alike,
     )  # fmt: skip
-    kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
     with progress_bar("simulating") as progress:
         answers = panels.priced(
             question, kinds, questions.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
@@ -217,9 +225,7 @@ def frontier(
     trials: Trials = None,
     gpu: SomeGpus = None,
     priced: Costing = "law",
-    unit: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the cost: eflops (tera), seconds, usd, joules.")
-    ] = "eflops",
+    unit: CostUnit = None,
     as_published: Published = False,
     alike: Alike = False,
     at: Annotated[
@@ -246,12 +252,13 @@ def frontier(
     from simulator.progress import progress_bar
 
     frontierview.check_out(out)
+    kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
+    unit = unit or panels.usual_unit(kinds)
     marks = [] if at is None else parse_marks(at, unit)
     question = questions.read_question(
         strategy, accuracy, model, attention, budget,
         limits=limits, trials=trials, unit=unit, as_published=as_published, per_problem=not alike,
     )  # fmt: skip
-    kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
     with progress_bar("simulating") as progress:
         answers = panels.priced(
             question, kinds, questions.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress

@@ -12,22 +12,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from simulator.law.closedform import (
-    LawCost,
-    LawModel,
-    block_top_k,
-    capped_pairs,
-    dense,
-    indexed,
-    law_model,
-    shared_prompt_bytes,
-    top_k,
-)
+from simulator.law.closedform import LawModel, all_pairs, capped_pairs, law_model
 
-__all__ = [
-    "LawCost", "LawModel", "block_top_k", "capped_pairs", "dense", "indexed", "law_model", "shared_prompt_bytes",
-    "top_k",
-]  # fmt: skip
+__all__ = ["LawModel", "all_pairs", "capped_pairs", "law_model"]
 
 _LATER = {
     "Grid": "grid", "Parts": "split", "Terms": "grid", "cost_frame": "grid", "crossing": "costs",

@@ -136,6 +136,7 @@ def read_parametric(path: str | Path) -> Parametric:
         coefficients=fitted,
         longest=_whole(file, data, "longest", LIMITS[-1]),
         budgets=None if ends is None else (ends[0], ends[1]),
+        trials=_whole(file, data, "trials", 1) if "trials" in data else None,
         prompt=_whole(file, data, "prompt_tokens", PROMPT),
         problems=_whole(file, data, "problems", 30),
         caveats=tuple(map(str, data.get("not_identified", ()))),

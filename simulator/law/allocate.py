@@ -3,8 +3,9 @@
 
 Which of the two it is follows from the strategies: those of Best-of-N differ in their trials, those of a long chain of
 thought in where it is cut. Where the accuracy of every problem is known, each problem gets its own choice and may cost
-as much, as in the authors' code. Nobody knows a problem's accuracy beforehand, so beside it stands the best single
-strategy, the same for all problems, whose cost is limited in the mean over them: one problem may take more.
+as much, as in the authors' code. Nobody knows a problem's accuracy beforehand, so that this bounds what such a choice
+can reach. Beside it stands the best single strategy, the same for all problems, whose cost is limited in the mean over
+them: one problem may take more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from hwspecs.errors import InputError
 from simulator.law.amounts import amount
-from simulator.law.choices import best_within, known_rows, strategy_words
+from simulator.law.choices import TIE, best_within, known_rows, strategy_words
 from simulator.law.strategies import WHOLE
 
 STRATEGY = ("model", "attention", "budget", "page", "local", "limit", "trials")
@@ -55,8 +56,8 @@ class Allocation:
 
     @property
     def solvable(self) -> Any:
-        """The choices with an accuracy above 0: of the others no strategy is better than another."""
-        return self.chosen[self.chosen["accuracy"] > 0]
+        """The choices with an accuracy above `TIE`: of the others no strategy is better than another."""
+        return self.chosen[self.chosen["accuracy"] > TIE]
 
     def models(self) -> dict[str, int]:
         """Of how many problems each model is the choice, most first; only problems that it can solve."""
@@ -72,7 +73,13 @@ class Allocation:
 
 
 def allocate(
-    table: Any, cost: np.ndarray, limits: Sequence[float], *, unit: str = "eflops", per_problem: bool = True
+    table: Any,
+    cost: np.ndarray,
+    limits: Sequence[float],
+    *,
+    unit: str = "eflops",
+    per_problem: bool = True,
+    tie: float = TIE,
 ) -> list[Allocation]:
     """The best allocation within each of `limits`, for every attention of a strategy table.
 
@@ -83,9 +90,10 @@ def allocate(
     cost : what each row costs per problem, in `unit`.
     limits : costs that a problem may take, in `unit`.
     per_problem : False for the single strategy only.
+    tie : the cheapest strategy within this accuracy of the best one is taken; of equally cheap ones the best, then the
+        first of the table. Without it problems that everything solves would take the dearest strategy there is.
 
-    Returns one allocation for each limit and attention, in this order. Of equally accurate strategies the cheapest is
-    taken, then the first of the table.
+    Returns one allocation for each limit and attention, in this order.
 
     Raises
     ------
@@ -108,16 +116,16 @@ def allocate(
         )
     rows = rows.assign(cost=cost)
     kinds = sorted(dict.fromkeys(rows["attention"]), key=lambda kind: kind != "dense")
-    found = {kind: _of_attention(kind, rows[rows["attention"] == kind], at, per_problem) for kind in kinds}
+    found = {kind: _of_attention(kind, rows[rows["attention"] == kind], at, per_problem, tie) for kind in kinds}
     return [found[kind][i] for i in range(len(at)) for kind in kinds]
 
 
-def _of_attention(kind: str, rows: Any, at: np.ndarray, per_problem: bool) -> list[Allocation]:
+def _of_attention(kind: str, rows: Any, at: np.ndarray, per_problem: bool, tie: float) -> list[Allocation]:
     by_problem = rows[rows["problem"] != WHOLE]
     problems = by_problem["problem"].nunique()
     common = _common(by_problem, problems) if problems else rows
-    singles = best_within(common["cost"].to_numpy(), common["accuracy"].to_numpy(dtype=float), at)
-    choices = _each_problem(by_problem, at) if problems and per_problem else None
+    singles = best_within(common["cost"].to_numpy(), common["accuracy"].to_numpy(dtype=float), at, tie)
+    choices = _each_problem(by_problem, at, tie) if problems and per_problem else None
     lowest = float(rows["cost"].min()), float(common["cost"].min())
     found = []
     for i, limit in enumerate(at):
@@ -130,13 +138,13 @@ def _of_attention(kind: str, rows: Any, at: np.ndarray, per_problem: bool) -> li
     return found
 
 
-def _each_problem(rows: Any, at: np.ndarray) -> list[Any]:
+def _each_problem(rows: Any, at: np.ndarray, tie: float) -> list[Any]:
     """For each limit the rows chosen, one a problem."""
     cost, accuracy = rows["cost"].to_numpy(), rows["accuracy"].to_numpy(dtype=float)
     picked: list[list[int]] = [[] for _ in at]
     for index in rows.reset_index(drop=True).groupby("problem", sort=False).indices.values():
         index = np.sort(index)
-        for i, choice in enumerate(best_within(cost[index], accuracy[index], at)):
+        for i, choice in enumerate(best_within(cost[index], accuracy[index], at, tie)):
             if choice >= 0:
                 picked[i].append(int(index[choice]))
     return [rows.iloc[places].reset_index(drop=True) for places in picked]

@@ -10,6 +10,7 @@ import numpy as np
 
 from simulator.law.allocate import Allocation, alternative_accuracies
 from simulator.law.amounts import UNIT_WORDS, amount
+from simulator.law.choices import uneven_notes
 from simulator.law.frontierplot import ATTENTION_WORDS, short_name
 from simulator.law.frontiertable import notes_of
 from simulator.law.frontierview import finite, question_document
@@ -46,7 +47,7 @@ def allocate_document(
             "title": one.title,
             "cost": one.kind,
             "allocations": _allocations(question, one, several),
-            "notes": list(one.notes),
+            "notes": [*one.notes, *(uneven_notes(one.table) if question.per_problem else [])],
         }
         for one, several in zip(answers, found, strict=True)
     ]
@@ -118,7 +119,8 @@ def show_allocations(document: Mapping[str, Any], out: Path | None) -> None:
     console.print()
     if document["per_problem"]:
         console.print(
-            "note: its own: every problem within the cost; alike: within it in the mean, single problems may take more",
+            "note: its own: chosen as if each problem's accuracies were known beforehand, every problem within the "
+            "cost; alike: within it in the mean, single problems may take more; both the cheapest within 0.1 points",
             style="yellow",
         )
     if any(row["alternatives"] for panel in document["panels"] for row in panel["allocations"]):
@@ -148,8 +150,10 @@ def _each_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
             table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row["cheapest"], unit), "", "", "")
             continue
         models = ", ".join(f"{short_name(name)} ({count})" for name, count in row["models"].items())
-        short = row["problems"] - len(row["choices"])
-        models += f", nothing ({short})" if short else ""
+        short, known = row["problems"] - len(row["choices"]), sum(row["models"].values())
+        models = models or "none"
+        models += f", unsolved ({len(row['choices']) - known})" if len(row["choices"]) > known else ""
+        models += f", unaffordable ({short})" if short else ""
         table.add_row(
             amount(row["limit"], unit), kind, _solved(row, "accuracy", row["accuracy"]), models,
             _quartiles(row["trials" if strategy == "best_of_n" else "cut"]),

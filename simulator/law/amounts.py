@@ -21,11 +21,11 @@ _WRITTEN = {
 _AMOUNT = re.compile(r"\s*(\$?)\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf|nan)\s*(.*?)\s*", re.IGNORECASE)
 
 
-def parse_costs(texts: Sequence[str], unit: str | None = None) -> tuple[list[float], str]:
+def parse_costs(texts: Sequence[str], unit: str | None = None, usual: str = "eflops") -> tuple[list[float], str]:
     """Costs such as `2000`, `2000T`, `80ms`, `$0.01` or `2 kJ`, and their unit.
 
-    A number without a unit is in `unit`, which is tera-eFLOPs where nothing says otherwise. InputError for what is not
-    a cost above 0, and for units that differ.
+    A number without a unit is in `unit`, or else in that of the others, or in the `usual` one. InputError for what is
+    not a cost above 0, and for units that differ.
     """
     example = "costs above 0 such as 2000, 2000T (tera-eFLOPs), 0.5s, 80ms, $0.01, 0.01usd or 2kJ"
     parts = [part.strip() for text in texts for part in text.split(",")]
@@ -56,7 +56,7 @@ def parse_costs(texts: Sequence[str], unit: str | None = None) -> tuple[list[flo
             found=", ".join(named.values()),
             allowed="one of " + ", ".join(UNITS),
         )
-    return numbers, next(iter(named), "eflops")
+    return numbers, next(iter(named), usual)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def parse_marks(text: str, unit: str) -> list[Mark]:
 def amount(value: float, unit: str) -> str:
     """`360, "eflops"` -> `360 T`; `0.08, "seconds"` -> `80 ms`; three digits, with the unit."""
     if unit == "eflops":
-        return f"{value:,.0f} T" if value >= 100 else f"{value:.3g} T"
+        return f"{value:,.0f} T" if 100 <= value < 1e7 else f"{value:.3g} T"
     if unit == "seconds":
         return format_quantity(value, "s")
     if unit == "joules":

@@ -14,6 +14,7 @@ from simulator.deployment import Deployment, deploy
 from simulator.engine import check_servable
 from simulator.law.options import Policy
 from simulator.law.stages import Problem, Stages
+from simulator.law.steadyruns import attention_text
 from simulator.law.strategies import LIMITS
 from workloads.arrivals import AllAtOnce
 from workloads.requests import generate
@@ -65,19 +66,15 @@ def check_scenario(scenario: LoadedScenario, axis: str) -> None:
 
 def scenario_of(group: Group, policy: Policy, tensor: int | None = None) -> LoadedScenario:
     """The scenario with the group's GPU and model and an attention; of `tensor` GPUs, or in the layout that it has."""
-    attention = f"{{kind: {policy.kind}}}"
-    if policy.kind == "top_k":
-        attention = f"{{kind: top_k, budget: {policy.budget}}}"
-    elif policy.kind == "block_top_k":
+    if policy.kind == "block_top_k":
         blocks, rest = divmod(policy.budget - policy.local, policy.page)
         if rest or blocks < 1:
             allowed = f"local + a whole number of pages of {policy.page} tokens"
             raise InputError("not a budget of block top-k", place="budget", found=policy.budget, allowed=allowed)
-        attention = f"{{kind: block_top_k, page: {policy.page}, blocks: {blocks}, local: {policy.local}}}"
     sets = [] if group.gpu is None else [f"gpu={group.gpu}"]
     sets += group.sets
     sets += [] if group.model is None else [f"model={group.model}"]
-    sets.append(f"attention={attention}")
+    sets.append(f"attention={attention_text(policy)}")
     if tensor is not None:
         sets.append(f"parallelism={{tensor: {tensor}}}")
     return load_scenario(group.base, sets)

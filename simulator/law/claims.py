@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from simulator.law import envelopes
-from simulator.law.closedform import LawModel, dense
-from simulator.law.published import PEAK, RATIO
+from simulator.law.closedform import LawModel
+from simulator.law.published import PEAK, published_parts
+from simulator.law.split import parts
 
 if TYPE_CHECKING:
     from simulator.law.frontier import Frontier
@@ -109,7 +110,9 @@ class Penalty(NamedTuple):
     ratio: float
 
 
-def penalties(by_measure: Frontier, by_cost: Frontier, attention: str, levels: Sequence[float]) -> list[Penalty]:
+def penalties(
+    by_measure: Frontier, by_cost: Frontier, attention: str, levels: Sequence[float] | np.ndarray
+) -> list[Penalty]:
     """What it costs to choose the model by a measure (FLOPs, say) in place of the cost.
 
     Parameters
@@ -142,8 +145,7 @@ def attention_ratio(model: LawModel, prompt: Any, tokens: Any, ratio: float) -> 
     """Attention's equivalent FLOPs over the parameters' with dense attention: Phi of the paper's section 2, by the law
     (2a + n)(H + G E) D / P.
     """
-    cost = dense(model, prompt, tokens, ratio)
-    return (cost.attention_flops + cost.attention_bytes * ratio) / cost.parameter_flops
+    return parts(model, "dense", prompt, tokens, ratio=ratio).attention_ratio
 
 
 def tokens_at_ratio(model: LawModel, prompt: float, wanted: float, ratio: float) -> float:
@@ -154,7 +156,7 @@ def tokens_at_ratio(model: LawModel, prompt: float, wanted: float, ratio: float)
 
 def kv_bytes_per_token(model: LawModel, kv_bytes: float = 2.0) -> float:
     """Bytes of K and V of one token: 2 G D elements."""
-    return 2 * model.kv_heads * model.depth * kv_bytes
+    return kv_bytes * model.key_elements
 
 
 def growth_by_doubling(x: Any, y: Any) -> float:
@@ -169,8 +171,8 @@ def kv_growth(models: Mapping[str, LawModel]) -> float:
 
 
 def published_tera_eflops(model: LawModel, prompt: float, tokens: float) -> float:
-    """Tera-eFLOPs of one dense trial with the paper's E and parameters (`published.published_model`)."""
-    return float(dense(model, prompt, tokens, RATIO).eflops / 1e12)
+    """Tera-eFLOPs of one dense trial by the authors' formula, of a model as `published.published_model` has it."""
+    return float(published_parts(model, "dense", prompt, tokens).eflops / 1e12)
 
 
 def b200_seconds(tera_eflops: Any) -> Any:

@@ -1,16 +1,12 @@
-"""The Kinetics law: equivalent FLOPs of a reasoning strategy, in closed form (arXiv 2506.05333, section 2).
+"""Models as the Kinetics law sees them, and its sums over tokens (arXiv 2506.05333, section 2).
 
     eFLOPs = FLOPs + bytes x E,   E = peak FLOP/s / HBM bytes/s
 
-with P parameters (active ones of an MoE), H query heads, G KV heads, D = head_dim x layers, a prompt of `a` tokens and
-`n` generated ones, KV in two bytes unless said otherwise. Parameter traffic is amortised over the batch and prefill
-is not counted, as in the paper. Arrays broadcast.
+with P parameters (active ones of an MoE), H query heads, G KV heads, D = head_dim x layers. The paper's models have
+grouped-query attention. H D and G D stand for the FLOPs and the bytes of a key, and so they are chosen for latent
+attention (`law_model`). Layers of linear attention have no term: what they read does not grow.
 
-The paper's models have grouped-query attention. H D and G D stand for the FLOPs and the bytes of a key, and so they are
-chosen for latent attention (`law_model`). Layers of linear attention have no term: what they read does not grow.
-
-Here are the models as the law sees them, the sums over tokens and the costs of one trial; of N trials, with the terms
-that the paper leaves out, they are in `costs`, and as the authors' code has them in `published`.
+What a strategy costs follows in `split`, and as the authors' code has it in `published`.
 """
 
 from __future__ import annotations
@@ -73,20 +69,6 @@ class LawModel:
         return [(rest, None), *groups] if rest > 1e-12 else groups
 
 
-@dataclass(frozen=True)
-class LawCost:
-    """FLOPs of parameters and attention, attention's bytes, and their sum in equivalent FLOPs."""
-
-    parameter_flops: Any
-    attention_flops: Any
-    attention_bytes: Any
-    ratio: float
-
-    @property
-    def eflops(self) -> Any:
-        return self.parameter_flops + self.attention_flops + self.attention_bytes * self.ratio
-
-
 def law_model(model: Model, kv_dtype: str) -> LawModel:
     """What the law knows of `model` with a KV cache in `kv_dtype`.
 
@@ -121,58 +103,6 @@ def law_model(model: Model, kv_dtype: str) -> LawModel:
     return replace(plain, budget=indexer.top_k, index_flops=flops, index_bytes=float(layers * indexer.key_bytes))
 
 
-def dense(model: LawModel, a: Any, n: Any, ratio: float, kv_bytes: float = 2.0) -> LawCost:
-    """One trial with dense attention.
-
-    Token t attends to a + t others; the sum over t = 1..n is written (2a + n) n / 2, its integral. FLOPs: 4 H D per
-    (token, key), that is 2 (2a + n) n H D; bytes: 2 kv_bytes G D per key read.
-    """
-    pairs = (2 * a + n) * n / 2
-    return _cost(model, n, pairs, ratio, kv_bytes)
-
-
-def top_k(model: LawModel, a: Any, n: Any, budget: float, ratio: float, kv_bytes: float = 2.0) -> LawCost:
-    """One trial that reads at most `budget` keys a token, found at no cost: S = sum over t = 1..n of min(budget, a +
-    t).
-    """
-    return _cost(model, n, capped_pairs(a, n, budget), ratio, kv_bytes)
-
-
-def block_top_k(
-    model: LawModel, a: Any, n: Any, budget: float, page: int, ratio: float, kv_bytes: float = 2.0
-) -> LawCost:
-    """As `top_k`, and every page's summary is read and scored: (2a + n) n / 2 / page summaries of G D elements, 2 H D
-    FLOPs each.
-    """
-    cost = _cost(model, n, capped_pairs(a, n, budget), ratio, kv_bytes)
-    pages = (2 * a + n) * n / 2 / page
-    return LawCost(
-        cost.parameter_flops,
-        cost.attention_flops + 2 * model.q_heads * model.depth * pages,
-        cost.attention_bytes + kv_bytes * model.kv_heads * model.depth * pages,
-        ratio,
-    )
-
-
-def indexed(model: LawModel, a: Any, n: Any, ratio: float, kv_bytes: float = 2.0) -> LawCost:
-    """One trial with a model that reads `model.budget` keys a token and scores all of its past to choose them."""
-    assert model.budget is not None
-    cost, pairs = top_k(model, a, n, model.budget, ratio, kv_bytes), (2 * a + n) * n / 2
-    return replace(
-        cost,
-        attention_flops=cost.attention_flops + model.index_flops * pairs,
-        attention_bytes=cost.attention_bytes + model.index_bytes * pairs,
-    )
-
-
-def shared_prompt_bytes(model: LawModel, a: Any, n_all: Any, n_longest: Any, kv_bytes: float = 2.0) -> Any:
-    """Bytes that dense trials of one prompt save if the prompt's KV is read once for all of them.
-
-    The trials read it `n_all` times (tokens of all trials together); one reading a step takes as many as the longest.
-    """
-    return 2 * kv_bytes * model.kv_heads * model.depth * a * (n_all - n_longest)
-
-
 def capped_pairs(a: Any, n: Any, budget: Any) -> Any:
     """Sum over t = 1..n of min(budget, a + t), exactly, for whole numbers."""
     free = np.clip(budget - np.asarray(a, dtype=float), 0, n)  # tokens that still see everything
@@ -186,12 +116,3 @@ def all_pairs(a: Any, n: Any, exact: bool = False) -> Any:
     which is n / 2 more: by 1 / (2a + n).
     """
     return (2 * a + n + exact) * n / 2
-
-
-def _cost(model: LawModel, n: Any, pairs: Any, ratio: float, kv_bytes: float) -> LawCost:
-    return LawCost(
-        2 * model.parameters * n,
-        4 * model.q_heads * model.depth * pairs,
-        2 * kv_bytes * model.kv_heads * model.depth * pairs,
-        ratio,
-    )

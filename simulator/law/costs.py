@@ -107,6 +107,9 @@ def strategy_parts(
     exact: bool = False,
 ) -> tuple[Parts, Rates]:
     """`split.parts`, or `published_parts`, of a model on a GPU, and the rates that price them."""
+    if attention != "dense" and model.latent is not None and model.latent.indexer is not None:
+        problem = f"{model.name} chooses the keys that it reads itself, and takes no other choice"
+        raise InputError(problem, place="--attention", found=attention, allowed="dense")
     rate = rates(gpu, model, as_published=as_published)
     if as_published:
         if kv_dtype is not None or batch is not None or prefill or exact:
@@ -114,7 +117,10 @@ def strategy_parts(
                 "the authors' formulas have no options", allowed="no KV format, batch, prefill or exact sums"
             )
         return published_parts(published_model(model), attention, a, n, trials, budget, page or None), rate
-    dtype = check_dtype(kv_dtype or model.kv_dtype or model.dtype)
+    try:
+        dtype = check_dtype(kv_dtype or model.kv_dtype or model.dtype)
+    except InputError as error:
+        raise error.at(place="--kv-dtype") from None
     if batch is not None and not 1 <= batch < np.inf:
         raise InputError("out of range", place="--batch", found=batch, allowed="sequences, at least 1")
     split = parts(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LONGEST = LIMITS[-1]
 """Length at which the authors cut every trial, tokens; a dearer point has the same trials."""
+DEAREST = 1e12
+"""Tera-eFLOPs that no problem costs: years of a GPU."""
 _SPELLINGS = {
     "dense": "dense", "full": "dense",
     "top_k": "top_k", "topk": "top_k", "oracle-topk": "top_k",
@@ -154,8 +156,9 @@ class Curves:
         """Rows of WHOLE with dense attention and one trial: at the points of the curves, or at `limits`.
 
         `tokens` is the length of the same cost, `limit` the next whole number. Points before the first limit (accuracy
-        0) are left out; points past `LONGEST` are its trials, so the best of them is one row. `budgets` has no meaning
-        here. InputError for another attention, more trials, or rows by problem.
+        0) are left out, and limits below a curve that starts higher, of which `attrs["notes"]` of the table speaks;
+        points past `LONGEST` are its trials, so the best of them is one row. `budgets` has no meaning here.
+        InputError for another attention, more trials, or rows by problem.
         """
         if [kind for kind in check_attentions(attentions) if kind != "dense"]:
             raise InputError(
@@ -166,13 +169,20 @@ class Curves:
             raise InputError("curves are means over the problems", file=self.name, place="by_problem", found=True)
         limits = None if limits is None else list(limits)
         rows: list[tuple[Any, ...]] = []
+        notes = []
         for model in self.models if models is None else models:
             lengths, accuracy = self.dense_curve(model)
             if limits is not None:
+                if unknown := [limit for limit in limits if np.isnan(self.expected(model, limit))]:
+                    start = f"{canonical(model)}: nothing is known below {lengths[0]:,.0f} tokens"
+                    notes.append(f"{start}, so not of limits up to {max(unknown):,}")
                 lengths, accuracy = np.array(limits, dtype=float), self.expected(model, limits)
             elif lengths[-1] > LONGEST:
                 inside = lengths < LONGEST
-                lengths, accuracy = np.append(lengths[inside], LONGEST), np.append(accuracy[inside], accuracy.max())
+                lengths, accuracy = (
+                    np.append(lengths[inside], LONGEST),
+                    np.append(accuracy[inside], accuracy[~inside].max()),
+                )
             for count in trials:
                 self.expected(model, 1, None, count)  # refuses more than one
                 rows += [
@@ -180,7 +190,9 @@ class Curves:
                     for n, share in zip(lengths.tolist(), accuracy.tolist(), strict=True)
                     if share > 0
                 ]
-        return frame(rows)
+        table = frame(rows)
+        table.attrs["notes"] = notes
+        return table
 
 
 def read_curves(path: str | Path, prompt: int = PROMPT) -> Curves:
@@ -188,13 +200,18 @@ def read_curves(path: str | Path, prompt: int = PROMPT) -> Curves:
     them, b200_seconds (cost over the authors' 4,500 TFLOP/s otherwise).
 
     InputError for missing columns, values that are no numbers, a cost that is not above 0, an accuracy outside 0 to 1,
-    an unknown attention or model. Curves that fall somewhere are kept, and `warnings` says where.
+    an unknown attention or model. Curves that fall somewhere, or have several points at a cost, are kept, and
+    `warnings` says where.
     """
     from simulator.law.published import PEAK
 
     table = read_table(path, POINTS, numbers=("cost_tera_eflops", "accuracy"))
     for column, bad, allowed in (
-        ("cost_tera_eflops", ~(table["cost_tera_eflops"] > 0), "numbers above 0"),
+        (
+            "cost_tera_eflops",
+            ~table["cost_tera_eflops"].between(0, DEAREST, inclusive="neither"),
+            f"above 0, below {DEAREST:g}",
+        ),
         ("accuracy", ~table["accuracy"].between(0, 1), "0 to 1"),
         ("attention", ~table["attention"].isin(_SPELLINGS), ", ".join(_SPELLINGS)),
     ):
@@ -212,6 +229,11 @@ def read_curves(path: str | Path, prompt: int = PROMPT) -> Curves:
     table = table.sort_values(["model", "attention", "cost_tera_eflops"], kind="stable")[columns]
     warnings = []
     for (model, attention), curve in table.groupby(["model", "attention"]):
+        if (twice := curve["cost_tera_eflops"].duplicated()).any():
+            again = curve["cost_tera_eflops"][twice].iloc[0]
+            warnings.append(
+                f"{model}, {attention}: several points at one cost, such as {again:.4g} tera-eFLOPs; all kept"
+            )
         fall = np.diff(curve["accuracy"])
         if (fall < 0).any():
             at, worst = curve["cost_tera_eflops"].iloc[int(np.argmin(fall))], -100 * fall.min()

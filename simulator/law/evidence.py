@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwspecs.gpu import Gpu, load_gpu
-from simulator.law.claims import b200_seconds
+from simulator.law.claims import Penalty, b200_seconds, penalties
 from simulator.law.frontier import Frontier, frame_frontier, frontier
 from simulator.law.ladder import ladder
-from simulator.law.measures import Measures, measure
+from simulator.law.measures import LEVELS, Measures, measure
 from simulator.law.runfacts import PAPER_LAYER_POINTS, LayerFacts, RunFacts, layer_facts, run_facts
 from simulator.law.strategies import BUDGETS, LIMITS, MODELS, TRIALS
 from simulator.law.verdicts import SMALL
@@ -36,6 +36,8 @@ REFERENCE = "qwen3-8b"
 REFERENCE_LAYER = "qwen3-0.6b"
 """The model of the paper's largest speed-up of a layer."""
 RUN_MODELS = ("qwen3-0.6b", "qwen3-8b", "qwen3-32b")
+WIDE_MODEL, WIDE = "qwen3-32b", 4
+"""A model that one GPU has little room for, and tensor-parallel GPUs that have more."""
 RUN_TOKENS = (4096, 32768)
 RUN_BUDGETS = (None, 1024)
 
@@ -65,18 +67,22 @@ class Evidence:
     Attributes
     ----------
     curves : frontier of the digitised curves in the paper's B200 seconds (dense, top_k); None where they are not here.
+    curve_penalty : what choosing by FLOPs costs at most on the digitised dense curves; None without them.
     accuracy : the accuracy model's note: what it is, what it cannot say.
     spreads : measures of Best-of-N by (spread, setting, attention), spread one of SPREADS.
-    facts : whole runs by (GPU, model, KV budget, tokens). layers : the paper's experiment on single layers.
+    facts : whole runs by (GPU, model, KV budget, tokens), on one GPU. wide : of WIDE_MODEL on WIDE GPUs, by (GPU, KV
+        budget), of the longest chains. layers : the paper's experiment on single layers.
     steps : the rungs of `ladder` of RUN_MODELS under RUN_BUDGETS, chains cut at the longest of RUN_TOKENS.
     """
 
     curves: Frontier | None
+    curve_penalty: Penalty | None
     accuracy: str
     fronts: Mapping[tuple[str, str], Frontier]
     measures: Mapping[tuple[str, str, str], Measures]
     spreads: Mapping[tuple[str, str, str], Measures]
     facts: Mapping[tuple[str, str, int | None, int], RunFacts]
+    wide: Mapping[tuple[str, int | None], RunFacts]
     layers: tuple[LayerFacts, ...]
     steps: pd.DataFrame
     gpus: tuple[str, ...] = GPUS
@@ -91,7 +97,7 @@ def gather(
     models: Sequence[str] = MODELS,
     limits: Sequence[int] = LIMITS,
     trials: Sequence[int] = TRIALS,
-    run: Callable[[str, str, int | None, int], RunFacts] = run_facts,
+    run: Callable[..., RunFacts] = run_facts,
     climb: Callable[..., pd.DataFrame] = ladder,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evidence:
@@ -137,6 +143,10 @@ def gather(
         (gpu, model, budget, tokens): run(model, gpu, budget, tokens)
         for gpu in gpus for model in RUN_MODELS for budget in RUN_BUDGETS for tokens in RUN_TOKENS
     }  # fmt: skip
+    sets = (f"parallelism={{tensor: {WIDE}}}",)
+    wide = {
+        (gpu, budget): run(WIDE_MODEL, gpu, budget, RUN_TOKENS[-1], sets=sets) for gpu in gpus for budget in RUN_BUDGETS
+    }
     progress("rung by rung")
     steps = climb(
         RUN_MODELS,
@@ -146,7 +156,11 @@ def gather(
     )
     layers = tuple(layer_facts(REFERENCE_LAYER, gpu, *point) for gpu in gpus for point in PAPER_LAYER_POINTS)
     digitised = None if curves is None else digitised_frontier(curves)
-    return Evidence(digitised, str(accuracy.note), fronts, measures, spreads, facts, layers, steps, tuple(gpus))
+    penalty = None if curves is None else digitised_penalty(curves)
+    note = str(accuracy.note)
+    return Evidence(
+        digitised, penalty, note, fronts, measures, spreads, facts, wide, layers, steps, tuple(gpus)
+    )  # fmt: skip
 
 
 def _costs(
@@ -181,3 +195,17 @@ def digitised_frontier(path: Path) -> Frontier:
     points = read_curves(path).points
     frame = points.assign(cost=b200_seconds(points["cost_tera_eflops"]))
     return frame_frontier(frame, costs=np.unique(frame["cost"]))
+
+
+def digitised_penalty(path: Path) -> Penalty | None:
+    """Where choosing the model by FLOPs costs most on the digitised dense curves, at the lengths of their points.
+    Costs are published ones.
+    """
+    from simulator.law.costs import law_costs
+    from simulator.law.curves import read_curves
+
+    gpu, table = load_gpu("b200-sxm"), read_curves(path).strategies()
+    cost = law_costs(table, gpu, "seconds", as_published=True)
+    by_cost = frontier(table, cost, interpolate=True)
+    by_flops = frontier(table, law_flops(table, gpu), interpolate=True)
+    return max(penalties(by_flops, by_cost, "dense", LEVELS), key=lambda p: p.ratio, default=None)

@@ -1,4 +1,4 @@
-"""Findings on frontiers of accuracy against cost: the law's beside the simulated ones, and digitised curves at hand.
+"""Findings on which strategy is the best along a frontier: the model, the measure it is chosen by, the KV budget.
 
 Every figure in a sentence is computed; verdicts follow the rule of `verdicts`.
 """
@@ -7,25 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from simulator.law import claims
-from simulator.law.evidence import PUBLISHED, REFERENCE, Evidence, simulated_setting
+from simulator.law.closedform import law_model
+from simulator.law.evidence import PUBLISHED, REFERENCE, Evidence, law_setting, simulated_setting
 from simulator.law.findingwords import (
-    CURVES_MISSING,
     UNCHECKED,
     Finding,
     by_setting,
+    gpu_name,
     points,
     settings,
     short,
     simulated_measures,
-    span,
     table,
-    times,
     verdict,
 )
-from simulator.law.measures import Measures
+from simulator.law.measures import LEVELS, Measures
 from simulator.law.strategies import MODELS
-from simulator.law.verdicts import BUDGET_GROWTH, GAINS, SMALL_SHARE, THRESHOLD, TOKENS_GROWTH, log_effect, word
+from simulator.law.verdicts import BUDGET_GROWTH, SMALL_SHARE, THRESHOLD, TOKENS_GROWTH, log_effect, word
 from workloads.model import load_model
 
 
@@ -40,12 +41,26 @@ def threshold(ev: Evidence) -> Finding:
     law, sims = ev.measures["long_cot", PUBLISHED, "top_k"], simulated_measures(ev, "long_cot", "top_k")
 
     def takeover(found: Measures, name: str) -> str:
-        spans = [s for s in found.best_dense if s.model == name]
-        return "never" if not spans else ", ".join(f"{s.low:.2f}-{s.high:.2f}" for s in spans)
+        spans = [s for s in found.best_dense if s.model == name and s.high - s.low >= 0.02]
+        return "" if not spans else ", ".join(f"{s.low:.2f} to {s.high:.2f}" for s in spans)
 
     def told(found: Measures) -> str:
         return short(found.threshold.taken) if found.threshold else "no threshold"
 
+    front = ev.fronts["long_cot", simulated_setting(ev.gpus[0])]
+
+    def chain(model: str) -> float:
+        reached = np.searchsorted(claims.accuracies(front, "dense", model), 0.6)
+        return float(front.curve(model, "dense").tokens[reached])
+
+    kv = claims.kv_bytes_per_token(law_model(load_model("qwen3-14b"), "bf16"))
+    kv /= claims.kv_bytes_per_token(law_model(load_model("qwen3-4b"), "bf16"))
+    laws_there = [ev.measures["long_cot", law_setting(gpu), "top_k"] for gpu in ev.gpus]
+    later = " and ".join(
+        f"{m.threshold.accuracy:.2f} on {gpu_name(gpu)} (by the law {by_law.threshold.accuracy:.2f})"
+        for gpu, m, by_law in zip(ev.gpus, sims, laws_there, strict=True)
+        if m.threshold and by_law.threshold
+    )
     columns = [("threshold", told)]
     columns += [(f"{short(n)} best at", lambda m, n=n: takeover(m, n)) for n in MODELS]  # type: ignore[misc]
     return Finding(
@@ -54,12 +69,18 @@ def threshold(ev: Evidence) -> Finding:
         law=told(law),
         simulated=tuple(told(m) for m in sims),
         verdict=verdict(effect(law), [effect(m) for m in sims]),
-        why="a larger model's weights cost time at a finite batch, which the law leaves out",
+        why=(
+            f"a token's KV is only {kv:.1f} times as large with 14B as with 4B, and it needs fewer tokens; weights, "
+            "read for few sequences, make it take over later only" + (f": at an accuracy of {later}" if later else "")
+        ),
         text=(
             "Dense long chains. The threshold is the largest model to which the frontier changes for good while the "
             "model that it leaves could still gain 5 points from a longer chain. Accuracies at which each model is the "
-            "best one:",
+            "best one, where that is a range of 0.02 or more:",
             by_setting(ev, "long_cot", "top_k", columns),
+            f"To solve 60 % of the problems, chains of 4B take {chain('qwen3-4b'):,.0f} tokens and chains of 14B "
+            f"{chain('qwen3-14b'):,.0f} (geometric means over the problems, cheapest strategies on a simulated "
+            f"{gpu_name(ev.gpus[0])}).",
         ),
         effects=(effect(law), *(effect(m) for m in sims)),
     )
@@ -70,9 +91,11 @@ def flops_choice(ev: Evidence) -> Finding:
     sims = {axis: simulated_measures(ev, axis, "top_k") for axis in ("long_cot", "best_of_n")}
     law = {axis: ev.measures[axis, PUBLISHED, "top_k"] for axis in sims}
 
+    def said(p: claims.Penalty) -> str:
+        return f"{p.ratio:.2f}x at {p.accuracy:.2f} ({short(p.chosen)} for {short(p.best)})"
+
     def told(found: Measures) -> str:
-        p = found.penalty
-        return "" if p is None else f"{p.ratio:.2f}x at {p.accuracy:.2f} ({short(p.chosen)} for {short(p.best)})"
+        return "" if found.penalty is None else said(found.penalty)
 
     def effect(found: Measures) -> float:
         return 0.0 if found.penalty is None else log_effect(found.penalty.ratio, claims.MARKED_PENALTY.value)
@@ -84,157 +107,22 @@ def flops_choice(ev: Evidence) -> Finding:
     return Finding(
         title="a choice that is optimal in FLOPs costs up to 3x",
         paper="3x, dense long chains at an accuracy of 0.72: 4B for 14B (figure 1a)",
-        law=f"{told(law['long_cot'])}; Best-of-N {told(law['best_of_n'])}",
+        law=(
+            ("" if ev.curve_penalty is None else f"digitised: {said(ev.curve_penalty)}; ")
+            + f"fitted model: {told(law['long_cot'])}"
+        ),
         simulated=tuple(told(m) for m in sims["long_cot"]),
         verdict=verdict(effect(law["long_cot"]), [effect(m) for m in sims["long_cot"]]),
-        why="choosing by FLOPs prefers small models; at a finite batch small models are what is cheap to serve",
+        why="FLOPs leave out the KV cache, which the engine reads all the same",
         text=(
             "For every accuracy, the model that reaches it with the least FLOPs (parameters and attention, no memory) "
             "is taken at its cheapest strategy, and compared with the cheapest of all models. Largest ratio over the "
-            "accuracies from 0.05 in steps of 0.01, dense attention:",
+            f"accuracies from {LEVELS[0]:g} in steps of 0.01, dense attention:",
             table(["cost", "long chains", "Best-of-N, 32,768 tokens"], rows),
-            "The paper's mark sits where the 4B model's curve ends: there the ratio depends on the last point of "
-            "accuracy that this model gains at any cost.",
+            "The ratio is largest towards the end of a small model's curve, where it gains its last points of accuracy "
+            "at any cost; there is the paper's mark, too.",
         ),
         effects=(effect(law["long_cot"]), *(effect(m) for m in sims["long_cot"])),
-    )
-
-
-def top_k_points(ev: Evidence) -> Finding:
-    """Oracle top-k: +47.5 points on long chains."""
-    return _gain(ev, "points")
-
-
-def top_k_saving(ev: Evidence) -> Finding:
-    """Oracle top-k: 11.21x less cost on long chains."""
-    return _gain(ev, "saving")
-
-
-def _value(found: Measures, what: str) -> float:
-    if what == "points":
-        return found.gain.points if found.gain else 0.0
-    return found.saving.ratio if found.saving else 1.0
-
-
-def _told(found: Measures, what: str) -> str:
-    if what == "points":
-        return "none" if found.gain is None else f"{points(found.gain.points)} at {found.gain.cost:.2g} s"
-    return "none" if found.saving is None else f"{times(found.saving.ratio)} at {found.saving.accuracy:.2f}"
-
-
-def _effect(found: Measures, what: str, axis: str, attention: str) -> float:
-    marked = GAINS[axis, attention][what == "saving"]
-    value = _value(found, what)
-    return max(0.0, value / marked) if what == "points" else log_effect(value, marked)
-
-
-def _gain(ev: Evidence, what: str) -> Finding:
-    law, sims = ev.measures["long_cot", PUBLISHED, "top_k"], simulated_measures(ev, "long_cot", "top_k")
-    mark = claims.MARKED_GAIN if what == "points" else claims.MARKED_SAVING
-    digitised, sentence = "", f"{CURVES_MISSING} The marks are the paper's."
-    if ev.curves is not None:
-        best = claims.headlines(ev.curves, "top_k")
-        if what == "points":
-            here = points(claims.gain_at(ev.curves, "top_k", mark.at))
-            most = f"{points(best.gain)} at {best.gain_cost:.2g} s"
-            digitised = f"digitised: {here} at {mark.at:g} s, most {most}; "
-        else:
-            here = times(claims.saving_at(ev.curves, "top_k", mark.at))
-            most = f"{times(best.saving)} at {best.saving_accuracy:.2f}"
-            digitised = f"digitised: {here} at {mark.at:g}, most {most}; "
-        sentence = (
-            f"The paper's own curves, digitised, give {here} where it is marked (marked: "
-            f"{points(mark.value) if what == 'points' else times(mark.value)}), and at their best place {most}."
-        )
-    facts, full = (
-        [ev.facts[ev.gpus[0], name, budget, 32768] for name in ("qwen3-0.6b", REFERENCE, "qwen3-32b")]
-        for budget in (1024, None)
-    )
-    effects = [_effect(m, what, "long_cot", "top_k") for m in sims]
-    law_effect = _effect(law, what, "long_cot", "top_k")
-    return Finding(
-        title=f"oracle top-k on long chains: {'+47.5 points' if what == 'points' else '11.21x less cost'}",
-        paper=(
-            "+47.5 points at about 0.08 B200 seconds (figure 8d)" if what == "points"
-            else "11.21x at an accuracy of about 0.76 (figure 8d)"
-        ),
-        law=f"{digitised}fitted model: {_told(law, what)}",
-        simulated=tuple(_told(m, what) for m in sims),
-        verdict=verdict(law_effect, effects),
-        why=(
-            "sparse attention cuts what is read, not what is kept: the batch stays small, and weights and host take "
-            "most of the time"
-        ),
-        text=(
-            sentence,
-            "Largest gain and saving between the envelopes, with the fitted accuracy model:" if what == "points"
-            else "The same frontiers, at equal accuracy:",
-            by_setting(
-                ev, "long_cot", "top_k",
-                [("gain (points, at GPU-seconds)", lambda m: _told(m, "points")),
-                 ("saving (at accuracy)", lambda m: _told(m, "saving"))],
-            ),
-            "Chains of 32,768 tokens with a budget of 1,024 tokens cost on an H200 "
-            + ", ".join(f"{times(f.multiplier)} ({short(f.model)})" for f in facts)
-            + " what the law says, dense ones "
-            + ", ".join(f"{times(f.multiplier)} ({short(f.model)})" for f in full)
-            + ". Under top-k, attention is left with "
-            + ", ".join(f"{100 * f.attention / f.seconds:.0f} %" for f in facts)
-            + " of the time, linear layers take "
-            + ", ".join(f"{100 * f.linear / f.seconds:.0f} %" for f in facts)
-            + ", the host "
-            + ", ".join(f"{100 * f.host / f.seconds:.0f} %" for f in facts)
-            + ": at batches of "
-            + ", ".join(f"{f.batch:.0f}" for f in facts)
-            + ", since the whole KV cache stays in memory.",
-        ),
-        effects=(law_effect, *effects),
-    )  # fmt: skip
-
-
-def best_of_n(ev: Evidence) -> Finding:
-    """Oracle top-k on Best-of-N: +65 points and 10.67x."""
-    return _assumed(
-        ev, "best_of_n", "top_k", "oracle top-k on Best-of-N: +65 points and 10.67x less cost", "figure 8a",
-        "no curve of Best-of-N is at hand. What N trials solve follows from the spread between problems, which curves "
-        "of one trial do not identify: the ranges are those of the assumed spread",
-    )  # fmt: skip
-
-
-def block_top_k(ev: Evidence) -> Finding:
-    """Block top-k on Best-of-N: +45 points and 8.58x, close to the oracle."""
-    return _assumed(
-        ev, "best_of_n", "block_top_k", "block top-k: +45 points and 8.58x less cost, close to the oracle",
-        "Best-of-N, figure 9a; long chains +38.5 and 5.13x, figure 9b",
-        "no accuracy of block top-k is at hand. It is taken to be the oracle's at the same budget, so that these are "
-        "upper bounds, and show only what the search for pages costs",
-    )  # fmt: skip
-
-
-def _assumed(ev: Evidence, axis: str, attention: str, title: str, where: str, why: str) -> Finding:
-    gain, saving = GAINS[axis, attention]
-
-    def told(setting: str) -> str:
-        found = [ev.spreads[spread, setting, attention] for spread in ("", "low", "high")]
-        most = [_value(m, "points") for m in found], [_value(m, "saving") for m in found]
-        return f"{points(most[0][0])} ({span(most[0], '{:.0%}')}), {times(most[1][0])} ({span(most[1], '{:.3g}')})"
-
-    def by_axis(setting: str) -> list[str]:
-        found = ev.measures["long_cot", setting, attention]
-        return [told(setting), f"{_told(found, 'points')}, {_told(found, 'saving')}"]
-
-    rows = [[title_, *by_axis(setting)] for title_, setting in settings(ev)]
-    return Finding(
-        title=title,
-        paper=f"{points(gain)} points, {saving:g}x ({where})",
-        law=f"{told(PUBLISHED)}",
-        simulated=tuple(told(simulated_setting(gpu)) for gpu in ev.gpus),
-        verdict=UNCHECKED,
-        why=why.partition(".")[0],
-        text=(
-            why[0].upper() + why[1:] + ".",
-            table(["cost", "Best-of-N (over the spreads)", "long chains"], rows),
-        ),
     )
 
 
@@ -268,10 +156,12 @@ def single_models(ev: Evidence) -> Finding:
         law=law,
         simulated=tuple(told(simulated_setting(gpu))[0] for gpu in ev.gpus),
         verdict=verdict(effect, effects),
-        why="as above; at high cost both have what the model can do, whatever it costs",
+        why="as for the envelopes, and more so for 32B, of which one GPU holds the fewest chains",
         text=(
             "One model's dense curve against its top-k curve, long chains. The end is the highest cost of the "
-            "frontier, where every chain may run to 32,768 tokens and only accuracy counts, not cost.",
+            "frontier, where every chain may run to 32,768 tokens and only accuracy counts, not cost. The fitted model "
+            "knows no budget with which a chain solves more than with dense attention, so the gain at the end is not "
+            "in it, and is not judged.",
             table(["cost", "largest gain, and gain at the end (points)"], rows),
         ),
         effects=(effect, *effects),
@@ -299,7 +189,7 @@ def small_models(ev: Evidence) -> Finding:
         law=told_law,
         simulated=tuple(told(m) for m in sims),
         verdict=verdict(effect, [max(0.0, more(m) / SMALL_SHARE) for m in sims]),
-        why="where weights and memory count, small models already take most of the dense frontier",
+        why="where weights and memory count, small models have most of the dense frontier already",
         text=(
             "The part of the frontier's accuracies, from the first solved problem to the highest, on which a model "
             "below 5B is the best one:",

@@ -92,7 +92,7 @@ def draw_effects(evidence: Evidence, told: Sequence[Finding], path: Path) -> Non
     write_picture(figure, path)
 
 
-def _wrapped(text: str, width: int = 52) -> str:
+def _wrapped(text: str, width: int = 58) -> str:
     import textwrap
 
     return "\n".join(textwrap.wrap(text, width))
@@ -159,9 +159,8 @@ def draw_times(evidence: Evidence, path: Path, tokens: int = 32768) -> None:
         axes.set_xticks([0, 1, *range(2, int(most * 1.2) + 1, 2)])
         for name in ("top", "right", "left"):
             axes.spines[name].set_visible(False)
-        axes.text(
-            1.0, 0.05, gpu.partition("-")[0].upper(), transform=axes.transAxes, ha="right", fontsize=12, weight="bold"
-        )
+        name = gpu.partition("-")[0].upper()
+        axes.text(1.0, 0.95, name, transform=axes.transAxes, ha="right", va="top", fontsize=12, weight="bold")
     figure.text(0.02, 1 - 0.3 / high, f"What a chain of {tokens:,} tokens costs, simulated over the law (1 is the law)",
                 fontsize=13, weight="bold", color=INK)  # fmt: skip
     figure.axes[-1].set_xlabel("simulated seconds over the law's", fontsize=9.5)

@@ -19,21 +19,20 @@ import numpy as np
 
 from hwspecs.errors import InputError
 from simulator.files import replace_file
-from simulator.law.evidence import Evidence, gather
-from simulator.law.findingfronts import (
-    best_of_n,
-    block_top_k,
-    budget_growth,
-    flops_choice,
-    single_models,
-    small_models,
-    threshold,
-    top_k_points,
-    top_k_saving,
+from simulator.law.evidence import (
+    RUN_BUDGETS,
+    RUN_MODELS,
+    RUN_TOKENS,
+    Evidence,
+    gather,
+    law_setting,
+    simulated_setting,
 )
+from simulator.law.findingfronts import budget_growth, flops_choice, single_models, small_models, threshold
+from simulator.law.findinggains import best_of_n, block_top_k, top_k_points, top_k_saving
 from simulator.law.findinglaw import attention_dominates, b200_time, kv_memory, wall_clock
 from simulator.law.findingplots import draw_all
-from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, Finding, gpu_name, short, table
+from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, Finding, gpu_name, points, short, span, table, times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +72,11 @@ HOW = """
   *Law, GPU* is the law as [derived here](law.md), with the dense bf16 peak and the bandwidth of the GPU.
 - **Simulated**: vLLM serving many problems at a time, steadily, on one GPU: calibrated kernels, host, prefill, finite
   memory, preemption. Long chains as in the scenario `aime24-long-cot`, Best-of-N as in `aime24-best-of-32`. The
-  multiplier on the law is simulated at 12 points or fewer of each model and attention, and interpolated between them.
+  multiplier on the law is simulated at 12 points or fewer of each model and attention, and interpolated between them;
+  trials that decode together are equally long there. Batches of mixed lengths and their drain are on the ladder above.
+- **Beside `kinesim law compare`**, which judges the same conclusions on every rung: here every problem takes its own
+  strategy and trials have the fitted model's lengths, in steady service; there rungs 1 to 7 take mean lengths, rungs 8
+  and 9 the scenario's own lengths with batches that drain. Figures differ for that, and verdicts near a border may.
 - **Ideal top-k has no kernel**: what a budget of B tokens costs is taken to be dense attention over B tokens, found at
   no cost. Real sparse kernels are slower ([sparse attention as modelled, beside a measured one](sparse-check.md)).
 - **Where the time goes** is told from whole runs of `aime24-long-cot` with 240 chains of equal length at a time.
@@ -84,7 +87,9 @@ RUNGS = """
 
 GPU-seconds of a chain, with the scenario's lengths cut at 32,768 tokens, and what each assumption that is lifted
 multiplies them by, in the order of [the ladder](law.md#the-ladder); the largest step is bold. `kinesim law compare`
-draws it, and judges the law's conclusions on every rung.
+draws it, and judges the law's conclusions on every rung. Of *lengths, drain*, most is in the closed form too if it is
+asked for the drawn lengths in place of their mean, since dense attention grows with the square of the length: the last
+column.
 """
 
 LEFT = """
@@ -136,11 +141,12 @@ def make(docs: Path, curves: Path | None = None, accuracy: str | None = None, jo
         )
 
     def tell(text: str) -> None:
-        print(f"{time.perf_counter() - started:6.1f} s  {text}", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"{time.perf_counter() - started:6.1f} s  {text}", file=sys.stderr)
 
     there = curves if curves is not None and curves.exists() else None
     if there is None:
-        tell(f"no digitised curves at {curves}: the page says so")
+        print(f"no digitised curves at {curves}: the page says so", file=sys.stderr)
     evidence = gather(load_accuracy(accuracy), simulated, there, progress=tell)
     return write(evidence, docs)
 
@@ -165,7 +171,10 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
     curves = "read where the page was made." if evidence.curves is not None else CURVES_MISSING
     parts = [
         HEAD,
-        f"![The law's effects and what a simulated engine leaves of them, by claim]({PICTURES}/effects.png)",
+        f"![The law's effects and what a simulated engine leaves of them, by claim]({PICTURES}/effects.png)\n",
+        "*Claims with a scale. The law: its figures as published, on the digitised curves where they tell.*\n",
+        "## In short\n",
+        *(f"- {line}" for line in in_short(evidence)),
         COLUMNS,
         table(head, rows),
         f"\n![Accuracy against cost: the law, and simulated]({PICTURES}/frontiers.png)",
@@ -182,6 +191,56 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
     return "\n".join(parts)
 
 
+def in_short(evidence: Evidence) -> list[str]:
+    """The page in a few sentences, of its figures."""
+    gpu = evidence.gpus[0]
+    name = gpu_name(gpu)
+    law, here = (evidence.measures["long_cot", key, "top_k"] for key in (law_setting(gpu), simulated_setting(gpu)))
+    dense, sparse = (
+        [evidence.facts[gpu, model, budget, RUN_TOKENS[-1]].multiplier for model in RUN_MODELS]
+        for budget in (None, RUN_BUDGETS[-1])
+    )
+    models = f"{short(RUN_MODELS[0])} to {short(RUN_MODELS[-1])}"
+    one_decimal = [span(values, "{:.1f}") for values in (dense, sparse)]
+    lines = [
+        f"**The law is near for dense chains of small models, and far for sparse chains of large ones**: chains of "
+        f"{RUN_TOKENS[-1]:,} tokens cost {one_decimal[0]} times what it says on an {name} ({models}), with a KV budget "
+        f"of {RUN_BUDGETS[-1]:,} tokens {one_decimal[1]} times. What it leaves out is what remains once attention is "
+        "cheap.",
+    ]
+    if law.gain and here.gain and law.saving and here.saving:
+        lines.append(
+            f"**Sparse attention still wins, by less**: on long chains at most {points(here.gain.points)} points and "
+            f"{times(here.saving.ratio)} on a simulated {name}, {points(law.gain.points)} and "
+            f"{times(law.saving.ratio)} by the law on it. It reads less of the KV cache but keeps "
+            "all of it, so the batch of a GPU cannot grow."
+        )
+    if law.threshold and here.threshold:
+        lines.append(
+            f"**Which model to take changes little**: {short(here.threshold.taken)} is still where growing the model "
+            f"ends and growing the chain begins (by the law {short(law.threshold.taken)}), but from an accuracy of "
+            f"{here.threshold.accuracy:.2f} on, not {law.threshold.accuracy:.2f}. Choosing by FLOPs still costs up to "
+            f"{times(here.penalty.ratio if here.penalty else 1.0)}."
+        )
+    lines.append(
+        f"**What matters most**, on an {name}, dense and with that KV budget: {largest_steps(evidence, gpu)} "
+        "([rung by rung](#which-assumption-matters))."
+    )
+    return lines
+
+
+def largest_steps(evidence: Evidence, gpu: str) -> str:
+    """The largest rung of every model's chains on a GPU."""
+    told: dict[str, list[str]] = {}
+    steps = evidence.steps[evidence.steps["gpu"] == gpu]
+    for (model, _, _), rungs in steps.groupby(["model", "attention", "budget"], sort=False):
+        rungs = rungs.sort_values("rung")
+        factors = rungs["seconds"].to_numpy()[1:] / rungs["seconds"].to_numpy()[:-1]
+        largest = int(np.argmax(factors))
+        told.setdefault(short(str(model)), []).append(f"{rungs['title'].iloc[largest + 1]} x{factors[largest]:.1f}")
+    return "; ".join(f"{model}: {' and '.join(found)}" for model, found in told.items())
+
+
 def rungs_table(evidence: Evidence) -> str:
     """What each rung of the ladder multiplies the cost by."""
     steps = evidence.steps
@@ -194,8 +253,9 @@ def rungs_table(evidence: Evidence) -> str:
         cells[int(np.argmax(factors))] = f"**{cells[int(np.argmax(factors))]}**"
         what = f"{gpu_name(gpu)}, {short(str(model))}, {'dense' if attention == 'dense' else f'top-k {budget:,}'}"
         total = f"{seconds[-1] / seconds[0]:.2f}"
-        rows.append([what, f"{seconds[0]:.3g} s", *cells, f"{seconds[-1]:.3g} s", total])
-    return table(["chain", "the law", *titles[1:], "simulated", "in all"], rows)
+        spread = f"{rungs['spread'].iloc[0]:.2f}"
+        rows.append([what, f"{seconds[0]:.3g} s", *cells, f"{seconds[-1]:.3g} s", total, spread])
+    return table(["chain", "the law", *titles[1:], "simulated", "in all", "lengths, by the law"], rows)
 
 
 def anchor(title: str) -> str:

@@ -113,6 +113,7 @@ def document(curves: Curves, samples: int = SAMPLES) -> dict[str, Any]:
         "not_identified": list(NOT_IDENTIFIED),
         "longest": curvefit.LONGEST,
         "budgets": [min(BUDGETS), max(BUDGETS)],
+        "trials": max((target.headline.trials for target in found if target.headline), default=1),
         "prompt_tokens": prompt,
         "problems": curvefit.PROBLEMS,
         "models": models,

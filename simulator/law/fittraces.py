@@ -50,7 +50,7 @@ def fit_traces(traces: Traces, samples: int = 40, seed: int = 0) -> Parametric:
     for model in traces.models:
         own = traces.trials[traces.trials["model"] == model]
         fitted[model] = _fit(own, cap, traces.name)
-        draws[model] = tuple(_fit(_drawn(own, rng), cap, traces.name) for _ in range(samples))
+        draws[model] = tuple(_fit(_fitting(own, rng, cap), cap, traces.name) for _ in range(samples))
         sizes = [one.concentration for one in draws[model]] or [fitted[model].concentration]
         low[model], high[model] = (
             replace(fitted[model], concentration=float(np.quantile(sizes, level))) for level in (0.05, 0.95)
@@ -61,6 +61,7 @@ def fit_traces(traces: Traces, samples: int = 40, seed: int = 0) -> Parametric:
         note=f"Parametric model fitted to {traces.name} ({len(traces.trials):,} trials of {problems} problems).",
         coefficients=fitted,
         budgets=_ends(traces),
+        trials=max(traces.trials_of(model) for model in traces.models),
         longest=cap or LIMITS[-1],
         prompt=round(float(traces.trials["prompt_tokens"].mean())),
         problems=problems,
@@ -80,7 +81,7 @@ def _fit(own: pd.DataFrame, cap: int | None, name: str) -> Coefficients:
     if dense["problem"].nunique() < _FEWEST:
         raise InputError("too few problems with dense attention to fit how they differ", file=name,
                          place=model, found=dense["problem"].nunique(), allowed=f"at least {_FEWEST}")  # fmt: skip
-    ended = np.ones(len(dense), dtype=bool) if cap is None else dense["tokens"].to_numpy() < cap
+    ended = _ended(dense, cap)
     if not dense["correct"].to_numpy()[ended].any():
         raise InputError("no trial that ended by itself is right", file=name, place=model)
     codes, names = dense["problem"].factorize()
@@ -159,6 +160,20 @@ def _budgets(own: pd.DataFrame, dense: pd.DataFrame) -> tuple[float, float, floa
     ]
     x = min(tried, key=lambda result: float(result.cost)).x
     return float(1 / (1 + np.exp(-x[0]))), float(np.exp(x[1])), float(np.exp(x[2]))
+
+
+def _ended(dense: pd.DataFrame, cap: int | None) -> np.ndarray:
+    """Which trials ended by themselves."""
+    return np.ones(len(dense), dtype=bool) if cap is None else dense["tokens"].to_numpy() < cap
+
+
+def _fitting(own: pd.DataFrame, rng: np.random.Generator, cap: int | None) -> pd.DataFrame:
+    """`_drawn` until some problem was solved: of a benchmark that is hardly ever solved a draw may have none."""
+    while True:
+        drawn = _drawn(own, rng)
+        dense = drawn[drawn["attention"] == "dense"]
+        if dense["correct"].to_numpy()[_ended(dense, cap)].any():
+            return drawn
 
 
 def _drawn(own: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

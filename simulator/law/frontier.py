@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hwspecs.errors import InputError
-from simulator.law.choices import TIE, best_within, cost_grid, known_rows
+from simulator.law.choices import TIE, best_within, cost_grid, known_rows, uneven_notes
 from simulator.law.envelopes import MODEL_TIE, Envelope, best_models
 from simulator.law.strategies import WHOLE
 
@@ -153,14 +153,13 @@ def frontier(
     rows, cost = known_rows(table, cost)
     lines = dict(whole or {})
     grid = cost_grid(costs, points, [cost, *(np.asarray(line[0], dtype=float) for line in lines.values())])
-    notes: list[str] = []
-    curves = [] if rows.empty else _table_curves(rows, cost, grid, per_problem, interpolate, notes)
+    curves = [] if rows.empty else _table_curves(rows, cost, grid, per_problem, interpolate)
     curves += [_line_curve(key, line, grid) for key, line in lines.items()]
     if smooth > 1:
         curves = [_smoothed(curve, smooth) for curve in curves]
     attentions = sorted(dict.fromkeys(c.attention for c in curves), key=lambda kind: kind != "dense")
     envelopes = tuple(_envelope(kind, curves, grid, tie) for kind in attentions)
-    return Frontier(grid, tuple(curves), envelopes, tuple(notes))
+    return Frontier(grid, tuple(curves), envelopes, tuple(uneven_notes(rows)) if per_problem else ())
 
 
 def frame_frontier(frame: Any, **options: Any) -> Frontier:
@@ -178,20 +177,16 @@ def frame_frontier(frame: Any, **options: Any) -> Frontier:
     return frontier(nothing, np.zeros(0), whole=lines, **options)
 
 
-def _table_curves(
-    rows: Any, cost: np.ndarray, grid: np.ndarray, per_problem: bool, interpolate: bool, notes: list[str]
-) -> list[Curve]:
+def _table_curves(rows: Any, cost: np.ndarray, grid: np.ndarray, per_problem: bool, interpolate: bool) -> list[Curve]:
     curves = []
     keys = rows["model"].astype(str) + "\0" + rows["attention"].astype(str)
     numbers = {name: rows[name].to_numpy(dtype=float) for name in ("accuracy", "budget", "tokens", "trials")}
     problem = rows["problem"].to_numpy(dtype=object)
-    counts = set()
     for key, index in keys.groupby(keys, sort=False).indices.items():
         model, attention = str(key).split("\0")
         index = np.sort(index)
         of_problem = index[problem[index] != WHOLE]
         if len(of_problem) and per_problem:
-            counts.add(len(set(problem[of_problem])))
             curves.append(_problem_curve(model, attention, of_problem, problem, cost, numbers, grid))
             continue
         of_whole = index[problem[index] == WHOLE]
@@ -205,10 +200,6 @@ def _table_curves(
         else:
             whole = np.full(len(problem), WHOLE, dtype=object)
             curves.append(_problem_curve(model, attention, of_whole, whole, cost, numbers, grid))
-    if len(counts) > 1:
-        notes.append(
-            "not all curves are means over the same number of problems: " + ", ".join(map(str, sorted(counts)))
-        )
     return curves
 
 

@@ -7,6 +7,7 @@ most. What is drawn is computed elsewhere (`simulator.law.frontier`, `simulator.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ ATTENTION_WORDS = {
     "block_top_k": "block top-k",
 }
 MOST_COLUMNS = 2
+NOTE_LETTERS = 15
+"""Letters of a note in an inch."""
 _ARROW = {"arrowstyle": "<|-|>", "lw": 1.3, "shrinkA": 1, "shrinkB": 1, "mutation_scale": 9}
 
 
@@ -58,19 +61,21 @@ def draw_frontiers(
 
     columns = min(len(panels), MOST_COLUMNS)
     lines = -(-len(panels) // columns)
+    width = 0.9 + 6.3 * columns
+    notes = [line for note in notes for line in textwrap.wrap(note, int((width - 1.1) * NOTE_LETTERS))]
     head, above, tall, below, foot = 0.55, 0.34, 4.4, 0.6, 0.12 + 0.2 * len(notes)
-    width, height = 0.9 + 6.3 * columns, head + lines * (above + tall + below) + foot
+    height = head + lines * (above + tall + below) + foot
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     low = min(_first_cost(f) for _, f in panels)
-    high = max(float(f.costs[-1]) for _, f in panels)
+    high = max(_last_cost(f) for _, f in panels)
     top = max(float(e.accuracy.max()) for _, f in panels for e in f.envelopes)
     for i, (name, frontier) in enumerate(panels):
         row, column = divmod(i, columns)
         bottom = height - head - above - tall - row * (above + tall + below)
         axes = figure.add_axes(((0.75 + column * 6.3) / width, bottom / height, 5.95 / width, tall / height))
         axes.set_xscale("log")
-        axes.set_xlim(low, high * 1.12)
+        axes.set_xlim(low, high)
         axes.set_ylim(-0.02, min(1.02, top * 1.09 + 0.02))
         _dress(axes, unit, name, column == 0, row == lines - 1 or i + columns >= len(panels))
         _curves(axes, frontier)
@@ -85,7 +90,7 @@ def draw_frontiers(
     )
     for i, note in enumerate(notes):
         y = (0.14 + 0.2 * (len(notes) - 1 - i)) / height
-        fit(figure.text(0.75 / width, y, note, fontsize=8.4, color=_SOFT, va="center"), width - 1.1)
+        figure.text(0.75 / width, y, note, fontsize=8.4, color=_SOFT, va="center")
     write_picture(figure, target)
 
 
@@ -99,6 +104,12 @@ def _first_cost(frontier: Frontier) -> float:
     """A little below the first cost at which anything is solved."""
     solved = np.max([e.accuracy for e in frontier.envelopes], axis=0) > 0
     return float(frontier.costs[int(np.argmax(solved))]) / 1.15
+
+
+def _last_cost(frontier: Frontier) -> float:
+    """A little beyond the last cost at which any curve still rises; lines beyond it are flat."""
+    tops = [int(np.argmax(c.accuracy >= c.accuracy.max() - 5e-4)) for c in frontier.curves]
+    return min(1.5 * float(frontier.costs[max(tops)]), 1.12 * float(frontier.costs[-1]))
 
 
 def _colour(frontier: Frontier, model: str, attention: str) -> str:

@@ -52,7 +52,8 @@ def _columns_notes(document: Mapping[str, Any]) -> list[str]:
     found = [one for panel in document["panels"] for one in panel["sparse"].values()]
     rows = [row for one in found for row in (one, *one["models"].values(), *one["alternatives"].values())]
     notes = []
-    if found:
+    gains = any(row["gain"] for row in rows)
+    if gains:
         notes.append(
             "gain: points more at equal cost; saving: how many times less cost at equal accuracy; each the largest"
         )
@@ -65,7 +66,12 @@ def _columns_notes(document: Mapping[str, Any]) -> list[str]:
         notes.append("* dense attention can afford nothing at that cost: its accuracy counts as 0, as in the paper")
     if any(one["alternatives"] for one in found):
         notes.append("differ more, less: if problems differ more (N trials solve fewer of them) or less than assumed")
-    if document["as_published"] and document["accuracy"]["kind"] == "curves" and not any(one["at"] for one in found):
+    if (
+        gains
+        and document["as_published"]
+        and document["accuracy"]["kind"] == "curves"
+        and not any(one["at"] for one in found)
+    ):
         notes.append(
             "the largest gain and saving; the paper marks others in its figures: ask for places by --at 80ms,76%"
         )

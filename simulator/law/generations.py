@@ -4,7 +4,8 @@ A log is a JSONL file of one model and one attention. Its first line is metadata
 
     {"query": TEXT, "choices": [ANSWER], "prediction": [TEXT], "score": 0 or 100}
 
-with `tokens` (or `token_length`), `prompt_tokens` (or `prefix_length`) and `answer_at` taken where a line has them. The
+with `tokens` (or `token_length`), `prompt_tokens` (or `prefix_length`) and `answer_at` taken where a line has them. A
+line may also have several trials of its query: as many scores (and tokens, and `answer_at`) as predictions. The
 metadata tell the attention: `attn_local` (null when dense), `attn_topk`, `attn_block_topk` and `attn_block_size`. What
 they leave out comes from the file's name, as the authors' cost code writes it:
 
@@ -27,7 +28,7 @@ import numpy as np
 from hwspecs.errors import InputError
 from hwspecs.yamlfile import read_text
 from simulator.law.tables import canonical
-from simulator.law.traces import TRIAL_COLUMNS, Traces, traces
+from simulator.law.traces import MOST_TOKENS, TRIAL_COLUMNS, Traces, traces
 
 CHARACTERS = 3.0
 """ASSUMPTION: characters of a token of mathematical reasoning in English, where a log has no token counts."""
@@ -84,7 +85,7 @@ def _read(file: Path, model: str | None, characters: float) -> tuple[list[dict[s
     policy = _policy(file, meta, model)
     count: dict[str, int] = {}
     rows, estimated = [], 0
-    for i, record in records:
+    for i, record in [(line, one) for line, several in records for one in _trials(file, line, several)]:
         query, text, right = _query(file, i, record), _prediction(file, i, record), _score(file, i, record)
         tokens = _number(file, i, record, "tokens", "token_length")
         if tokens is None:
@@ -181,6 +182,27 @@ def _object(file: Path, line: int, text: str) -> dict[str, Any]:
     return record
 
 
+def _trials(file: Path, line: int, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials of a line, each with its own prediction, score and lengths.
+
+    InputError for lists of them that are not of one length.
+    """
+    texts = record.get("prediction")
+    count = max(1, len(texts)) if isinstance(texts, list) else 1
+    found: list[dict[str, Any]] = [dict(record) for _ in range(count)]
+    for name in ("prediction", "score", "tokens", "token_length", "answer_at"):
+        value = record.get(name)
+        values = value if isinstance(value, list) else [value] * (count if value is None else 1)
+        if len(values) != count:
+            raise InputError(
+                "not one value a prediction", file=file, line=line, place=name, found=f"{len(values)} of {count}",
+                allowed="lists of one length, or single values",
+            )  # fmt: skip
+        for one, own in zip(found, values, strict=True):
+            one[name] = own
+    return found
+
+
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
@@ -193,14 +215,14 @@ def _query(file: Path, line: int, record: dict[str, Any]) -> str:
 
 
 def _prediction(file: Path, line: int, record: dict[str, Any]) -> str:
-    value = _first(record.get("prediction"))
+    value = record["prediction"]
     if not isinstance(value, str):
         raise InputError("no prediction", file=file, line=line, found=value, allowed="a list with the generated text")
     return value
 
 
 def _score(file: Path, line: int, record: dict[str, Any]) -> bool:
-    value = _first(record.get("score"))
+    value = record["score"]
     if value not in (0, 1, 100):  # False and True are 0 and 1
         raise InputError("not a score", file=file, line=line, place="score", found=value, allowed="0, 1 or 100")
     return bool(value)
@@ -211,7 +233,7 @@ def _number(file: Path, line: int, record: dict[str, Any], *names: str) -> float
     for name in names:
         if (value := _first(record.get(name))) is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-            raise InputError("not a number above 0", file=file, line=line, place=name, found=value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST_TOKENS:
+            raise InputError("not a number of tokens", file=file, line=line, place=name, found=value)
         return float(value)
     return None

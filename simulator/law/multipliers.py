@@ -3,7 +3,7 @@
 What a simulated trial costs over what the law says changes far more slowly with its length than the cost does. It is
 simulated on a coarse grid of lengths and numbers of trials, for each model and attention, and joined in logarithms: by
 cubic Hermite polynomials that keep the order (PCHIP) along lengths, linearly along trials. `simulated.simulated_costs`
-has a finer grid; on the bundled accuracy model the two differ by 0.3 % in the mean, by 2 % at most (a test).
+has a finer grid; on the bundled accuracy model the two differ by less than 0.5 % in the mean and 2 % at most (a test).
 """
 
 from __future__ import annotations

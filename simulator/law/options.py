@@ -154,4 +154,7 @@ def policies(attentions: str, budgets: str, page: int | None = None, local: int 
                 example = f"--local {local} and at least one whole page of {each}, such as {local + 64 * each}"
                 raise InputError("not a budget of block top-k", place="--budget", found=size, allowed=example)
             found.append(Policy(kind, size, each, local))
+    if (page is not None or local) and not any(policy.page for policy in found):
+        place, value = ("--page", page) if page is not None else ("--local", local)
+        raise InputError("is of block top-k", place=place, found=value, allowed="--attention block_top_k, or nothing")
     return found

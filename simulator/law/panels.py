@@ -54,6 +54,11 @@ class Priced:
         return f"{self.gpu.title}: {COST_WORDS[self.kind]}"
 
 
+def usual_unit(kinds: Sequence[str]) -> str:
+    """The unit of a cost where none is asked for: eFLOPs hide what a simulation shows, the time that they take."""
+    return "seconds" if "simulated" in kinds else "eflops"
+
+
 def priced(
     question: Question,
     kinds: Sequence[str],
@@ -142,7 +147,7 @@ def _priced(
 
     gpu = load_scenario(base, over).gpu
 
-    notes: list[str] = []
+    notes = question.notes()
     if question.unit == "usd" and gpu.price is None:
         allowed = "--set gpu.price='{usd_per_hour: 4, date: 2026-05}', or a GPU with a price"
         raise InputError("no price is known of this GPU", place="gpu", found=gpu.name, allowed=allowed)
@@ -154,7 +159,13 @@ def _priced(
 
         work = question.unit in ("eflops", "joules")
         found = simulate_strategies(rows, base, sets=over, jobs=jobs, progress=progress, work=work)
-        notes.extend(f"simulated on {gpu.name}: {note}" for note in summed_notes(rows, found))
+        for note in summed_notes(rows, found):
+            if "interpolated between" in note:
+                notes.append("simulated: interpolated between the lengths that were simulated")
+            elif note.startswith("mean over lengths"):
+                notes.append(f"simulated: {note}")
+            else:  # of this GPU, such as a model that does not fit on it
+                notes.append(f"simulated on {gpu.name}: {note}")
         return found[question.unit].to_numpy(dtype=float)
 
     if question.accuracy.kind != "curves":
@@ -164,7 +175,7 @@ def _priced(
         tables = [table, *others.values()]
         costs = np.split(price(pd.concat(tables, ignore_index=True)), np.cumsum([len(one) for one in tables])[:-1])
         ends = {name: (other, cost) for (name, other), cost in zip(others.items(), costs[1:], strict=True)}
-        return Priced(gpu, kind, table, costs[0], {}, tuple(notes), ends)
+        return Priced(gpu, kind, table, costs[0], {}, tuple(dict.fromkeys(notes)), ends)
     curves, unit = question.accuracy, PUBLISHED_UNITS.get(question.unit)
     asked = question.attentions or tuple(dict.fromkeys(curves.points["attention"]))
     published = question.as_published and unit is not None
@@ -176,7 +187,7 @@ def _priced(
         return Priced(gpu, kind, *_without(table, price, lines), lines, (note,))
     if not lines:
         cost = price(table)
-        return Priced(gpu, kind, table, cost, {}, tuple(notes))
+        return Priced(gpu, kind, table, cost, {}, tuple(dict.fromkeys(notes)))
     lines, note = recosted(lines, question.budgets or BUDGETS, price)
     cost = price(table) if len(table) else np.zeros(0)
     return Priced(gpu, kind, table, cost, lines, (note, *dict.fromkeys(notes)))
@@ -184,5 +195,6 @@ def _priced(
 
 def _without(table: Any, price: Any, lines: Lines) -> tuple[Any, np.ndarray]:
     """The strategies whose curves are not among `lines`, and their costs."""
-    table = table[[key not in lines for key in zip(table["model"], table["attention"], strict=True)]]
+    other = [key not in lines for key in zip(table["model"], table["attention"], strict=True)]
+    table = table[np.array(other, dtype=bool)]
     return table, price(table) if len(table) else np.zeros(0)

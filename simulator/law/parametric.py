@@ -86,6 +86,7 @@ class Parametric:
     caveats : what the data that it was fitted to does not say, in full.
     longest : limit up to which the model was fitted, tokens.
     budgets : smallest and largest KV budget that it was fitted to; None if it has none or does not say.
+    trials : most trials of a problem that it was fitted to; None if it does not say.
     prompt : tokens of a problem.
     errors : by model, mean and worst differences of the fit in accuracy, as the file of coefficients has them.
     draws : by model, the coefficients of bootstrap samples.
@@ -97,6 +98,7 @@ class Parametric:
     coefficients: Mapping[str, Coefficients]
     longest: int = LIMITS[-1]
     budgets: tuple[int, int] | None = None
+    trials: int | None = None
     prompt: int = PROMPT
     problems: int = 30
     warnings: tuple[str, ...] = ()
@@ -132,11 +134,17 @@ class Parametric:
         return replace(self, coefficients=changed)
 
     def by_problem(self, model: str, limit: Any, budget: Any = None, trials: Any = 1) -> np.ndarray:
-        """Coverage of each problem, easiest first: shape (problems, *broadcast of limit, budget, trials)."""
+        """Coverage of each problem, easiest first: shape (problems, *broadcast of limit, budget, trials).
+
+        InputError for a limit beyond `longest`.
+        """
+        self._check_limit(float(np.max(limit)))
         return self._solved(self.of(model), limit, 0 if budget is None else budget, trials)
 
     def at_limit(self, model: str, limit: Any, budget: Any = None, trials: Any = 1) -> np.ndarray:
-        """Expected accuracy of `trials` trials, each cut at `limit` tokens: broadcast of the three."""
+        """Expected accuracy of `trials` trials, each cut at `limit` tokens: broadcast of the three. InputError as of
+        `by_problem`.
+        """
         return self.by_problem(model, limit, budget, trials).mean(axis=0)
 
     def mean_tokens(self, model: str, limit: Any) -> np.ndarray:
@@ -215,11 +223,7 @@ class Parametric:
             for value in values:
                 if value < 1:
                     raise InputError("below 1", place=what, found=value, allowed="whole numbers from 1 on")
-        if max(limits, default=0) > self.longest:
-            raise InputError(
-                "beyond the limits to which the accuracy model was fitted",
-                file=self.name, place="limit", found=max(limits), allowed=f"at most {self.longest:,}",
-            )  # fmt: skip
+        self._check_limit(max(limits, default=0))
         policies = [(kind, budget) for kind in attentions for budget in ([0] if kind == "dense" else budgets)]
         rows: list[tuple[Any, ...]] = []
         for model in self.models if models is None else models:
@@ -244,15 +248,28 @@ class Parametric:
                         for k in range(len(lengths))
                     ]  # fmt: skip
         table = frame(rows)
-        table.attrs["notes"] = self._extrapolated(budgets if any(kind != "dense" for kind in attentions) else [])
+        table.attrs["notes"] = self._extrapolated(
+            budgets if any(kind != "dense" for kind in attentions) else [], max(trials, default=1)
+        )
         return table
 
-    def _extrapolated(self, budgets: Iterable[int]) -> list[str]:
+    def _check_limit(self, limit: float) -> None:
+        if limit > self.longest:
+            raise InputError(
+                "beyond the limits to which the accuracy model was fitted",
+                file=self.name, place="limit", found=int(limit), allowed=f"at most {self.longest:,}",
+            )  # fmt: skip
+
+    def _extrapolated(self, budgets: Iterable[int], trials: int) -> list[str]:
+        """What of a table lies outside of the data that was fitted to."""
         low, high = self.budgets or (0, np.inf)
         outside = [f"{budget:,}" for budget in budgets if not low <= budget <= high]
-        if not outside:
-            return []
-        return [f"accuracy with a KV budget of {', '.join(outside)}: extrapolated from {low:,} to {high:,}"]
+        said = []
+        if outside:
+            said.append(f"accuracy with a KV budget of {', '.join(outside)}: extrapolated from {low:,} to {high:,}")
+        if self.trials is not None and trials > self.trials:
+            said.append(f"coverage of up to {trials:,} trials: extrapolated from at most {self.trials:,}")
+        return said
 
     def _medians(self, one: Coefficients) -> np.ndarray:
         """Logarithm of the median length of each problem, shape (problems,)."""

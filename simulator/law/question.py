@@ -45,6 +45,11 @@ class Question:
         if self.strategy not in STRATEGIES:
             allowed = near_matches(self.strategy, STRATEGIES)
             raise InputError("unknown strategy", place="--strategy", found=self.strategy, allowed=allowed)
+        if self.strategy == "long_cot" and self.trials not in (None, (1,)):
+            raise InputError(
+                "a long chain of thought is one trial", place="--trials", found=", ".join(map(str, self.trials)),
+                allowed="--strategy best_of_n",
+            )  # fmt: skip
 
     def table(self) -> Any:
         """The strategy table; of digitised curves the dense strategies only. InputError for data that it lacks."""
@@ -68,6 +73,13 @@ class Question:
             asked["limits"] = (max(asked["limits"]),)
         table = self.accuracy.strategies(**asked)
         return table if one else table[table["limit"] == table["limit"].max()].reset_index(drop=True)
+
+    def notes(self) -> list[str]:
+        """What goes beyond the data."""
+        most = max(self.trials or (1,))
+        if self.accuracy.kind == "parametric" and most > TRIALS[-1]:
+            return [f"{most} trials are extrapolated: how problems differ was told from {TRIALS[-1]} at most"]
+        return []
 
     def alternatives(self) -> dict[str, Question]:
         """The same of other spreads between problems, where the accuracy model has some and several trials ask for it.

@@ -2,9 +2,9 @@
 
 Of dense attention a curve gives the tokens behind every point, so that it can be priced anew like any strategies. Of
 sparse attention it gives the best over tokens and KV budget, problem by problem, and not the choice: it can be taken as
-it was published, and at any other cost every point of it is multiplied by what the strategies that the parametric model
-would choose at that published cost cost now, over what they cost as published: a geometric mean over its problems, each
-with its own choice, as in the published curves. That is an estimate, and is said.
+it was published, and at any other cost it is moved as the frontier of the parametric model moves, which was fitted to
+the same curves: from the published cost at which that reaches some accuracy to the cost at which it does now, with
+whatever choices are then the best. That is an estimate, and is said.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from hwspecs.errors import InputError
-from simulator.law.choices import TIE, best_within
 from simulator.law.costs import law_costs
+from simulator.law.envelopes import cost_at
+from simulator.law.frontier import frontier
 from simulator.law.published import GPU, PEAK
 from simulator.law.strategies import LIMITS, WHOLE
 
-STEP = 1.5
-"""Factor to both sides of a cost within which a rise of accuracy tells which problems a curve rises by."""
-LEAST_RISE = 1e-3
-"""Rise of the mean accuracy within that, below which it tells nothing."""
+FINE = 1000
+"""Costs at which the parametric model's frontier is computed."""
+FLAT = 0.995
+"""Share of its highest accuracy from which on its frontier is too flat to tell a cost."""
 Lines = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
 """(model, attention) -> costs and accuracies."""
 PUBLISHED_UNITS = {"eflops": 1.0, "seconds": 1e12 / PEAK}
@@ -55,7 +56,8 @@ def published_lines(points: Any, models: Sequence[str] | None, attentions: Seque
 
 
 def recosted(lines: Lines, budgets: Sequence[int], price: Callable[[Any], np.ndarray]) -> tuple[Lines, str]:
-    """Sparse curves at the costs that `price` gives to strategies, and a note on how.
+    """Sparse curves at the costs that `price` gives to strategies, and a note on how. InputError for a model that the
+    bundled parametric model lacks.
 
     budgets : KV budgets that the parametric model may choose from. price : strategy table -> cost of each row.
     """
@@ -71,55 +73,34 @@ def recosted(lines: Lines, budgets: Sequence[int], price: Callable[[Any], np.nda
             costs, solved = lines[model, attention]
             mine = (rows["model"] == model).to_numpy()
             ratio = curve_multiplier(rows[mine], before[mine], now[mine], costs)
-            found[model, attention] = (costs * ratio, solved)
+            order = np.argsort(costs, kind="stable")  # a multiplier that falls must not change the order of the points
+            found[model, attention] = (np.maximum.accumulate((costs * ratio)[order]), solved[order])
     note = (
-        "sparse curves as a whole, every point multiplied by what the strategies that the parametric model would choose"
-        " at its published cost cost now, over what they cost as published: an estimate; the choices are not known"
+        "sparse curves as a whole, moved as the frontier of the parametric model moves from the published costs to "
+        "these: an estimate; the tokens and KV budgets behind them are not known"
     )
     return found, note
 
 
 def curve_multiplier(rows: Any, before: np.ndarray, now: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """By how much a curve moves at each of its `costs` when every strategy costs `now` in place of `before`.
+    """By how much the frontier of strategies of one model and attention moves at each of `costs` when every strategy
+    costs `now` in place of `before`: the cost at which it reaches the same accuracy, over the cost at which it did.
 
-    Each problem's own curve moves by the multiplier of its choice, and the mean over the problems rises where theirs
-    rise. So the mean of the logarithms is weighted by how much each problem's accuracy rises between costs / `STEP` and
-    costs x `STEP`; problems that are solved already by less, or not yet, do not count. Where none rises the last
-    multiplier before holds (the first one after, at the start).
+    Where the frontier does not rise (below the first accuracy, at the top) the nearest multiplier holds.
     """
-    accuracy, logs, weights = rows["accuracy"].to_numpy(float), [], []
-    problems = rows["problem"].to_numpy(dtype=object)
-    for problem in dict.fromkeys(problems):
-        own = problems == problem
-        logs.append(np.log(multipliers(before[own], now[own], accuracy[own], costs)))
-        weights.append(
-            _reached(before[own], accuracy[own], costs * STEP) - _reached(before[own], accuracy[own], costs / STEP)
-        )
-    total = np.sum(weights, axis=0)
-    mean = np.sum(np.multiply(weights, logs), axis=0) / np.where(total > 0, total, 1)
-    order = np.argsort(costs)
-    rising = np.flatnonzero(total[order] > LEAST_RISE * len(weights))
+    fronts = [frontier(rows, cost, points=FINE) for cost in (before, now)]
+    (old, old_line), (new, new_line) = [(front.costs, front.curves[0].accuracy) for front in fronts]
+    at = np.unique(costs)
+    reached = np.interp(np.log(at), np.log(old), old_line, left=0.0)
+    rising = np.flatnonzero((reached > 0) & (reached <= FLAT * min(old_line[-1], new_line[-1])))
     if not len(rising):
-        return np.exp(np.mean(logs, axis=0))
-    last = np.maximum(np.searchsorted(rising, np.arange(len(order)), side="right") - 1, 0)
-    out = np.empty(len(order))
-    out[order] = mean[order][rising[last]]
-    return np.exp(out)
-
-
-def _reached(cost: np.ndarray, accuracy: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The best accuracy within each cost, 0 where nothing is affordable."""
-    best = best_within(cost, accuracy, at)
-    return np.where(best >= 0, accuracy[best], 0.0)
-
-
-def multipliers(before: np.ndarray, now: np.ndarray, accuracy: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """`now` / `before` of the best strategy within each of `costs` (as of `before`); between the costs at which the
-    choice changes linearly in logarithms, below the cheapest strategy as of the cheapest.
-    """
-    steps = np.unique(best_within(before, accuracy, np.sort(before), TIE))
-    steps = steps[np.argsort(before[steps])]
-    return np.exp(np.interp(np.log(costs), np.log(before[steps]), np.log(now[steps] / before[steps])))
+        raise InputError(
+            "the costs of a curve are not among those of the parametric model", found=[float(at[0]), float(at[-1])],
+            allowed=f"tera-eFLOPs from {old[0]:.4g} to {old[-1]:.4g}",
+        )  # fmt: skip
+    reached = reached[rising]
+    moved = cost_at(new, new_line, reached) / cost_at(old, old_line, reached)
+    return np.exp(np.interp(np.log(costs), np.log(at[rising]), np.log(moved)))
 
 
 def line_rows(

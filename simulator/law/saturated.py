@@ -33,7 +33,7 @@ WARM, WAVES, PERIODIC = 1.0, 3.0, 2.0
 never one is, so that waves repeat. A wave has as many trials as the engine holds at a time."""
 TRIALS = 96
 """Trials that the record holds at least where sequences are preempted."""
-LEAST = 0.45
+LEAST = 0.6
 """Share of the record after its start that the stretch has at least."""
 NEWTON, TILT = 30, 1.5
 """Steps of Newton's method at most, and the natural logarithm of the largest factor between weights."""
@@ -89,8 +89,8 @@ class _Stopping(Engine):
         if self.final >= self._after and not self._stop.triggered:
             self._stop.succeed()
 
-    def record(self) -> tuple[Timeline, np.ndarray, int, int]:
-        """The timeline, the ticks at which requests finished, sorted, the preemptions of those that did, and of all."""
+    def record(self) -> tuple[Timeline, np.ndarray, bool]:
+        """The timeline, the ticks at which requests finished, sorted, and whether any was preempted."""
         self._alarm(0, 0, self._on_open_arrivals, None)
         self.arrival_s = self.requests.job_arrival_s  # type: ignore[assignment]
         collecting = gc.isenabled()
@@ -102,9 +102,8 @@ class _Stopping(Engine):
                 gc.enable()
         finish = np.array(self.finish)
         done = np.isfinite(finish)
-        preempted = int(np.array(self.preemptions)[done].sum())
-        others = sum(seq.preemptions for seq in self.live.values())
-        return self.recorder.finish(), np.sort(finish[done]), preempted, preempted + others
+        preempted = any(self.preemptions) or any(seq.preemptions for seq in self.live.values())
+        return self.recorder.finish(), np.sort(finish[done]), preempted
 
 
 def saturated_schedule(
@@ -152,13 +151,15 @@ def _schedule(
     requests = equal_problems(prompt, tokens, trials, queued)
     check_servable(requests, params)
     cost = cast(StepCost, Ticking(caps, prefill_caps))
-    timeline, finish, preemptions, of_all = _Stopping(requests, cost, params, None, after=stop).record()
-    record = _Record(timeline, finish, caps, params, prompt, tokens, repeats=of_all > 0)
+    timeline, finish, repeats = _Stopping(requests, cost, params, None, after=stop).record()
+    record = _Record(timeline, finish, caps, params, prompt, tokens, repeats=repeats)
     rows = record.stretch(WARM * wave * trials)
-    weights = record.weights(rows) * trials
+    weights = record.weights(rows)
+    # All prefills that end, but for the first. (Those of finished trials would be too few: the youngest are preempted.)
+    preemptions = float((weights * record.steps[rows] * record.first[rows]).sum()) - 1 if repeats else 0.0
     finished = record.finished[rows.stop - 1] - record.finished[rows.start - 1]
     return Schedule(
-        timeline.select(rows), weights, caps, prefill_caps, finished / trials, preemptions / max(len(finish), 1)
+        timeline.select(rows), weights * trials, caps, prefill_caps, finished / trials, max(preemptions, 0.0)
     )
 
 
@@ -221,7 +222,8 @@ class _Record:
         self.steps, seqs = timeline["steps"], timeline["decode_seqs"]
         ends = timeline["start_s"] + timeline["duration_s"]
         self.finished = np.searchsorted(finish, ends + SECONDS_PER_TICK / 2)
-        first = timeline["rows"] - seqs * params.speculation.queries  # tokens that come with the end of a prefill
+        # Tokens that come with the end of a prefill.
+        self.first = first = timeline["rows"] - seqs * params.speculation.queries
         widest = len(caps) - 1 if None not in caps else caps.index(None)
         read = (timeline[f"decode_kv_first.{widest}"] + timeline[f"decode_kv_last.{widest}"]) / 2
         each = [seqs * advance + first, read]

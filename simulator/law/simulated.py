@@ -241,7 +241,7 @@ def _simulate(
         points = tuple((policy, grid.points) for (name, policy), grid in grids.items() if name == model)
         longest = tuple((policy, max(every, key=lambda p: p[0] + p[1])) for policy, every in points)
         tasks.append(Task(setting, model, points, longest, work))
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = jobs or os.cpu_count() or 1
     if tasks:
         pieces = -(-2 * jobs // len(tasks)) if jobs > len(tasks) else 1
         tasks = [piece for task in tasks for piece in split(task, pieces)]

@@ -32,6 +32,8 @@ KEY = ("model", "attention", "budget", "page", "local")
 """What a trial was run with."""
 TRIAL_COLUMNS = (*KEY, "problem", "trial", "tokens", "correct", "answer_at", "prompt_tokens")
 NEEDED = ("problem", "trial", "tokens", "correct")
+MOST_TOKENS = 2**31
+"""Tokens that no trial has."""
 _RIGHT = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "100": 1.0, "100.0": 1.0}
 
 
@@ -50,6 +52,17 @@ def coverage(trials: Any, correct: Any, n: Any) -> np.ndarray:
     for j in range(int(factors.max(initial=0))):
         missed = missed * np.where((j < factors) & (missed > 0), 1 - other / np.maximum(m - j, 1), 1.0)
     return 1 - missed
+
+
+def binned(values: np.ndarray, bins: int) -> np.ndarray:
+    """Means of the values within `bins` equally likely bins of them, rising: their mean is kept. All of them, as they
+    come, where there are as many.
+    """
+    if len(values) == bins:
+        return values
+    whole = np.concatenate([[0.0], np.cumsum(np.sort(values))]) / len(values)
+    edges = np.interp(np.arange(bins + 1) / bins, np.arange(len(whole)) / len(values), whole)
+    return bins * np.diff(edges)
 
 
 @dataclass(frozen=True)
@@ -149,8 +162,8 @@ class Traces:
                 # every problem weighs the same, however many trials it has
                 mean = float(np.mean([own.mean() for own in lengths]))
                 prompt = round(float(np.mean([p.mean() for _, p, _, _ in problems])))
-                same = len({len(own) for own in lengths}) == 1
-                everything = np.concatenate(lengths) if same else None
+                fewest = min(len(own) for own in lengths)
+                everything = np.concatenate([binned(own, fewest) for own in lengths])
                 shares = solved.mean(axis=0)
                 rows += [
                     (*key, prompt, limit, mean, n, WHOLE, float(x), everything)
@@ -172,6 +185,7 @@ class Traces:
     def _chosen(self, models: Any, attentions: Any, budgets: Any) -> pd.DataFrame:
         table = self.trials
         if models is not None:
+            models = list(models)
             names = [canonical(model) for model in models]
             for given, name in zip(models, names, strict=True):
                 if name not in self.models:
@@ -229,6 +243,9 @@ def read_trials(path: str | Path) -> Traces:
     right = table["correct"].map(lambda value: _RIGHT.get(str(value).strip().lower(), np.nan))
     _refuse(path, right.isna(), "correct", table, "neither right nor wrong", "true, false, 1, 0")
     _refuse(path, ~(table["tokens"] > 0), "tokens", table, "not above 0", "tokens that were generated")
+    _refuse(
+        path, table["tokens"] >= MOST_TOKENS, "tokens", table, "longer than any trial", f"below {MOST_TOKENS:,} tokens"
+    )
     answer = pd.Series(np.nan, index=table.index)
     if "answer_at" in table:
         answer = pd.to_numeric(table["answer_at"], errors="coerce")

@@ -567,32 +567,23 @@ KINETICS = law.LawModel(8_190_735_360, 32, 8, 4_608)
 
 
 @pytest.mark.parametrize(
-    ("cost", "flops", "attention_bytes", "eflops"),
+    ("attention", "budget", "page", "flops", "attention_bytes", "eflops"),
     [
-        (lambda e: law.dense(KINETICS, 512, 16_384, e), 84_112_639_524_864, 21_028_159_881_216, 4_687_374_197_981_184),
-        (
-            lambda e: law.top_k(KINETICS, 512, 16_384, 1024, e),
-            9_818_446_233_600,
-            2_454_611_558_400,
-            784_220_407_726_080,
-        ),
-        (
-            lambda e: law.block_top_k(KINETICS, 512, 16_384, 1024, 16, e),
-            12_446_966_218_752,
-            3_111_741_554_688,
-            922_313_538_404_352,
-        ),
+        ("dense", None, None, 84_112_639_524_864, 21_028_159_881_216, 4_687_374_197_981_184),
+        ("top_k", 1024, None, 9_818_446_233_600, 2_454_611_558_400, 784_220_407_726_080),
+        ("block_top_k", 1024, 16, 12_446_966_218_752, 3_111_741_554_688, 922_313_538_404_352),
     ],
-    ids=["dense", "top-k", "block top-k"],
 )
-def test_kinetics_law(cost, flops: int, attention_bytes: int, eflops: int) -> None:
+def test_kinetics_law(
+    attention: str, budget: int | None, page: int | None, flops: int, attention_bytes: int, eflops: int
+) -> None:
     gpu = load_gpu("h200-sxm")
     ratio = gpu.peak["bf16"] / gpu.memory.bandwidth
     assert ratio == pytest.approx(206.145833, rel=1e-8)
-    found = cost(ratio)
+    found = law.parts(KINETICS, attention, 512, 16_384, 1, budget, page, ratio=ratio)
     assert found.parameter_flops == 268_394_016_276_480
-    assert found.attention_flops == pytest.approx(flops, rel=1e-12)
-    assert found.attention_bytes == pytest.approx(attention_bytes, rel=1e-12)
+    assert found.attention_flops + found.search_flops == pytest.approx(flops, rel=1e-12)
+    assert found.attention_bytes + found.search_bytes == pytest.approx(attention_bytes, rel=1e-12)
     assert found.eflops == pytest.approx(eflops, rel=1e-12)
 
 
@@ -602,8 +593,9 @@ def test_law_of_this_model() -> None:
 
 
 def test_shared_prompt() -> None:
-    saved = law.shared_prompt_bytes(KINETICS, 512, 32 * 16_384, 16_384)
-    assert saved == 38_345_468_018_688
+    one, all_ = (law.parts(KINETICS, "dense", 512, 16_384, trials, ratio=1.0).attention_bytes for trials in (1, 32))
+    assert 32 * one - all_ == 38_345_468_018_688
+    assert law.shared_key_bytes(KINETICS, "dense", None) * 512 * 31 * 16_384 == 38_345_468_018_688
 
 
 # --- section 9 ------------------------------------------------------------------------------------------

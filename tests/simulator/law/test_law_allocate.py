@@ -39,7 +39,7 @@ def test_brute_force(accuracies: list[int], prices: list[int], limit: int) -> No
         with pytest.raises(InputError, match="nothing is affordable"):
             allocate(table, cost, [limit])
         return
-    for found in allocate(table, cost, [limit]):
+    for found in allocate(table, cost, [limit], tie=0):
         total, spent = 0.0, []
         for problem in ("p", "q", "r"):
             mine = [
@@ -94,6 +94,20 @@ def test_by_hand() -> None:
     assert (alike.accuracy, len(alike.chosen)) == (0.75, 1)
 
 
+def test_a_tenth_of_a_point_is_not_worth_a_dearer_strategy() -> None:
+    full = [
+        (MODELS[0], "dense", 0, 0, 0, 100, 2048, 2000.0, 1, "easy", 0.9995),
+        (MODELS[1], "dense", 0, 0, 0, 100, 2048, 2000.0, 1, "easy", 1.0),
+        (MODELS[0], "dense", 0, 0, 0, 100, 2048, 2000.0, 1, "hopeless", 0.0),
+        (MODELS[1], "dense", 0, 0, 0, 100, 2048, 2000.0, 1, "hopeless", 0.0005),
+    ]
+    table, cost = pd.DataFrame(full, columns=list(COLUMNS)), np.array([1.0, 9.0, 1.0, 9.0])
+    (found,) = allocate(table, cost, [10])
+    assert found.models() == {MODELS[0]: 1}  # the hopeless one is nobody's
+    assert (found.spent, found.accuracy) == (1, pytest.approx(0.9995 / 2))
+    assert allocate(table, cost, [10], tie=0)[0].spent == 9
+
+
 def test_dense_attention_that_nothing_pays_for_is_said_beside_sparse_that_is_paid() -> None:
     table = strategies([0.5], ("p",))
     cost = np.where(table["attention"] == "dense", 100.0, 1.0)
@@ -127,6 +141,7 @@ def test_below_the_cheapest_point() -> None:
         (["$0.01", "0.02 USD"], None, [0.01, 0.02], "usd"),
         (["2kJ", "1Wh"], None, [2000, 3600], "joules"),
         (["5"], "seconds", [5], "seconds"),
+        (["5", "2s"], None, [5, 2], "seconds"),
     ],
 )
 def test_costs_as_written(texts: list[str], unit: str | None, numbers: list[float], kind: str) -> None:
@@ -147,7 +162,13 @@ def test_a_unit_that_contradicts_the_option() -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(360, "eflops", "360 T"), (0.08, "seconds", "80 ms"), (0.0004, "usd", "0.4 mUSD"), (2500, "joules", "2.5 kJ")],
+    [
+        (360, "eflops", "360 T"),
+        (1e30, "eflops", "1e+30 T"),
+        (0.08, "seconds", "80 ms"),
+        (0.0004, "usd", "0.4 mUSD"),
+        (2500, "joules", "2.5 kJ"),
+    ],
 )
 def test_amounts(value: float, unit: str, text: str) -> None:
     assert amount(value, unit) == text

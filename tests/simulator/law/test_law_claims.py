@@ -12,7 +12,7 @@ import pytest
 from hwspecs.gpu import load_gpu
 from simulator.law import claims
 from simulator.law.closedform import LawModel, law_model
-from simulator.law.evidence import digitised_frontier, law_flops
+from simulator.law.evidence import digitised_frontier, digitised_penalty, law_flops
 from simulator.law.frontier import Frontier, frame_frontier
 from simulator.law.runfacts import layer_facts, run_facts
 from simulator.law.strategies import MODELS
@@ -68,6 +68,17 @@ def test_labels_of_single_models(curves: Frontier, model: str, low: float, spars
 def test_small_models_take_more_of_the_sparse_frontier(curves: Frontier) -> None:
     assert claims.accuracy_share(curves, "dense", claims.SMALL) == pytest.approx(0.41, abs=0.01)
     assert claims.accuracy_share(curves, "top_k", claims.SMALL) == pytest.approx(0.81, abs=0.01)
+
+
+def test_choosing_by_flops_on_the_digitised_curves() -> None:
+    if not CURVES.exists():
+        pytest.skip(f"the digitised curves are not here: {CURVES}")
+    found = digitised_penalty(CURVES)
+    assert found is not None
+    # By hand: 1.7B reaches 0.37 at 1.16 B200 seconds and 4B at 0.405, a ratio of 2.85.
+    assert (found.chosen, found.best) == ("qwen3-1.7b", "qwen3-4b")
+    assert found.ratio == pytest.approx(2.85, abs=0.1)
+    assert found.accuracy == pytest.approx(0.37, abs=0.011)
 
 
 def test_gain_and_saving_of_two_lines() -> None:

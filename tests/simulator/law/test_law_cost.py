@@ -486,7 +486,10 @@ def test_all_rows_in_a_file(name: str, tmp_path: Path) -> None:
         (["--tokens", "0"], "--tokens: out of range"),
         (["--trials", "0"], "--trials: out of range"),
         (["--prompt", "-1"], "--prompt: not a whole number"),
-        (["--kv-dtype", "fp9"], "unknown number format; found 'fp9'"),
+        (["--kv-dtype", "fp9"], "--kv-dtype: unknown number format; found 'fp9'"),
+        (["--gpu", ""], "--gpu: an empty entry"),
+        (["--page", "16"], "--page: is of block top-k; found 16"),
+        (["--local", "64", "--attention", "top_k"], "--local: is of block top-k; found 64"),
         (["--batch", "0"], "--batch: out of range"),
         (["--batch", "inf"], "--batch: out of range"),
         (["--as-published", "--gpu", "h200-sxm"], "the authors' figures are for a B200"),
@@ -495,7 +498,10 @@ def test_all_rows_in_a_file(name: str, tmp_path: Path) -> None:
         (["--set", "gpu.memory.bandwidth=9"], "a unit is missing"),
         (["--out", "grid.xlsx"], "--out: not the name of a table"),
         (["--out", "/proc/nothing/x.csv"], "cannot be written"),
-        (["--model", "deepseek-v3.2", "--attention", "top_k"], "takes no other choice"),
+        (
+            ["--model", "deepseek-v3.2", "--attention", "top_k"],
+            "--attention: deepseek-ai/DeepSeek-V3.2 chooses the keys",
+        ),
         (["--tokens", "1..900000:1", "--trials", "1..900:1"], "too many points"),
     ],
 )

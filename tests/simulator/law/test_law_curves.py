@@ -74,6 +74,9 @@ def test_expected_is_interpolated_over_log_tokens_and_held_at_the_end(made: Curv
 def test_before_a_curve_that_does_not_start_at_nothing_is_unknown(tmp_path: Path) -> None:
     found = read_curves(write(tmp_path, HEAD + f"qwen3-8b,dense,{cost('qwen3-8b', 4096)},0.25\n"))
     assert np.isnan(found.expected("qwen3-8b", 2048)) and found.expected("qwen3-8b", 4097) == 0.25
+    table = found.strategies(limits=(1024, 2048, 8192))
+    assert table["limit"].tolist() == [8192]
+    assert table.attrs["notes"] == ["qwen3-8b: nothing is known below 4,096 tokens, so not of limits up to 2,048"]
 
 
 def test_strategies_are_dense_rows_of_the_whole(made: Curves) -> None:
@@ -89,6 +92,17 @@ def test_points_past_the_longest_trials_are_one(tmp_path: Path) -> None:
     rows = [f"qwen3-8b,dense,{cost('qwen3-8b', n)},{a}" for n, a in ((8192, 0.5), (40000, 0.7), (50000, 0.8))]
     table = read_curves(write(tmp_path, HEAD + "\n".join(rows))).strategies()
     assert table["tokens"].tolist() == pytest.approx([8192, LONGEST]) and table["accuracy"].tolist() == [0.5, 0.8]
+
+
+def test_a_curve_that_falls_past_the_longest_trials_is_kept(tmp_path: Path) -> None:
+    rows = [f"qwen3-8b,dense,{cost('qwen3-8b', n)},{a}" for n, a in ((8192, 0.8), (40000, 0.6), (50000, 0.7))]
+    table = read_curves(write(tmp_path, HEAD + "\n".join(rows))).strategies()
+    assert table["accuracy"].tolist() == [0.8, 0.7]
+
+
+def test_points_that_stand_twice_are_kept_and_warned_of(tmp_path: Path) -> None:
+    found = read_curves(write(tmp_path, HEAD + "qwen3-8b,dense,900,0.5\nqwen3-8b,dense,900,0.6\n"))
+    assert len(found.points) == 2 and "several points at one cost, such as 900" in found.warnings[0]
 
 
 def test_what_curves_cannot_give_is_refused(made: Curves) -> None:
@@ -125,6 +139,7 @@ def test_a_prompt_moves_short_lengths_most(made: Curves) -> None:
 BAD = {
     "missing column accuracy": "model,attention,cost_tera_eflops\nqwen3-8b,dense,1\n",
     "row 1, column cost_tera_eflops: not allowed": HEAD + "qwen3-8b,dense,-5,0.1\n",
+    "column cost_tera_eflops: not allowed; found 1e": HEAD + "qwen3-8b,dense,1e30,0.1\n",
     "row 2, column accuracy: not allowed": HEAD + "qwen3-8b,dense,5,0.1\nqwen3-8b,dense,6,1.5\n",
     "not a finite number": HEAD + "qwen3-8b,dense,much,0.1\n",
     "column attention: not allowed": HEAD + "qwen3-8b,sparse,5,0.1\n",

@@ -38,7 +38,7 @@ def evidence() -> Evidence:
     )  # fmt: skip
 
 
-def made_up_run(model: str, gpu: str, budget: int | None, tokens: int) -> RunFacts:
+def made_up_run(model: str, gpu: str, budget: int | None, tokens: int, sets: Sequence[str] = ()) -> RunFacts:
     """Attention three times what operators with weights take, and a tenth waiting for the host."""
     return RunFacts(
         model, gpu, budget, tokens, seconds=10.0, law_seconds=4.0, attention=6.0, linear=2.0, host=1.0, batch=16.0,
@@ -50,7 +50,8 @@ def made_up_ladder(models: Sequence[str], attentions: Sequence[tuple[str, int]],
     """Three rungs of 2, 3 and 12 seconds."""
     assert asked["points"] == (32768,)
     rows = [
-        {"rung": rung, "title": title, "gpu": gpu, "model": model, "attention": kind, "budget": budget, "seconds": s}
+        {"rung": rung, "title": title, "gpu": gpu, "model": model, "attention": kind, "budget": budget, "seconds": s,
+         "spread": 1.4}
         for gpu in asked["gpus"] for model in models for kind, budget in attentions
         for rung, title, s in ((1, "closed form", 2.0), (2, "first", 3.0), (3, "second", 12.0))
     ]  # fmt: skip
@@ -59,8 +60,8 @@ def made_up_ladder(models: Sequence[str], attentions: Sequence[tuple[str, int]],
 
 def test_rungs_are_multipliers_and_the_largest_is_bold(evidence: Evidence) -> None:
     lines = rungs_table(evidence).splitlines()
-    assert lines[0] == "| chain | the law | first | second | simulated | in all |"
-    assert lines[2] == "| H200, 0.6B, dense | 2 s | 1.50 | **4.00** | 12 s | 6.00 |"
+    assert lines[0] == "| chain | the law | first | second | simulated | in all | lengths, by the law |"
+    assert lines[2] == "| H200, 0.6B, dense | 2 s | 1.50 | **4.00** | 12 s | 6.00 | 1.40 |"
     assert lines[3].startswith("| H200, 0.6B, top-k 1,024 |") and len(lines) == 2 + 2 * 3 * 2
 
 
@@ -83,7 +84,7 @@ def test_page_tells_every_claim(evidence: Evidence) -> None:
     page = page_text(evidence, told)
     headings = {anchor(line.lstrip("# ")) for line in page.splitlines() if line.startswith("#")}
     links = re.findall(r"\]\(#([^)]+)\)", page)
-    assert len(links) == len(told) == 13
+    assert len(links) - 1 == len(told) == 13  # and one to the rungs
     assert set(links) <= headings
     assert all(len(f.simulated) == len(evidence.gpus) and f.why and f.text for f in told)
     assert not re.search(r"\bnan\b|\bNone\b", page)

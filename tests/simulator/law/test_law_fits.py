@@ -76,6 +76,15 @@ def test_intervals_of_traces_hold_the_truth_and_shrink() -> None:
     assert (width[150] < 0.8 * width[30]).all()
 
 
+def test_benchmarks_that_are_hardly_ever_solved_have_intervals() -> None:
+    """One problem of twelve is ever solved: a draw of twelve lacks it with the chance (11/12)^12 = 0.35."""
+    given = made(12, 8, (0,))
+    trials = given.trials.assign(correct=(given.trials["problem"] == "3") & (given.trials["tokens"] < 32768))
+    found = fit_traces(Traces("hard", trials), samples=10)
+    assert len(found.draws[MODEL]) == 10 and found.of(MODEL).ceiling < 0.2
+    assert found.trials == 8
+
+
 def test_the_fitted_model_has_the_traces_coverage() -> None:
     given = made(300, 32, (0, 512))
     found = fit_traces(given, samples=0)

@@ -24,6 +24,44 @@ def log(path: Path, *lines: dict[str, Any]) -> Path:
     return path
 
 
+def test_a_line_may_have_all_trials_of_a_query(tmp_path: Path) -> None:
+    """As one line a trial: three trials of one problem, two of the other."""
+    right, wrong = "think " * 50 + "\\boxed{4}", "think " * 100 + "\\boxed{5}"
+    single = [
+        trial("2+2?", right, 100, tokens=90),
+        trial("2+2?", wrong, 0, tokens=150),
+        trial("2+2?", right, 1, tokens=80),
+    ]
+    single += [trial("1+3?", wrong, 0, tokens=50), trial("1+3?", right, 100, tokens=60)]
+    both = [
+        {
+            "query": "2+2?",
+            "choices": ["4"],
+            "prediction": [right, wrong, right],
+            "score": [100, 0, 1],
+            "tokens": [90, 150, 80],
+        },
+        {"query": "1+3?", "choices": ["4"], "prediction": [wrong, right], "score": [0, 100], "token_length": [50, 60]},
+    ]
+    one, many = read_logs(log(tmp_path / "a.jsonl", DENSE, *single)), read_logs(log(tmp_path / "b.jsonl", DENSE, *both))
+    assert many.trials.equals(one.trials) and len(many.trials) == 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"query": "q", "prediction": ["a", "b"], "score": [1]},
+        {"query": "q", "prediction": ["a", "b"], "score": 1},
+        {"query": "q", "prediction": ["a"], "score": [1, 0]},
+        {"query": "q", "prediction": ["a", "b"], "score": [1, 0], "tokens": 7},
+        {"query": "q", "prediction": [], "score": 1},
+    ],
+)
+def test_lists_of_different_lengths_are_refused(line: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"jsonl:2: \w+: not one value a prediction"):
+        read_logs(log(tmp_path / "a.jsonl", DENSE, line))
+
+
 def test_a_log_becomes_trials(tmp_path: Path) -> None:
     right, wrong = "think " * 50 + "\\boxed{4}", "think " * 100 + "\\boxed{5}"
     lines = [trial("2+2?", right, 100.0), trial("2+2?", wrong, 0.0), trial("1+3?", right, 100.0)]
@@ -116,7 +154,7 @@ BAD = {
     "no query": [json.dumps(DENSE), json.dumps({"prediction": ["x"], "score": 1})],
     "no prediction": [json.dumps(DENSE), json.dumps({"query": "q", "score": 1})],
     "not a score": [json.dumps(DENSE), json.dumps(trial("q", "x", 50))],
-    "not a number above 0": [json.dumps(DENSE), json.dumps(trial("q", "x", 0, tokens=-1))],
+    "not a number of tokens": [json.dumps(DENSE), json.dumps(trial("q", "x", 0, tokens=-1))],
     "does not say of which model": [json.dumps({"attn_topk": 5}), json.dumps(trial("q", "x", 1))],
     "does not say which attention": [json.dumps({"model": "qwen3-8b"}), json.dumps(trial("q", "x", 1))],
     "a KV budget of 0": [json.dumps({"model": "m", "attn_local": 0}), json.dumps(trial("q", "x", 1))],

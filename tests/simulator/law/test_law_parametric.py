@@ -116,7 +116,9 @@ def test_extrapolated_budgets_are_said() -> None:
     found = law.load_accuracy()
     said = found.strategies(["qwen3-8b"], budgets=(64, 128, 4096), limits=(8192,)).attrs["notes"]
     assert said == ["accuracy with a KV budget of 64, 4,096: extrapolated from 128 to 2,048"]
-    assert found.strategies(["qwen3-8b"], limits=(8192,)).attrs["notes"] == []
+    assert found.strategies(["qwen3-8b"], limits=(8192,), trials=(32,)).attrs["notes"] == []
+    said = found.strategies(["qwen3-8b"], limits=(8192,), trials=(1, 64)).attrs["notes"]
+    assert said == ["coverage of up to 64 trials: extrapolated from at most 32"]
 
 
 @settings(deadline=None, max_examples=30)
@@ -191,6 +193,7 @@ def test_the_spread_matters_for_more_than_one_trial() -> None:
         (lambda: MADE.strategies(models=["llama"]), "no coefficients for this model"),
         (lambda: MADE.strategies(limits=[65536]), "beyond the limits"),
         (lambda: MADE.strategies(limits=[0]), "below 1"),
+        (lambda: MADE.at_limit("qwen3-8b", [1024, 65536]), "beyond the limits.*65536"),
         (lambda: MADE.strategies(trials=[0]), "below 1"),
         (lambda: MADE.strategies(budgets=[-1]), "below 1"),
         (lambda: MADE.strategies(attentions=["local"]), "unknown attention"),
@@ -224,6 +227,7 @@ def test_without_sparse_data_budgets_are_refused() -> None:
         (lambda d: d["models"]["qwen3-8b"].update(coefficients=[0.5, 1, "x", 1, 1, 1, 1, 1]), "median is not a number"),
         (lambda d: d["models"]["qwen3-8b"]["alternatives"].pop("low"), "no alternative low"),
         (lambda d: d.update(problems=0), "not a whole number"),
+        (lambda d: d.update(trials=0.5), "not a whole number"),
         (lambda d: d.update(budgets=128), "not two KV budgets"),
     ],
 )

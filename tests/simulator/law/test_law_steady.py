@@ -125,6 +125,15 @@ def test_same_as_a_run_in_whole_waves(extra: list[str], trials: int) -> None:
     assert sum(found.parts.values()) == pytest.approx(found.seconds, rel=1e-12)
 
 
+def test_preemptions_as_in_a_long_run(roomy: Deployment) -> None:
+    """Of 600 requests, those at the end of the queue included: the last hundreds are preempted like those before."""
+    deployment = crowded(roomy)
+    requests = equal_problems(40, 700, 1, 600)
+    log = simulate(requests, deployment.cost, replace(deployment.params, request_ticks=0, request_token_ticks=0))
+    assert steady_cost(deployment, 40, 700).preemptions == pytest.approx(log.preemptions.mean(), rel=0.15)
+    assert log.preemptions.mean() > 1
+
+
 def test_cost_grows_with_tokens_and_trials(roomy: Deployment) -> None:
     deployment = crowded(roomy, 2000)
     by_tokens = [steady_cost(deployment, 100, n, work=False).seconds for n in (1, 16, 128, 512, 1024, 3072)]

@@ -106,6 +106,17 @@ def test_whole_is_the_mean_over_problems(small: Traces) -> None:
     assert len(whole["lengths"].iloc[0]) == 8
 
 
+def test_problems_with_other_numbers_of_trials_weigh_the_same(tmp_path: Path) -> None:
+    """a has the lengths 1,000 and 3,000; b 2,000, 4,000 and 9,000, of which two equally likely halves have the means
+    (2,000 + 4,000 / 2) / 1.5 and (4,000 / 2 + 9,000) / 1.5.
+    """
+    rows = ["a,1,3000,1", "a,2,1000,0", "b,1,9000,1", "b,2,2000,0", "b,3,4000,0"]
+    found = read_trials(write(tmp_path, "\n".join(["problem,trial,tokens,correct", *rows])))
+    row = found.strategies(limits=[16384], by_problem=False).iloc[0]
+    assert row["lengths"].tolist() == pytest.approx([3000, 1000, 4000 / 1.5, 11000 / 1.5])
+    assert row["lengths"].mean() == pytest.approx(row["tokens"]) and row["tokens"] == pytest.approx((2000 + 5000) / 2)
+
+
 def test_more_trials_than_there_are_are_refused(small: Traces) -> None:
     with pytest.raises(InputError, match=r"4 trials of a problem of qwen3-8b.*found 8"):
         small.strategies(trials=(1, 8))
@@ -151,6 +162,7 @@ BAD = {
     "missing column correct": "problem,trial,tokens\na,1,10\n",
     "not a finite number": "problem,trial,tokens,correct\na,1,many,1\n",
     "not above 0": "problem,trial,tokens,correct\na,1,-5,1\n",
+    "longer than any trial": "problem,trial,tokens,correct\na,1,1e30,1\n",
     "neither right nor wrong": "problem,trial,tokens,correct\na,1,10,maybe\n",
     "a trial occurs twice": "problem,trial,tokens,correct\na,1,10,1\na,1,11,1\n",
     "unknown attention": "problem,trial,tokens,correct,attention\na,1,10,1,sparse\n",
