@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.displaylaw import law_console
-from simulator.law.comparedoc import largest_step, size_label
+from simulator.law.comparedoc import gpu_title, largest_step, model_title, size_label
 from simulator.printing import duration
 
 if TYPE_CHECKING:
     from simulator.law.compare import Comparison, Judged
 
 STYLE = {"holds": "green", "weaker": "yellow", "gone": "red", "unknown": "dim"}
-COUNTED = {"holds": "as strong", "weaker": "weaker", "gone": "gone", "unknown": "not judged"}
+COUNTED = {"holds": "hold", "weaker": "weaker", "gone": "gone", "unknown": "not judged"}
 LENGTHS = 8
 """The rung on which lengths vary and batches drain; the law itself says what the lengths alone are worth."""
 MOST_COLUMNS = 6
@@ -33,8 +33,8 @@ def show_comparison(comparison: Comparison, out: Path | None) -> None:
     console = law_console()
     steps = comparison.steps()
     for gpu in comparison.gpus:
-        for line in _headline(comparison, steps, gpu):
-            console.print(line)
+        for text in _headline(comparison, steps, gpu):
+            console.print(text)
         console.print()
         console.print(_costs(comparison, steps, gpu))
         console.print()
@@ -72,22 +72,24 @@ def _sparse(comparison: Comparison) -> str:
 
 def _headline(comparison: Comparison, steps: Any, gpu: str) -> list[Text]:
     model, last = comparison.reference.model, max(comparison.rungs)
-    lines = [Text(f"Does the law survive on {gpu}? {comparison.axis.replace('_', ' ')}", style="bold")]
+    lines = [Text(f"Does the law survive on {gpu_title(gpu)}? {comparison.axis.replace('_', ' ')}", style="bold")]
     for attention in dict.fromkeys(steps["attention"]):
         largest = largest_step(steps, gpu, model, attention)
         rows = steps[(steps["gpu"] == gpu) & (steps["model"] == model) & (steps["attention"] == attention)]
         if largest is None or rows.empty:
             continue
         name = "dense" if attention == "dense" else _sparse(comparison)
+        text = f"rung {largest.rung}, {largest.words} (x{largest.step:.2f})"
+        if largest.own and (served := largest_step(steps, gpu, model, attention, own=False)):
+            text += ", which the law says too, trial by trial; "
+            text += f"then rung {served.rung}, {served.words} (x{served.step:.2f})"
         lines.append(
-            Text(
-                f"{model} {name}: the simulation costs {rows['total'].iloc[-1]:.2f}x the closed form; "
-                f"most by rung {largest.rung}, {largest.words} (x{largest.step:.2f})"
-            )
+            Text(f"{model_title(model)} {name} costs {rows['total'].iloc[-1]:.2f}x the closed form; most by {text}")
         )
-    counts = Counter(verdict.word for verdict in comparison.at(gpu, last).verdicts)
-    said = ", ".join(f"{counts[word]} {verb}" for word, verb in COUNTED.items() if counts[word])
-    lines.append(Text(f"Of the law's {sum(counts.values())} conclusions in the full simulation: {said}"))
+    for rung, words in ((min(comparison.rungs), "by the law itself"), (last, "fully simulated")):
+        counts = Counter(verdict.word for verdict in comparison.at(gpu, rung).verdicts)
+        said = ", ".join(f"{counts[word]} {verb}" for word, verb in COUNTED.items() if counts[word])
+        lines.append(Text(f"Of the paper's {sum(counts.values())} conclusions, {words} (rung {rung}): {said}"))
     return lines
 
 
@@ -115,8 +117,8 @@ def _costs(comparison: Comparison, steps: Any, gpu: str) -> Group:
             cell = cells[(*pair, rung)]
             title = cell.title
             text = f"{cell.seconds:,.3g}" + (f" x{cell.step:.2f}" if rung > min(comparison.rungs) else "      ")
-            most = largest[pair] is not None and largest[pair].rung == rung
-            row.append(Text(text, style="bold cyan" if most else ""))
+            most = largest[pair]
+            row.append(Text(text, style="bold cyan" if most is not None and most.rung == rung else ""))
         table.add_row(f"{rung} {title}", *row)
     if any(abs(cells[(*pair, LENGTHS)].spread - 1) > 0.005 for pair in pairs if (*pair, LENGTHS) in cells):
         alone = [f"x{cells[(*pair, LENGTHS)].spread:.2f}" for pair in pairs]
@@ -165,7 +167,8 @@ def _verdicts(comparison: Comparison, gpu: str) -> Group:
         cells = []
         for verdicts in by_rung:
             verdict = verdicts[i]
-            cells.append(Text(f"{verdict.word}\n{verdict.text}", style=STYLE[verdict.word]))
+            said = "?" if verdict.effect is None else verdict.word
+            cells.append(Text(f"{said}\n{verdict.text}", style=STYLE[verdict.word]))
         table.add_row(f"{claim.title}\n  {claim.measure}", claim.paper, *cells)
     return _titled(title, table)
 
@@ -187,6 +190,7 @@ def _places(judged: Judged) -> list[str]:
         words.append(
             f"most gained at {duration(found.gain.cost)} a problem, "
             f"{100 * found.gain.dense:.0f} % dense, {100 * found.gain.sparse:.0f} % sparse"
+            + ("" if found.gain.dense_affordable else " (dense can afford nothing)")
         )
     if found.saving is not None:
         words.append(
@@ -199,7 +203,7 @@ def _places(judged: Judged) -> list[str]:
             f"{size_label(change.taken)} replaces {size_label(change.left)} at {100 * change.accuracy:.0f} %, "
             f"whose chain could still gain {100 * change.room:.0f} points"
         )
-    if found.penalty is not None:
+    if found.penalty is not None and found.penalty.chosen != found.penalty.best:
         words.append(
             f"FLOPs choose {size_label(found.penalty.chosen)} for {size_label(found.penalty.best)} at "
             f"{100 * found.penalty.accuracy:.0f} %"

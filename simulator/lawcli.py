@@ -284,7 +284,8 @@ def compare(
     accuracy: Accuracies = None,
     model: SomeModels = None,
     attention: Annotated[
-        str, typer.Option(metavar="NAME", help="The sparse one that is compared with dense: top_k, block_top_k, none.")
+        str,
+        typer.Option(metavar="NAME", help="The one that is compared with dense: top_k, block_top_k; dense for none."),
     ] = "top_k",
     budget: Budgets = "256,1k,2k",
     page: Page = None,
@@ -295,7 +296,7 @@ def compare(
     reference_budget: Annotated[
         int | None, typer.Option(metavar="N", help="KV budget of the costs that are shown; the middle if not given.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=2048, metavar="N", help="Tokens after which a trial is cut.")] = 32768,
+    limit: Annotated[str, typer.Option(metavar="N", help="Tokens after which a trial is cut, from 2k on.")] = "32k",
     trials: Annotated[int, typer.Option(min=2, metavar="N", help="Largest number of trials of best_of_n.")] = 32,
     gpu: SomeGpus = None,
     sets: Sets = None,
@@ -320,9 +321,10 @@ def compare(
         found = survey.survey(
             scenario,
             models=None if model is None else options.words(model, "--model", "models such as qwen3-8b,qwen3-32b"),
-            policies=() if attention == "none" else options.policies(attention, budget, page, local),
+            policies=() if attention == "dense" else options.policies(attention, budget, page, local),
             axis=strategy, gpus=None if gpu is None else options.words(gpu, "--gpu", "GPUs such as h200-sxm,b200-sxm"),
-            accuracy=accuracy, reference=reference, budget=reference_budget, limit=limit, trials=trials,
+            accuracy=accuracy, reference=reference, budget=reference_budget, trials=trials,
+            limit=options.number(limit, "--limit", low=2048),
             sets=sets or [], jobs=jobs, progress=progress,
         )  # fmt: skip
     if out is not None:

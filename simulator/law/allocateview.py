@@ -143,7 +143,7 @@ def _table(columns: Sequence[str]) -> Any:
 def _each_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
     """A choice for each problem: how many chose what."""
     what = "trials" if strategy == "best_of_n" else "cut at tokens"
-    table = _table(("cost", "each problem its own", "solved", "models (problems)", what, "KV budget", "spent"))
+    table = _table(("cost", "each its own", "solved", "models (problems)", what, "KV budget", "spent"))
     for row in panel["allocations"]:
         kind = ATTENTION_WORDS.get(row["attention"], row["attention"])
         if not row["choices"]:
@@ -165,7 +165,7 @@ def _each_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
 def _single_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
     """One strategy for all problems."""
     what = "trials" if strategy == "best_of_n" else "cut at tokens"
-    table = _table(("cost", "all problems alike", "solved", "model", what, "KV budget", "spent"))
+    table = _table(("cost", "all alike", "solved", "model", what, "KV budget", "spent"))
     for row in panel["allocations"]:
         kind, single = ATTENTION_WORDS.get(row["attention"], row["attention"]), row["single"]
         if single is None:
@@ -183,11 +183,11 @@ def _single_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
 
 
 def _solved(row: Mapping[str, Any], key: str, accuracy: float) -> str:
-    """`90.3 % (84 to 94)`: in brackets with other spreads between problems."""
+    """`90.3 %`, and beneath it in brackets with other spreads between problems, `(84 to 94)`."""
     others = [other[key] for other in row["alternatives"].values() if other[key] is not None]
     if not others:
         return f"{100 * accuracy:.1f} %"
-    return f"{100 * accuracy:.1f} % ({100 * min(others):.0f} to {100 * max(others):.0f})"
+    return f"{100 * accuracy:.1f} %\n({100 * min(others):.0f} to {100 * max(others):.0f})"
 
 
 def _nothing(lowest: float | None, unit: str) -> str:
@@ -197,8 +197,8 @@ def _nothing(lowest: float | None, unit: str) -> str:
 
 
 def _quartiles(values: Sequence[float] | None) -> str:
-    """`512 (256 to 1,024)`: median and quartiles."""
+    """The median, and beneath it the quartiles: `512`, `(256 to 1,024)`."""
     if values is None:
         return "-"
     low, middle, high = values
-    return f"{middle:,.0f}" if low == high else f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
+    return f"{middle:,.0f}" if low == high else f"{middle:,.0f}\n({low:,.0f} to {high:,.0f})"

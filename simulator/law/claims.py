@@ -96,11 +96,6 @@ def accuracy_share(front: Frontier, attention: str, models: Sequence[str]) -> fl
     return sum(s.high - s.low for s in spans if s.model in models) / (spans[-1].high - spans[0].low) if spans else 0.0
 
 
-def last_accuracy(front: Frontier, attention: str, models: Sequence[str]) -> float:
-    """The highest accuracy of the envelope up to which one of `models` is the best; 0 if none is anywhere."""
-    return max((s.high for s in front.envelope(attention).spans if s.model in models), default=0.0)
-
-
 class Penalty(NamedTuple):
     """At an accuracy: the model that another measure chooses, the one of the least cost, and the ratio of costs."""
 

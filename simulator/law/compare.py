@@ -11,22 +11,24 @@ a note says for how many strategies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hwspecs.errors import InputError, near_matches
-from hwspecs.gpu import load_gpu
+from hwspecs.gpu import Gpu, load_gpu
 from simulator.law.costs import law_costs
 from simulator.law.frontier import frontier
 from simulator.law.measures import Measures, measure
-from simulator.law.verdicts import SMALL, Claim, Verdict, claims_for, judge
+from simulator.law.verdicts import SMALL, Claim, Verdict, claims_for, judge, spans_sizes
 
 AXES = ("long_cot", "best_of_n")
 COSTS = 160
 """Points of a frontier's cost axis."""
+LENGTHS_VARY = 8
+"""The rung from which on lengths vary."""
 _MIXED = ["gpu", "model", "attention", "budget"]
 
 
@@ -120,6 +122,7 @@ def compare(
     limits: Sequence[int] | None = None,
     trials: Sequence[int] | None = None,
     notes: Sequence[str] = (),
+    hardware: Mapping[str, Gpu] | None = None,
 ) -> Comparison:
     """The law on every rung of a ladder.
 
@@ -133,6 +136,7 @@ def compare(
     reference : what `shown` is.
     limits, trials : of the strategies that compete; those of the ladder if not given.
     notes : said before the comparison's own.
+    hardware : the ladder's GPUs by name, of those that are not bundled as they are.
 
     Raises
     ------
@@ -155,11 +159,16 @@ def compare(
     if len(small) in (0, len(parameters)):
         missing["small"] = f"needs models on both sides of {SMALL / 1e9:g}B"
     gpu = load_gpu("h200-sxm")  # any: FLOPs do not depend on it
+    if not spans_sizes(parameters):
+        missing |= dict.fromkeys(("threshold", "flops"), "needs three models or more, on both sides of 14B")
     flops = frontier(table, law_costs(table.drop(columns="lengths", errors="ignore"), gpu, "flops"), points=COSTS)
     steps = with_multipliers(shown)
     judged, beyond = [], 0.0
+    given, spread = hardware or {}, {}
+    if axis == "long_cot":
+        spread = {name: law_spread(table, given.get(name) or load_gpu(name)) for name in dict.fromkeys(ladder["gpu"])}
     for (gpu, rung), rows in ladder.groupby(["gpu", "rung"], sort=True):
-        cost, outside = price(rows, table, axis)
+        cost, outside = price(rows, table, axis, spread.get(gpu) if rung >= LENGTHS_VARY else None)
         beyond = max(beyond, outside)
         dense = steps[(steps["gpu"] == gpu) & (steps["rung"] == rung) & (steps["attention"] == "dense")]
         ratios = {row.model: float(row.attention_ratio) for row in dense.itertuples() if row.attention_ratio > 0}
@@ -228,13 +237,24 @@ def _strategies(
     }
     table = accuracy.strategies(models=models, attentions=kinds, budgets=budgets, **given)
     said += [accuracy.note] if accuracy.note else []
+    said += [str(note) for note in table.attrs.get("notes", ())]
     return table.reset_index(drop=True), missing
 
 
-def price(rows: Any, table: Any, axis: str) -> tuple[np.ndarray, float]:
+def law_spread(table: Any, gpu: Gpu) -> np.ndarray:
+    """By the law, what each strategy's trials cost over as many of their mean length: 1 where they are all alike."""
+    if "lengths" not in table:
+        return np.ones(len(table))
+    return law_costs(table, gpu) / law_costs(table.drop(columns="lengths"), gpu)
+
+
+def price(rows: Any, table: Any, axis: str, spread: np.ndarray | None = None) -> tuple[np.ndarray, float]:
     """What each strategy of `table` costs on one rung and GPU, and the share of them outside of the rung's `rows`.
 
     rows : of one rung and GPU. Between them as the module says.
+    spread : of `law_spread`, where the rung's lengths vary. The rung's are the scenario's, which vary over the whole
+        benchmark; strategies speak of a problem each, whose trials vary less. What the law makes of the one spread is
+        taken out and what it makes of the other put in.
     """
     along = "tokens" if axis == "long_cot" else "trials"
     cost, outside = np.full(len(table), np.nan), 0
@@ -248,6 +268,8 @@ def price(rows: Any, table: Any, axis: str) -> tuple[np.ndarray, float]:
         x, y = np.log(part[along].to_numpy(float)), np.log(part["seconds"].to_numpy(float))
         at = np.log(np.maximum(table[along].to_numpy(float)[index], 1e-9))
         cost[index] = np.exp(_smooth(x, y, at))
+        if spread is not None:
+            cost[index] *= spread[index] / np.interp(at, x, part["spread"].to_numpy(float))
         outside += int(((at < x[0] - 1e-9) | (at > x[-1] + 1e-9)).sum())
     return cost, outside / max(1, len(table))
 

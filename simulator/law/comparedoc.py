@@ -27,18 +27,27 @@ STEP_WORDS = {
 """What a rung adds, in words for a figure; others have the ladder's title."""
 
 
+OWN = "lengths vary"
+DRAIN = "batches drain"
+"""Both parts of the rung `lengths`: what the closed form too says of the drawn lengths, and what the engine adds."""
+
+
 @dataclass(frozen=True)
 class Largest:
-    """The rung whose multiplier is the farthest from 1, for a strategy on a GPU."""
+    """What multiplies a strategy's cost the most: a rung, or a part of one.
+
+    Attributes
+    ----------
+    rung, key, title : of the rung. words : what it is that multiplies. step : by how much.
+    own : it is the law's own, which says the same if it is asked for trials of the drawn lengths.
+    """
 
     rung: int
     key: str
     title: str
+    words: str
     step: float
-
-    @property
-    def words(self) -> str:
-        return step_words(self.key, self.title)
+    own: bool = False
 
 
 def step_words(key: str, title: str) -> str:
@@ -46,19 +55,47 @@ def step_words(key: str, title: str) -> str:
 
 
 def size_label(model: str) -> str:
-    """`qwen3-0.6b` -> `0.6B`; other names as they are."""
+    """`qwen3-0.6b` -> `0.6B`; of other names the last part, `deepseek-r1` -> `R1`."""
     found = _SIZE.search(model.replace("_", "-"))
-    return f"{found[1]}B" if found else model
+    return f"{found[1]}B" if found else model.rpartition("-")[2].upper()[:5]
 
 
-def largest_step(steps: Any, gpu: str, model: str, attention: str) -> Largest | None:
-    """Of `Comparison.steps()`; None if there is only one rung."""
+def model_title(model: str) -> str:
+    """`Qwen3-8B`, as its organisation writes it; the name as it is where there is no bundled one."""
+    from hwspecs.errors import InputError
+    from workloads.model import load_model
+
+    try:
+        return load_model(model).name.rpartition("/")[2]
+    except InputError:
+        return model
+
+
+def gpu_title(gpu: str) -> str:
+    """`NVIDIA H200 SXM`; the name as it is where there is no bundled one."""
+    from hwspecs.gpu import list_gpus, load_gpu
+
+    return load_gpu(gpu).title if gpu in list_gpus() else gpu
+
+
+def own_part(row: Any) -> float:
+    """What of a rung's multiplier the law itself has: 1, but on the rung `lengths` (column `spread` of the ladder)."""
+    spread = float(getattr(row, "spread", 1.0))
+    return spread if row.key == "lengths" and spread > 0 else 1.0
+
+
+def largest_step(steps: Any, gpu: str, model: str, attention: str, own: bool = True) -> Largest | None:
+    """Of `Comparison.steps()`; None if there is only one rung. own : whether what the law says too may be it."""
     rows = steps[(steps["gpu"] == gpu) & (steps["model"] == model) & (steps["attention"] == attention)]
-    rows = rows[rows["rung"] > rows["rung"].min()]
-    if rows.empty:
-        return None
-    row = max(rows.itertuples(), key=lambda r: abs(math.log(r.step)))
-    return Largest(int(row.rung), row.key, row.title, float(row.step))
+    found = []
+    for row in rows[rows["rung"] > rows["rung"].min()].itertuples():
+        part, words = own_part(row), step_words(row.key, row.title)
+        if abs(part - 1) > 0.005:
+            words = DRAIN
+            if own:
+                found.append(Largest(int(row.rung), row.key, row.title, OWN, part, True))
+        found.append(Largest(int(row.rung), row.key, row.title, words, float(row.step) / part))
+    return max(found, key=lambda one: abs(math.log(one.step)), default=None)
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:
@@ -71,7 +108,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
     | models | name and parameters, by size |
     | rungs | number, key, title, and the assumption that each lifts |
     | steps | by GPU, model, attention and rung: GPU-seconds and tera-eFLOPs a problem, `step` (on the rung below), `total` (on the closed form), parts in seconds, sequences that decode at a time |
-    | largest_steps | by GPU, model and attention: the rung with the largest multiplier |
+    | largest_steps | by GPU, model and attention: what multiplies the cost most: rung, words, step, and whether it is the law's own |
     | claims | key, title, what is measured, what the paper says |
     | rungs_judged | by GPU and rung: `measures` (changes of the best model, threshold, FLOPs penalty, gain, saving, shares of small models, growth, spans of the best model by cost) and `verdicts` (claim, word, value, text, effect, why) |
     | notes | what the answer rests on |

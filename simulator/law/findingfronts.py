@@ -5,7 +5,8 @@ Every figure in a sentence is computed; verdicts follow the rule of `verdicts`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from simulator.law.findingwords import (
     UNCHECKED,
     Finding,
     by_setting,
+    effect_of,
     gpu_name,
     points,
     settings,
@@ -26,26 +28,23 @@ from simulator.law.findingwords import (
 )
 from simulator.law.measures import LEVELS, Measures
 from simulator.law.strategies import MODELS
-from simulator.law.verdicts import BUDGET_GROWTH, SMALL_SHARE, THRESHOLD, TOKENS_GROWTH, log_effect, word
+from simulator.law.verdicts import SMALL_SHARE, word
 from workloads.model import load_model
 
 
 def threshold(ev: Evidence) -> Finding:
     """Below about 14B it pays to grow the model before the chain."""
-    laws = {name: load_model(name).active_parameters for name in MODELS}
-
-    def effect(found: Measures) -> float:
-        size = laws[found.threshold.taken] if found.threshold else min(laws.values())
-        return log_effect(size / min(laws.values()), THRESHOLD / min(laws.values()))
-
     law, sims = ev.measures["long_cot", PUBLISHED, "top_k"], simulated_measures(ev, "long_cot", "top_k")
 
     def takeover(found: Measures, name: str) -> str:
         spans = [s for s in found.best_dense if s.model == name and s.high - s.low >= 0.02]
-        return "" if not spans else ", ".join(f"{s.low:.2f} to {s.high:.2f}" for s in spans)
+        return "" if not spans else f"{spans[0].low:.2f} to {spans[-1].high:.2f}"
 
     def told(found: Measures) -> str:
-        return short(found.threshold.taken) if found.threshold else "no threshold"
+        change = found.threshold
+        if change is None:
+            return "no threshold"
+        return f"{short(change.taken)} from {change.accuracy:.2f}, {100 * change.room:.0f} points left"
 
     front = ev.fronts["long_cot", simulated_setting(ev.gpus[0])]
 
@@ -53,36 +52,33 @@ def threshold(ev: Evidence) -> Finding:
         reached = np.searchsorted(claims.accuracies(front, "dense", model), 0.6)
         return float(front.curve(model, "dense").tokens[reached])
 
+    effects = tuple(effect_of(m, "threshold") for m in (law, *sims))
     kv = claims.kv_bytes_per_token(law_model(load_model("qwen3-14b"), "bf16"))
     kv /= claims.kv_bytes_per_token(law_model(load_model("qwen3-4b"), "bf16"))
     laws_there = [ev.measures["long_cot", law_setting(gpu), "top_k"] for gpu in ev.gpus]
-    later = " and ".join(
-        f"{m.threshold.accuracy:.2f} on {gpu_name(gpu)} (by the law {by_law.threshold.accuracy:.2f})"
-        for gpu, m, by_law in zip(ev.gpus, sims, laws_there, strict=True)
-        if m.threshold and by_law.threshold
-    )
-    columns = [("threshold", told)]
-    columns += [(f"{short(n)} best at", lambda m, n=n: takeover(m, n)) for n in MODELS]  # type: ignore[misc]
+    pairs = [(m.threshold, there.threshold) for m, there in zip(sims, laws_there, strict=True)]
+    why = f"a token's KV is only {kv:.1f} times as large with 14B as with 4B"
+    if all(ours and theirs and ours.accuracy > theirs.accuracy for ours, theirs in pairs):
+        why += "; weights that are read for few sequences make the larger model take over later, with less left to gain"
+    columns: list[tuple[str, Callable[[Measures], str]]] = [("threshold", told)]
+    columns += [(f"{short(name)} best at", partial(takeover, name=name)) for name in MODELS]
     return Finding(
         title="below about 14B it pays to grow the model before the chain",
         paper="14B (section 3.1)",
         law=told(law),
         simulated=tuple(told(m) for m in sims),
-        verdict=verdict(effect(law), [effect(m) for m in sims]),
-        why=(
-            f"a token's KV is only {kv:.1f} times as large with 14B as with 4B, and it needs fewer tokens; weights, "
-            "read for few sequences, make it take over later only" + (f": at an accuracy of {later}" if later else "")
-        ),
+        verdict=verdict(effects[0], effects[1:]),
+        why=why,
         text=(
             "Dense long chains. The threshold is the largest model to which the frontier changes for good while the "
-            "model that it leaves could still gain 5 points from a longer chain. Accuracies at which each model is the "
-            "best one, where that is a range of 0.02 or more:",
+            "model that it leaves could still gain 5 points from a longer chain; how many are left counts in the "
+            "verdict. Accuracies between which each model is the best one, for 0.02 or more at a time:",
             by_setting(ev, "long_cot", "top_k", columns),
             f"To solve 60 % of the problems, chains of 4B take {chain('qwen3-4b'):,.0f} tokens and chains of 14B "
             f"{chain('qwen3-14b'):,.0f} (geometric means over the problems, cheapest strategies on a simulated "
             f"{gpu_name(ev.gpus[0])}).",
         ),
-        effects=(effect(law), *(effect(m) for m in sims)),
+        effects=effects,
     )
 
 
@@ -97,9 +93,7 @@ def flops_choice(ev: Evidence) -> Finding:
     def told(found: Measures) -> str:
         return "" if found.penalty is None else said(found.penalty)
 
-    def effect(found: Measures) -> float:
-        return 0.0 if found.penalty is None else log_effect(found.penalty.ratio, claims.MARKED_PENALTY.value)
-
+    effects = tuple(effect_of(m, "flops") for m in (law["long_cot"], *sims["long_cot"]))
     rows = [
         [title, *(told(ev.measures[axis, setting, "top_k"]) for axis in ("long_cot", "best_of_n"))]
         for title, setting in settings(ev)
@@ -112,17 +106,15 @@ def flops_choice(ev: Evidence) -> Finding:
             + f"fitted model: {told(law['long_cot'])}"
         ),
         simulated=tuple(told(m) for m in sims["long_cot"]),
-        verdict=verdict(effect(law["long_cot"]), [effect(m) for m in sims["long_cot"]]),
+        verdict=verdict(effects[0], effects[1:]),
         why="FLOPs leave out the KV cache, which the engine reads all the same",
         text=(
             "For every accuracy, the model that reaches it with the least FLOPs (parameters and attention, no memory) "
             "is taken at its cheapest strategy, and compared with the cheapest of all models. Largest ratio over the "
             f"accuracies from {LEVELS[0]:g} in steps of 0.01, dense attention:",
             table(["cost", "long chains", "Best-of-N, 32,768 tokens"], rows),
-            "The ratio is largest towards the end of a small model's curve, where it gains its last points of accuracy "
-            "at any cost; there is the paper's mark, too.",
         ),
-        effects=(effect(law["long_cot"]), *(effect(m) for m in sims["long_cot"])),
+        effects=effects,
     )
 
 
@@ -161,7 +153,7 @@ def single_models(ev: Evidence) -> Finding:
             "One model's dense curve against its top-k curve, long chains. The end is the highest cost of the "
             "frontier, where every chain may run to 32,768 tokens and only accuracy counts, not cost. The fitted model "
             "knows no budget with which a chain solves more than with dense attention, so the gain at the end is not "
-            "in it, and is not judged.",
+            "in it, and is not judged; of the two models the smaller gain is.",
             table(["cost", "largest gain, and gain at the end (points)"], rows),
         ),
         effects=(effect, *effects),
@@ -174,21 +166,19 @@ def small_models(ev: Evidence) -> Finding:
     def told(found: Measures) -> str:
         return f"{100 * (found.small_dense or 0):.0f} % dense, {100 * (found.small_sparse or 0):.0f} % top-k"
 
-    def more(found: Measures) -> float:
-        return (found.small_sparse or 0) - (found.small_dense or 0)
-
     law, sims = ev.measures["long_cot", PUBLISHED, "top_k"], simulated_measures(ev, "long_cot", "top_k")
-    told_law, effect = f"fitted model: {told(law)}", more(law) / SMALL_SHARE
+    told_law, effect = f"fitted model: {told(law)}", effect_of(law, "small")
     if ev.curves is not None:
         shares = [claims.accuracy_share(ev.curves, kind, claims.SMALL) for kind in ("dense", "top_k")]
         told_law = f"digitised: {100 * shares[0]:.0f} % dense, {100 * shares[1]:.0f} % top-k; {told_law}"
         effect = (shares[1] - shares[0]) / SMALL_SHARE
+    effects = [effect_of(m, "small") for m in sims]
     return Finding(
         title="with sparse attention small models (0.6B to 4B) take more of the frontier",
         paper="they take more of it; no figure (section 4.2)",
         law=told_law,
         simulated=tuple(told(m) for m in sims),
-        verdict=verdict(effect, [max(0.0, more(m) / SMALL_SHARE) for m in sims]),
+        verdict=verdict(effect, effects),
         why="where weights and memory count, small models have most of the dense frontier already",
         text=(
             "The part of the frontier's accuracies, from the first solved problem to the highest, on which a model "
@@ -199,7 +189,7 @@ def small_models(ev: Evidence) -> Finding:
                  ("top-k", lambda m: f"{100 * (m.small_sparse or 0):.0f} %")],
             ),
         ),
-        effects=(effect, *(max(0.0, more(m) / SMALL_SHARE) for m in sims)),
+        effects=(effect, *effects),
     )  # fmt: skip
 
 
@@ -210,14 +200,8 @@ def budget_growth(ev: Evidence) -> Finding:
         g = found.growth
         return "unknown" if g is None else f"KV budget x{g.budget_doubling:.2f}, tokens x{g.tokens_doubling:.2f}"
 
-    def effect(found: Measures) -> float:
-        g = found.growth
-        total = 0.0 if g is None else g.tokens + g.trials
-        return (
-            0.0 if g is None or total <= 0 else max(0.0, (1 - g.budget / total) / (1 - BUDGET_GROWTH / TOKENS_GROWTH))
-        )
-
     law, sims = ev.measures["best_of_n", PUBLISHED, "top_k"], simulated_measures(ev, "best_of_n", "top_k")
+    words = [word(effect_of(m, "growth", "best_of_n")) for m in (law, *sims)]
     rows = [
         [title, *(told(ev.measures[axis, setting, "top_k"]) for axis in ("best_of_n", "long_cot"))]
         for title, setting in settings(ev)
@@ -232,7 +216,7 @@ def budget_growth(ev: Evidence) -> Finding:
         text=(
             "Qwen3-8B; geometric means over the problems of what each of them chooses along the frontier, until 99 % "
             "of its highest accuracy; least squares of logarithms. By the rule of the verdicts it would be: law "
-            f"{word(effect(law))}, simulated {', '.join(word(effect(m)) for m in sims)}.",
+            f"{words[0]}, simulated {', '.join(words[1:])}.",
             table(["cost", "Best-of-N", "long chains"], rows),
         ),
     )

@@ -15,6 +15,7 @@ from simulator.law.findingwords import (
     UNCHECKED,
     Finding,
     by_setting,
+    effect_of,
     gpu_name,
     points,
     settings,
@@ -27,7 +28,7 @@ from simulator.law.findingwords import (
 )
 from simulator.law.measures import Measures
 from simulator.law.runfacts import RunFacts
-from simulator.law.verdicts import GAINS, log_effect
+from simulator.law.verdicts import GAINS
 
 
 def top_k_points(ev: Evidence) -> Finding:
@@ -52,12 +53,6 @@ def _told(found: Measures, what: str) -> str:
     return "none" if found.saving is None else f"{times(found.saving.ratio)} at {found.saving.accuracy:.2f}"
 
 
-def _effect(found: Measures, what: str, axis: str, attention: str) -> float:
-    marked = GAINS[axis, attention][what == "saving"]
-    value = _value(found, what)
-    return max(0.0, value / marked) if what == "points" else log_effect(value, marked)
-
-
 def _gain(ev: Evidence, what: str) -> Finding:
     law, sims = ev.measures["long_cot", PUBLISHED, "top_k"], simulated_measures(ev, "long_cot", "top_k")
     mark = claims.MARKED_GAIN if what == "points" else claims.MARKED_SAVING
@@ -76,8 +71,8 @@ def _gain(ev: Evidence, what: str) -> Finding:
             f"The paper's own curves, digitised, give {here} where it is marked (marked: "
             f"{points(mark.value) if what == 'points' else times(mark.value)}), and at their best place {most}."
         )
-    effects = [_effect(m, what, "long_cot", "top_k") for m in sims]
-    law_effect = _effect(law, what, "long_cot", "top_k")
+    effects = [effect_of(m, what) for m in sims]
+    law_effect = effect_of(law, what)
     return Finding(
         title=f"oracle top-k on long chains: {'+47.5 points' if what == 'points' else '11.21x less cost'}",
         paper=(

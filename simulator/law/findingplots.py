@@ -89,6 +89,11 @@ def draw_effects(evidence: Evidence, told: Sequence[Finding], path: Path) -> Non
         *axes.get_legend_handles_labels(), loc="upper right", ncols=3, frameon=False, fontsize=9.5,
         bbox_to_anchor=(0.985, 1 - 0.08 / figure.get_figheight()),
     )  # fmt: skip
+    left_out = len(told) - len(rows)
+    figure.text(
+        0.02, 0.12 / figure.get_figheight(), f"{left_out} of {len(told)} claims are unchecked or have no such scale.",
+        fontsize=8.5, color=GREY,
+    )  # fmt: skip
     write_picture(figure, path)
 
 
@@ -143,7 +148,7 @@ def draw_times(evidence: Evidence, path: Path, tokens: int = 32768) -> None:
             axes.text(
                 left + 0.1,
                 y,
-                f"{fact.multiplier:.1f}x, {fact.batch:.0f} at a time",
+                f"{fact.multiplier:.1f}x, {fact.batch:.0f}",
                 va="center",
                 fontsize=8.5,
                 color=INK,
@@ -163,7 +168,10 @@ def draw_times(evidence: Evidence, path: Path, tokens: int = 32768) -> None:
         axes.text(1.0, 0.95, name, transform=axes.transAxes, ha="right", va="top", fontsize=12, weight="bold")
     figure.text(0.02, 1 - 0.3 / high, f"What a chain of {tokens:,} tokens costs, simulated over the law (1 is the law)",
                 fontsize=13, weight="bold", color=INK)  # fmt: skip
-    figure.axes[-1].set_xlabel("simulated seconds over the law's", fontsize=9.5)
+    figure.axes[-1].set_xlabel(
+        "simulated seconds over the law's; beside the bars that ratio, and how many sequences decode at a time",
+        fontsize=9.5,
+    )
     handles, words = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, words, loc="upper left", ncols=4, frameon=False, fontsize=9.5, bbox_to_anchor=(0.14, 1 - 0.4 / high)

@@ -19,7 +19,9 @@ import numpy as np
 
 from hwspecs.errors import InputError
 from simulator.files import replace_file
+from simulator.law.claims import headlines
 from simulator.law.evidence import (
+    PUBLISHED,
     RUN_BUDGETS,
     RUN_MODELS,
     RUN_TOKENS,
@@ -33,6 +35,7 @@ from simulator.law.findinggains import best_of_n, block_top_k, top_k_points, top
 from simulator.law.findinglaw import attention_dominates, b200_time, kv_memory, wall_clock
 from simulator.law.findingplots import draw_all
 from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, Finding, gpu_name, points, short, span, table, times
+from simulator.law.rungs import RUNGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +52,7 @@ HEAD = """\
 
 The claims of *Kinetics: Rethinking Test-Time Scaling Laws* (Sadhukhan et al., arXiv 2506.05333, and its
 [project page](https://infini-ai-lab.github.io/Kinetics)), one by one: what the paper says, what its law
-gives here, what a simulated engine gives on an H200 and on a B200, and why they differ. **Nothing here was measured
+gives here, what a simulated engine gives on {gpus}, and why they differ. **Nothing here was measured
 for this page**: the law is a formula, the simulation rests on kernels and deployments that others measured
 ([how far to trust it](../README.md#how-far-to-trust-it)).
 """
@@ -58,9 +61,9 @@ COLUMNS = """
 ## All claims
 
 Verdicts: **holds** where at least three quarters of the paper's effect are left, **gone** below a quarter, **weaker**
-between; ratios count by their logarithms ([the rules](law.md)). **Unchecked**: the data at hand cannot tell, whatever
-the figures say. Costs are GPU-seconds per problem; gains are points of accuracy at equal cost, savings are ratios of
-cost at equal accuracy.
+between; ratios count by their logarithms ([the rules](law.md#does-it-survive)). **Unchecked**: the data at hand cannot
+tell, whatever the figures say. Costs are GPU-seconds per problem; gains are points of accuracy at equal cost, savings
+are ratios of cost at equal accuracy.
 """
 
 HOW = """
@@ -79,18 +82,19 @@ HOW = """
   and 9 the scenario's own lengths with batches that drain. Figures differ for that, and verdicts near a border may.
 - **Ideal top-k has no kernel**: what a budget of B tokens costs is taken to be dense attention over B tokens, found at
   no cost. Real sparse kernels are slower ([sparse attention as modelled, beside a measured one](sparse-check.md)).
-- **Where the time goes** is told from whole runs of `aime24-long-cot` with 240 chains of equal length at a time.
+- **Where the time goes** is told from whole runs of `aime24-long-cot` with chains of equal length.
 """
 
-RUNGS = """
+STEPS = """
 ## Which assumption matters
 
 GPU-seconds of a chain, with the scenario's lengths cut at 32,768 tokens, and what each assumption that is lifted
-multiplies them by, in the order of [the ladder](law.md#the-ladder); the largest step is bold. `kinesim law compare`
-draws it, and judges the law's conclusions on every rung. Of *lengths, drain*, most is in the closed form too if it is
-asked for the drawn lengths in place of their mean, since dense attention grows with the square of the length: the last
-column.
+multiplies them by, in the order of [the ladder](law.md#the-ladder). `kinesim law compare` draws it, and judges the
+law's conclusions on every rung. A part of *lengths, drain* is in the closed form too, if that is asked for the drawn
+lengths in place of their mean, since dense attention grows with the square of the length: the last column. The largest
+step is bold, that part left out.
 """
+LENGTHS_RUNG = RUNGS[7].title
 
 LEFT = """
 ## Unchecked
@@ -98,7 +102,8 @@ LEFT = """
 {claims}
 
 They need what is not at hand: accuracy by problem and trial (for Best-of-N), of block top-k, and by KV budget. The
-authors' generation logs have it; `kinesim law frontier --accuracy FOLDER` reads them ([accuracy models](law.md)).
+authors' generation logs have it; `kinesim law frontier --accuracy FOLDER` reads them
+([accuracy models](law.md#accuracy)).
 """
 
 
@@ -147,7 +152,11 @@ def make(docs: Path, curves: Path | None = None, accuracy: str | None = None, jo
     there = curves if curves is not None and curves.exists() else None
     if there is None:
         print(f"no digitised curves at {curves}: the page says so", file=sys.stderr)
-    evidence = gather(load_accuracy(accuracy), simulated, there, progress=tell)
+    source = load_accuracy(accuracy)
+    if source.kind != "parametric":
+        allowed = "a parametric model (.yaml): strategies of every model, budget and number of trials are asked for"
+        raise InputError("the findings need another accuracy", file=accuracy, found=source.kind, allowed=allowed)
+    evidence = gather(source, simulated, there, progress=tell)
     return write(evidence, docs)
 
 
@@ -170,16 +179,17 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
     ]
     curves = "read where the page was made." if evidence.curves is not None else CURVES_MISSING
     parts = [
-        HEAD,
+        HEAD.format(gpus=" and on ".join(f"a {name}" if name[0] == "B" else f"an {name}" for name in gpus)),
         f"![The law's effects and what a simulated engine leaves of them, by claim]({PICTURES}/effects.png)\n",
         "*Claims with a scale. The law: its figures as published, on the digitised curves where they tell.*\n",
         "## In short\n",
         *(f"- {line}" for line in in_short(evidence)),
         COLUMNS,
         table(head, rows),
-        f"\n![Accuracy against cost: the law, and simulated]({PICTURES}/frontiers.png)",
+        f"\n![Accuracy against cost: the law, and simulated]({PICTURES}/frontiers.png)\n",
+        f"*With the fitted accuracy model{end_words(evidence)}.*",
         f"\n![Where the time of a long chain goes]({PICTURES}/where-the-time-goes.png)",
-        RUNGS,
+        STEPS,
         rungs_table(evidence),
         HOW.format(accuracy=evidence.accuracy, curves=curves),
     ]
@@ -189,6 +199,18 @@ def page_text(evidence: Evidence, told: Sequence[Finding]) -> str:
     unchecked = "\n".join(f"- {f.title}: {f.why}." for f in told if f.verdict == UNCHECKED)
     parts.append(LEFT.format(claims=unchecked))
     return "\n".join(parts)
+
+
+def end_words(evidence: Evidence) -> str:
+    """Where the fitted model's curves end otherwise than the digitised ones."""
+    if evidence.curves is None:
+        return ""
+    fitted = headlines(evidence.fronts["long_cot", PUBLISHED], "top_k").top_gain
+    digitised = headlines(evidence.curves, "top_k").top_gain
+    return (
+        f": at the highest cost top-k is {points(fitted)} points apart from dense attention in it, "
+        f"{points(digitised)} on the digitised curves"
+    )
 
 
 def in_short(evidence: Evidence) -> list[str]:
@@ -202,31 +224,45 @@ def in_short(evidence: Evidence) -> list[str]:
     )
     models = f"{short(RUN_MODELS[0])} to {short(RUN_MODELS[-1])}"
     one_decimal = [span(values, "{:.1f}") for values in (dense, sparse)]
+    batches = [
+        ", ".join(f"{evidence.facts[gpu, model, budget, RUN_TOKENS[-1]].batch:.0f}" for model in RUN_MODELS)
+        for budget in (RUN_BUDGETS[-1], None)
+    ]
     lines = [
-        f"**The law is near for dense chains of small models, and far for sparse chains of large ones**: chains of "
-        f"{RUN_TOKENS[-1]:,} tokens cost {one_decimal[0]} times what it says on an {name} ({models}), with a KV budget "
-        f"of {RUN_BUDGETS[-1]:,} tokens {one_decimal[1]} times. What it leaves out is what remains once attention is "
-        "cheap.",
+        f"**Costs**: dense chains of {RUN_TOKENS[-1]:,} tokens cost {one_decimal[0]} times what the law says on an "
+        f"{name} ({models}), chains with a KV budget of {RUN_BUDGETS[-1]:,} tokens {one_decimal[1]} times.",
     ]
     if law.gain and here.gain and law.saving and here.saving:
         lines.append(
-            f"**Sparse attention still wins, by less**: on long chains at most {points(here.gain.points)} points and "
-            f"{times(here.saving.ratio)} on a simulated {name}, {points(law.gain.points)} and "
-            f"{times(law.saving.ratio)} by the law on it. It reads less of the KV cache but keeps "
-            "all of it, so the batch of a GPU cannot grow."
+            f"**Sparse attention** on long chains gains at most {points(here.gain.points)} points and "
+            f"{times(here.saving.ratio)} on a simulated {name}; by the law on it {points(law.gain.points)} and "
+            f"{times(law.saving.ratio)}. It reads less of the KV cache but keeps all of it: {batches[0]} chains decode "
+            f"at a time ({', '.join(map(short, RUN_MODELS))}; dense {batches[1]})."
         )
     if law.threshold and here.threshold:
         lines.append(
-            f"**Which model to take changes little**: {short(here.threshold.taken)} is still where growing the model "
-            f"ends and growing the chain begins (by the law {short(law.threshold.taken)}), but from an accuracy of "
-            f"{here.threshold.accuracy:.2f} on, not {law.threshold.accuracy:.2f}. Choosing by FLOPs still costs up to "
-            f"{times(here.penalty.ratio if here.penalty else 1.0)}."
+            f"**Which model**: growing the model ends, and growing the chain begins, with "
+            f"{short(here.threshold.taken)} from an accuracy of {here.threshold.accuracy:.2f} on; by the law with "
+            f"{short(law.threshold.taken)} from {law.threshold.accuracy:.2f}."
+        )
+    if law.penalty and here.penalty:
+        lines.append(
+            f"**Choosing by FLOPs** costs up to {times(here.penalty.ratio)}, by the law {times(law.penalty.ratio)}."
         )
     lines.append(
-        f"**What matters most**, on an {name}, dense and with that KV budget: {largest_steps(evidence, gpu)} "
+        f"**The largest step** from the law to the simulation on an {name}, dense and with that KV budget: "
+        f"{largest_steps(evidence, gpu)} "
         "([rung by rung](#which-assumption-matters))."
     )
     return lines
+
+
+def largest_step(rungs: pd.DataFrame) -> int:
+    """Which step of a ladder, from 0, multiplies the cost most; of that of lengths only what the law itself has not."""
+    rungs = rungs.sort_values("rung")
+    factors = rungs["seconds"].to_numpy()[1:] / rungs["seconds"].to_numpy()[:-1]
+    own = np.where(rungs["title"].to_numpy()[1:] == LENGTHS_RUNG, rungs["spread"].to_numpy()[1:], 1.0)
+    return int(np.argmax(factors / own))
 
 
 def largest_steps(evidence: Evidence, gpu: str) -> str:
@@ -236,7 +272,7 @@ def largest_steps(evidence: Evidence, gpu: str) -> str:
     for (model, _, _), rungs in steps.groupby(["model", "attention", "budget"], sort=False):
         rungs = rungs.sort_values("rung")
         factors = rungs["seconds"].to_numpy()[1:] / rungs["seconds"].to_numpy()[:-1]
-        largest = int(np.argmax(factors))
+        largest = largest_step(rungs)
         told.setdefault(short(str(model)), []).append(f"{rungs['title'].iloc[largest + 1]} x{factors[largest]:.1f}")
     return "; ".join(f"{model}: {' and '.join(found)}" for model, found in told.items())
 
@@ -250,7 +286,7 @@ def rungs_table(evidence: Evidence) -> str:
         seconds = rungs.sort_values("rung")["seconds"].to_numpy()
         factors = seconds[1:] / seconds[:-1]
         cells = [f"{factor:.2f}" for factor in factors]
-        cells[int(np.argmax(factors))] = f"**{cells[int(np.argmax(factors))]}**"
+        cells[largest_step(rungs)] = f"**{cells[largest_step(rungs)]}**"
         what = f"{gpu_name(gpu)}, {short(str(model))}, {'dense' if attention == 'dense' else f'top-k {budget:,}'}"
         total = f"{seconds[-1] / seconds[0]:.2f}"
         spread = f"{rungs['spread'].iloc[0]:.2f}"

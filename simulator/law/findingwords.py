@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from simulator.law.evidence import PUBLISHED, Evidence, law_setting, simulated_setting
 from simulator.law.measures import Measures
-from simulator.law.verdicts import word
+from simulator.law.strategies import MODELS
+from simulator.law.verdicts import judge, word
+from workloads.model import load_model
 
 UNCHECKED = "unchecked"
 CURVES_MISSING = "The digitised curves are not at hand, so the marks were not computed anew."
@@ -68,6 +70,13 @@ def verdict(law: float | None, simulated: Sequence[float]) -> str:
     if law is None:
         return f"simulated: {told}"
     return told if word(law) == told else f"law: {word(law)}; simulated: {told}"
+
+
+def effect_of(found: Measures, key: str, axis: str = "long_cot", attention: str = "top_k") -> float:
+    """How large a conclusion of `verdicts` is in some measures, 1 as the paper says; 0 where there is nothing of it."""
+    parameters = {name: float(load_model(name).active_parameters) for name in MODELS}
+    told = {one.claim: one.effect for one in judge(found, axis, attention, parameters, {})}
+    return told[key] or 0.0
 
 
 def settings(ev: Evidence) -> list[tuple[str, str]]:

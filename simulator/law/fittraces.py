@@ -26,6 +26,7 @@ import numpy as np
 from hwspecs.errors import InputError
 from simulator.law.parametric import Coefficients, Parametric
 from simulator.law.strategies import LIMITS
+from simulator.law.trialstats import common_end
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,11 +45,12 @@ def fit_traces(traces: Traces, samples: int = 40, seed: int = 0) -> Parametric:
     dense trials, with fewer than five problems, or none of whose trials is right or ended by itself.
     """
     rng = np.random.default_rng(seed)
-    cap = traces.cap
-    fitted, draws = {}, {}
+    fitted, draws, caps = {}, {}, {}
     low, high = {}, {}
     for model in traces.models:
         own = traces.trials[traces.trials["model"] == model]
+        dense = own.loc[own["attention"] == "dense", "tokens"]
+        caps[model] = cap = traces.cap if dense.empty else common_end(dense) or traces.cap
         fitted[model] = _fit(own, cap, traces.name)
         draws[model] = tuple(_fit(_fitting(own, rng, cap), cap, traces.name) for _ in range(samples))
         sizes = [one.concentration for one in draws[model]] or [fitted[model].concentration]
@@ -62,7 +64,7 @@ def fit_traces(traces: Traces, samples: int = 40, seed: int = 0) -> Parametric:
         coefficients=fitted,
         budgets=_ends(traces),
         trials=max(traces.trials_of(model) for model in traces.models),
-        longest=cap or LIMITS[-1],
+        longest=min(cap or LIMITS[-1] for cap in caps.values()),
         prompt=round(float(traces.trials["prompt_tokens"].mean())),
         problems=problems,
         draws=draws,

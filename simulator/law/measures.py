@@ -7,7 +7,7 @@ is judged is in `simulator.law.verdicts`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,15 @@ ROOM = 0.05
 points, the smallest gain that the paper speaks of, and one or two problems of its benchmark's 30."""
 LEVELS = np.arange(0.1, 1.0, 0.01)
 """Accuracies at which choices of models are compared; below, the two or three easiest of 30 problems decide."""
+
+
+LEAST_SAVING = 0.3
+"""Accuracy from which savings are looked for; below, they depend on which is the cheapest strategy on offer."""
+
+
+LEAST_RANGE, MOST_AT_ENDS = 8.0, 0.5
+"""A trend in the KV budget is read where the frontier rises over three doublings of the cost, and where the budget can
+follow: for half of the costs it is not the smallest or the largest on offer."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,7 @@ class Measures:
     changes, threshold : of the dense frontier; the threshold is the change to the largest model that comes before the
         chain, see `lasting_change`.
     penalty : what the choice that is optimal in FLOPs costs, where it costs most.
-    gain, saving : of sparse over dense attention, envelope to envelope, at their largest, from where dense attention
-        solves anything.
+    gain, saving : of sparse over dense attention, envelope to envelope, at their largest.
     small_dense, small_sparse : share of the frontier's accuracies on which a small model is the best.
     growth : of the reference model's choices along its sparse frontier.
     best_dense, best_sparse : where which model is the best.
@@ -92,28 +100,27 @@ def measure(
     """
     changes = model_changes(by_cost, "dense")
     paid = penalties(by_flops, by_cost, "dense", LEVELS)
-    found = {
-        "attention_ratio": dict(ratios) if ratios else None,
-        "changes": changes,
-        "threshold": lasting_change(changes, parameters),
-        "penalty": max(paid, key=lambda p: p.ratio, default=None),
-        "small_dense": accuracy_share(by_cost, "dense", small),
-        "best_dense": by_cost.envelope("dense").spans,
-    }
+    found = Measures(
+        attention_ratio=dict(ratios) if ratios else None,
+        changes=changes,
+        threshold=lasting_change(changes, parameters),
+        penalty=max(paid, key=lambda p: p.ratio, default=None),
+        small_dense=accuracy_share(by_cost, "dense", small),
+        best_dense=by_cost.envelope("dense").spans,
+    )
     if sparse not in by_cost.sparse:
-        return Measures(**found)
+        return found
     costs, full, thin = by_cost.costs, accuracies(by_cost, "dense"), accuracies(by_cost, sparse)
-    # Where dense attention cannot afford anything yet it has neither an accuracy to compare nor a cost of one.
-    first = int(np.argmax(full > 0))
-    least = max(envelopes.LEAST_ACCURACY, float(full[first]))
-    found |= {
-        "gain": envelopes.largest_gain(costs[first:], full[first:], thin[first:]),
-        "saving": envelopes.largest_saving(costs, full, thin, least),
-        "small_sparse": accuracy_share(by_cost, sparse, small),
-        "best_sparse": by_cost.envelope(sparse).spans,
-        "growth": growth_of(by_cost, sparse, reference),
-    }
-    return Measures(**found)
+    # An accuracy that dense attention has from the first cost on that it can afford has no known cost.
+    least = max(LEAST_SAVING, float(full[np.argmax(full > 0)]))
+    return replace(
+        found,
+        gain=envelopes.largest_gain(costs, full, thin, by_cost.affordable("dense")),
+        saving=envelopes.largest_saving(costs, full, thin, least),
+        small_sparse=accuracy_share(by_cost, sparse, small),
+        best_sparse=by_cost.envelope(sparse).spans,
+        growth=growth_of(by_cost, sparse, reference),
+    )
 
 
 def model_changes(front: Frontier, attention: str, least: float = envelopes.LEAST_ACCURACY) -> tuple[Change, ...]:
@@ -147,10 +154,14 @@ def lasting_change(changes: Sequence[Change], parameters: Mapping[str, float], r
 
 
 def growth_of(front: Frontier, sparse: str, model: str) -> Growth | None:
-    """How KV budget and tokens grow with the cost along the sparse frontier of one model; None where unknown."""
+    """How KV budget and tokens grow with the cost along the sparse frontier of one model; None where unknown
+    or where there is no trend to be read.
+    """
     if model not in front.models:
         return None
     curve = front.curve(model, sparse)
     if curve.whole:
         return None
-    return envelopes.growth(front.costs, curve.accuracy, curve.budget, curve.tokens, curve.trials)
+    found = envelopes.growth(front.costs, curve.accuracy, curve.budget, curve.tokens, curve.trials)
+    trend = found is not None and found.end >= LEAST_RANGE * found.start and found.at_ends <= MOST_AT_ENDS
+    return found if trend else None

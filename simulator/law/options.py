@@ -126,6 +126,14 @@ def numbers(text: str, option: str, low: int = 1, high: int = MOST) -> list[int]
     return list(dict.fromkeys(found))
 
 
+def number(text: str, option: str, low: int = 1, high: int = MOST) -> int:
+    """The one whole number that `text` is, as in `numbers`."""
+    found = numbers(text, option, low, high)
+    if len(found) != 1:
+        raise InputError("more than one number", place=option, found=text, allowed=f"one, such as {low:,}")
+    return found[0]
+
+
 def policies(attentions: str, budgets: str, page: int | None = None, local: int = 0) -> list[Policy]:
     """Each attention of a comma list, those with a budget once for each KV budget of a list.
 

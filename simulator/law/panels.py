@@ -147,7 +147,7 @@ def _priced(
 
     gpu = load_scenario(base, over).gpu
 
-    notes = question.notes()
+    notes = list(table.attrs.get("notes", []))
     if question.unit == "usd" and gpu.price is None:
         allowed = "--set gpu.price='{usd_per_hour: 4, date: 2026-05}', or a GPU with a price"
         raise InputError("no price is known of this GPU", place="gpu", found=gpu.name, allowed=allowed)

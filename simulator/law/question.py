@@ -52,7 +52,9 @@ class Question:
             )  # fmt: skip
 
     def table(self) -> Any:
-        """The strategy table; of digitised curves the dense strategies only. InputError for data that it lacks."""
+        """The strategy table; of digitised curves the dense strategies only. `attrs["notes"]` says what goes beyond the
+        data. InputError for data that it lacks.
+        """
         kind, one = self.accuracy.kind, self.strategy == "long_cot"
         asked: dict[str, Any] = {
             "models": self.models, "attentions": self.attentions, "budgets": self.budgets, "limits": self.limits,
@@ -72,14 +74,11 @@ class Question:
         if not one and asked["limits"]:
             asked["limits"] = (max(asked["limits"]),)
         table = self.accuracy.strategies(**asked)
-        return table if one else table[table["limit"] == table["limit"].max()].reset_index(drop=True)
-
-    def notes(self) -> list[str]:
-        """What goes beyond the data."""
-        most = max(self.trials or (1,))
-        if self.accuracy.kind == "parametric" and most > TRIALS[-1]:
-            return [f"{most} trials are extrapolated: how problems differ was told from {TRIALS[-1]} at most"]
-        return []
+        if one:
+            return table
+        # Of traces, strategies may have been cut at different lengths.
+        longest = table.groupby(["model", "attention", "budget", "page", "local"])["limit"].transform("max")
+        return table[table["limit"] == longest].reset_index(drop=True)
 
     def alternatives(self) -> dict[str, Question]:
         """The same of other spreads between problems, where the accuracy model has some and several trials ask for it.

@@ -76,8 +76,9 @@ def recosted(lines: Lines, budgets: Sequence[int], price: Callable[[Any], np.nda
             order = np.argsort(costs, kind="stable")  # a multiplier that falls must not change the order of the points
             found[model, attention] = (np.maximum.accumulate((costs * ratio)[order]), solved[order])
     note = (
-        "sparse curves as a whole, moved as the frontier of the parametric model moves from the published costs to "
-        "these: an estimate; the tokens and KV budgets behind them are not known"
+        "sparse curves as a whole, moved as the frontier of the bundled parametric model (AIME24, Qwen3) moves from "
+        "the published costs to these: an estimate, a rough one if the curves are of another benchmark; the tokens and "
+        "KV budgets behind them are not known"
     )
     return found, note
 

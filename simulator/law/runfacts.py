@@ -27,7 +27,8 @@ class RunFacts:
         what the policy really reads, over the GPU's dense peak.
     attention, linear, host : the parts of `seconds` in attention, in operators with weights, and waiting for the host
         (gaps between steps and launches included). The rest is norms, sampling and the like.
-    batch : sequences that decode at a time. preemptions : of a chain. kv_tokens : what the KV cache holds.
+    batch : sequences that decode at a time. preemptions : of a chain. kv_tokens : what the KV cache holds. chains : of
+        the run.
     """
 
     model: str
@@ -42,6 +43,7 @@ class RunFacts:
     batch: float
     preemptions: float
     kv_tokens: int
+    chains: int
 
     @property
     def multiplier(self) -> float:
@@ -52,11 +54,6 @@ class RunFacts:
     def ratio(self) -> float:
         """Attention over the operators with weights, in simulated time: the counterpart of the law's ratio."""
         return self.attention / self.linear
-
-    @property
-    def ratio_rest(self) -> float:
-        """Attention over everything else that takes time."""
-        return self.attention / (self.seconds - self.attention)
 
 
 def run_facts(
@@ -101,6 +98,7 @@ def facts_of(result: Result, model: str, gpu: str, budget: int | None, tokens: i
         batch=summary["batch"]["mean_decode_seqs"],
         preemptions=summary["requests"]["preemptions"] / chains,
         kv_tokens=summary["kv"]["blocks"] * result.scenario["engine"]["block_size"],
+        chains=chains,
     )
 
 

@@ -14,7 +14,7 @@ A pandas data frame, one row a strategy (for a problem, or for the benchmark as 
 | trials | N, int |
 | problem | name of the problem, or WHOLE for the mean over all |
 | accuracy | expected share of problems solved (coverage of N trials), 0 to 1; NaN if not known |
-| lengths | optional: float array of the trials' generated tokens, over which a cost is averaged; None: all are `tokens` |
+| lengths | optional: float array of the trials' generated tokens, over which a cost is averaged; None: all `tokens` |
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hwspecs.errors import InputError
+from hwspecs.gpu import Gpu
 from simulator.law.compare import Comparison, Reference, check_question, compare
-from simulator.law.ladder import ladder
+from simulator.law.ladder import LONG_COT, ladder
 from simulator.law.options import Policy
 from simulator.law.published import RATIO
 from simulator.law.strategies import LIMITS, TRIALS
@@ -22,6 +23,7 @@ LENGTHS = (1024, 4096, 8192, 16384, 32768)
 """Mean lengths, tokens, at which chains of thought are simulated; others are priced between them."""
 BUDGETS = (256, 1024, 2048)
 """KV budgets of sparse attention, tokens."""
+POLICIES = tuple(Policy("top_k", size) for size in BUDGETS)
 LIMIT = LIMITS[-1]
 MOST_TRIALS = TRIALS[-1]
 
@@ -30,7 +32,7 @@ def survey(
     base: str | Path | Mapping[str, Any] | None = None,
     *,
     models: Sequence[str] | None = None,
-    policies: Sequence[Policy] = tuple(Policy("top_k", budget) for budget in BUDGETS),
+    policies: Sequence[Policy] = POLICIES,
     axis: str = "long_cot",
     gpus: Sequence[str] | None = None,
     accuracy: str | Path | None = None,
@@ -102,7 +104,16 @@ def survey(
     notes = _notes(rows, many)
     if many:
         notes += _spread_notes(rows, steps, source, chosen, competing)
-    return compare(rows, steps, source, axis=axis, reference=chosen, notes=notes, **competing)
+    hardware = _hardware(base or LONG_COT, sets, gpus)
+    return compare(rows, steps, source, axis=axis, reference=chosen, notes=notes, hardware=hardware, **competing)
+
+
+def _hardware(base: str | Path | Mapping[str, Any], sets: Sequence[str], gpus: Sequence[str] | None) -> dict[str, Gpu]:
+    """The GPUs by name, with what `sets` changes of them."""
+    from workloads.scenario import load_scenario
+
+    found = [load_scenario(base, [*([f"gpu={name}"] if name else []), *sets]).gpu for name in gpus or ("",)]
+    return {gpu.name: gpu for gpu in found}
 
 
 def check_out(out: Path | None) -> None:
@@ -170,15 +181,29 @@ def _notes(rows: Any, many: bool) -> list[str]:
         f"the paper counts E = {RATIO} FLOP/B for a B200, twice its dense bf16 rate, and averages costs over lengths; "
         "both favour sparse attention more than rung 1 does here"
     )
+    if (gpus := int(rows["gpus"].max())) > 1:
+        said.append(
+            f"rungs 1 to 8 are one GPU where the model fits on it, rung 9 is {gpus} of them, where given: their memory "
+            "holds more KV, so that rung 9 can take back a part of rung 7"
+        )
+    said.append(
+        "gains, savings and thresholds differ from `kinesim law frontier` and the findings: there a cost is the mean "
+        "over the lengths of trials, by the law too, and served steadily; here it is that of the mean length up to "
+        "rung 7, and rungs 8 and 9 are the scenario's problems from first to last; KV budgets are those asked for"
+    )
     if many:
-        said.append("trials of all models have the scenario's lengths, whatever lengths the accuracy model has")
+        said.append(
+            "trials of all models and problems have the scenario's lengths, whatever lengths the accuracy model has: dense "
+            "attention becomes affordable for all problems at one cost, and the largest gain is what sparse attention "
+            "solves just below it; `kinesim law frontier --strategy best_of_n` has lengths by problem"
+        )
         said.append(
             "the scenario's problems are all that there is to batch: with few trials few sequences decode at a time"
         )
     else:
         said.append(
-            "a strategy is priced at its mean length by the accuracy model: equal lengths up to rung 7, from rung 8 on "
-            "the scenario's, stretched to that mean"
+            "strategies are priced at their mean length by the accuracy model, to which the scenario's are stretched; "
+            "from rung 8 on a problem's trials spread as the accuracy model has it"
         )
     return said
 

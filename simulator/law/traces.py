@@ -1,11 +1,7 @@
 """Accuracy from traces: single trials of problems, their lengths and whether they were right.
 
-Coverage of N trials is estimated without bias from M >= N ones of which c are right (Chen et al., arXiv 2107.03374):
-
-    1 - C(M - c, N) / C(M, N),
-
-the chance that N of the M, drawn without putting back, hold a right one. It is computed for every problem, since that
-of a mean share is larger than the mean of theirs; and for N > M there is no unbiased estimate.
+Coverage of N trials is estimated without bias from M >= N ones (`trialstats.coverage`). It is computed for every
+problem, since that of a mean share is larger than the mean of theirs; and for N > M there is no unbiased estimate.
 
 A trial that is cut at a limit is right if its answer appears within it: at the token `answer_at` where the trace has
 that, else at its end.
@@ -24,6 +20,7 @@ import numpy as np
 from hwspecs.errors import InputError, near_matches
 from simulator.law.strategies import LIMITS, TRIALS, WHOLE
 from simulator.law.tables import PROMPT, canonical, check_attentions, frame, read_table
+from simulator.law.trialstats import binned, common_end, coverage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,34 +32,6 @@ NEEDED = ("problem", "trial", "tokens", "correct")
 MOST_TOKENS = 2**31
 """Tokens that no trial has."""
 _RIGHT = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "100": 1.0, "100.0": 1.0}
-
-
-def coverage(trials: Any, correct: Any, n: Any) -> np.ndarray:
-    """Unbiased estimate of the chance that one of `n` trials is right, of `trials` with `correct` right ones.
-
-    1 - prod over j < n of (1 - c / (M - j)), in which n and c may change places; so the smaller of them is the number
-    of factors. Arrays broadcast. InputError for n > M: more trials than there are say nothing.
-    """
-    m, c, n = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (trials, correct, n)))
-    if np.any(n > m) or np.any(n < 1):
-        raise InputError("the trace has fewer trials than that", place="trials", found=int(n.max()),
-                         allowed=f"1 to {int(m.min())}")  # fmt: skip
-    factors, other = np.minimum(n, c), np.maximum(n, c)
-    missed = np.where(n > m - c, 0.0, 1.0)
-    for j in range(int(factors.max(initial=0))):
-        missed = missed * np.where((j < factors) & (missed > 0), 1 - other / np.maximum(m - j, 1), 1.0)
-    return 1 - missed
-
-
-def binned(values: np.ndarray, bins: int) -> np.ndarray:
-    """Means of the values within `bins` equally likely bins of them, rising: their mean is kept. All of them, as they
-    come, where there are as many.
-    """
-    if len(values) == bins:
-        return values
-    whole = np.concatenate([[0.0], np.cumsum(np.sort(values))]) / len(values)
-    edges = np.interp(np.arange(bins + 1) / bins, np.arange(len(whole)) / len(values), whole)
-    return bins * np.diff(edges)
 
 
 @dataclass(frozen=True)
@@ -102,13 +71,8 @@ class Traces:
 
     @cached_property
     def cap(self) -> int | None:
-        """Length at which the trace itself was cut: where its longest trials all end, if more than one in a hundred
-        does; None if they ended by themselves.
-        """
-        tokens = self.trials["tokens"]
-        longest = tokens.max()
-        same = int((tokens == longest).sum())
-        return int(longest) if same > max(1, 0.01 * len(tokens)) else None
+        """Length at which the trace itself was cut (`common_end`); some of its strategies may have been cut earlier."""
+        return common_end(self.trials["tokens"])
 
     def trials_of(self, model: str) -> int:
         """Fewest trials that any problem and strategy of the model has: the largest N."""
@@ -132,19 +96,19 @@ class Traces:
         Parameters
         ----------
         models, attentions, budgets : which of those in the trace; None for all. Budgets choose among sparse ones.
-        limits : tokens at which trials are cut; None for the paper's as far as the trace goes.
+        limits : tokens at which trials are cut; None for the paper's, of each strategy as far as it goes.
         trials : N; None for the paper's as far as each model has them.
 
         Raises
         ------
         InputError : a model, an attention or a budget that the trace lacks, more trials than it has, a limit beyond
-            the length at which it was cut itself.
+            the length at which a chosen strategy was cut itself.
         """
         chosen = self._chosen(models, attentions, budgets)
-        cut = self._limits(limits)
+        limits = None if limits is None else list(limits)
         rows: list[tuple[Any, ...]] = []
         for key, group in chosen.groupby(list(KEY), sort=False):
-            counts = self._trials(trials, key[0])
+            counts, cut = self._trials(trials, key[0]), self._limits(limits, self._end(group), key)
             problems = [
                 (name, part["prompt_tokens"].to_numpy(), part["tokens"].to_numpy(), self._done(part))
                 for name, part in group.groupby("problem", sort=False)
@@ -203,18 +167,23 @@ class Traces:
             table = table[table[what].isin(wanted) | (~sparse if what == "budget" else False)]
         return table
 
-    def _limits(self, limits: Iterable[int] | None) -> list[int]:
+    def _end(self, group: pd.DataFrame) -> int | None:
+        """Where the trials of a strategy were cut: by their own common end, or by that of the whole trace."""
+        own = common_end(group["tokens"])
+        return self.cap if own is None else own
+
+    def _limits(self, limits: list[int] | None, end: int | None, key: tuple[Any, ...]) -> list[int]:
         if limits is None:
-            end = self.cap if self.cap is not None else LIMITS[-1]
-            return [limit for limit in LIMITS if limit < end] + [min(end, LIMITS[-1])]
-        values = list(limits)
-        for limit in values:
-            if limit < 1 or (self.cap is not None and limit > self.cap):
+            last = LIMITS[-1] if end is None else min(end, LIMITS[-1])
+            return [limit for limit in LIMITS if limit < last] + [last]
+        for limit in limits:
+            if limit < 1 or (end is not None and limit > end):
                 raise InputError(
-                    "the trace was cut before that" if limit >= 1 else "below 1", file=self.name, place="limit",
-                    found=limit, allowed=f"1 to {self.cap:,} tokens" if self.cap else "1 and more",
+                    f"the trace of {strategy_name(key)} was cut before that" if limit >= 1 else "below 1",
+                    file=self.name, place="limit", found=limit,
+                    allowed="1 and more" if end is None else f"1 to {end:,} tokens",
                 )  # fmt: skip
-        return values
+        return limits
 
     def _trials(self, trials: Iterable[int] | None, model: str) -> list[int]:
         most = self.trials_of(model)
@@ -292,16 +261,22 @@ def traces(name: str, trials: pd.DataFrame, said: str = "", warnings: Iterable[s
             "no trial is right: nothing can be compared", file=name, found=f"{len(table):,} trials",
             allowed="at least one correct trial",
         )  # fmt: skip
-    found = list(warnings)
+    found, cap = list(warnings), common_end(table["tokens"])
     for key, group in table.groupby(list(KEY), sort=False):
         if not group["correct"].any():
-            budget = f", KV budget {key[2]:,}" if key[2] else ""
-            found.append(f"{key[0]}, {key[1]}{budget}: no trial is right")
-    made = Traces(name, table.reset_index(drop=True), said, tuple(found))
-    if (cap := made.cap) is not None:
-        cut = f"the longest trials all end at {cap:,} tokens: taken for the limit of the trace, not for their length"
-        made = Traces(name, made.trials, said, (*found, cut))
-    return made
+            found.append(f"{strategy_name(key)}: no trial is right")
+        if (end := common_end(group["tokens"])) not in (None, cap):
+            found.append(f"{strategy_name(key)}: the longest trials all end at {end:,} tokens: taken for their limit")
+    if cap is not None:
+        found.append(
+            f"the longest trials all end at {cap:,} tokens: taken for the limit of the trace, not for their length"
+        )
+    return Traces(name, table.reset_index(drop=True), said, tuple(found))
+
+
+def strategy_name(key: tuple[Any, ...]) -> str:
+    """`qwen3-8b, top_k, KV budget 1,024`, of the values of KEY."""
+    return f"{key[0]}, {key[1]}" + (f", KV budget {key[2]:,}" if key[2] else "")
 
 
 def _refuse(path: Any, bad: pd.Series, column: str, table: pd.DataFrame, problem: str, allowed: str) -> None:

@@ -85,12 +85,12 @@ class Verdict:
 
 _CLAIMS = (
     Claim("attention", "attention outweighs parameters", "attention : parameters, dense, median", ">10x"),
-    Claim("threshold", "grow the model before the chain", "up to which, points of chain unspent", "14B 26"),
+    Claim("threshold", "grow the model before the chain", "up to which, points left to gain", "14B 26"),
     Claim("flops", "choosing by FLOPs costs more", "its cost over the least, dense", "3x"),
     Claim("points", "sparse solves more at equal cost", "points of accuracy gained, at most", ""),
     Claim("saving", "sparse costs less at equal accuracy", "dense : sparse cost, at most", ""),
-    Claim("small", "sparse brings small models back", "share of models < 5B, dense>sparse", "41>81%"),
-    Claim("growth", "KV budget grows slower than tokens", "exponents of cost: KV budget, tokens", ".25 .80"),
+    Claim("small", "sparse brings small models back", "share of models < 5B, dense→sparse", "41→81%"),
+    Claim("growth", "KV budget grows slower than tokens", "exponents of cost: KV budget/tokens", ".25/.80"),
 )
 
 
@@ -110,6 +110,12 @@ def word(effect: float | None) -> str:
     return "holds" if effect >= HOLDS else "gone" if effect < GONE else "weaker"
 
 
+def spans_sizes(parameters: Mapping[str, float]) -> bool:
+    """Whether models can be compared as the paper's are: three or more, from below 14B to about 14B and above."""
+    sizes = sorted(parameters.values())
+    return len(sizes) >= 3 and sizes[0] < THRESHOLD / 1.4 < sizes[-1]
+
+
 def log_effect(ratio: float, full: float) -> float:
     """Effect of a ratio: 0 at 1x and below, 1 at `full`."""
     return max(0.0, math.log(ratio) / math.log(full)) if ratio > 0 else 0.0
@@ -123,26 +129,33 @@ def judge(
     parameters : by model. missing : why something could not be measured, by conclusion.
     """
     points, saving = GAINS[axis, attention]
-    values = {
-        "attention": _attention(found),
-        "flops": found.penalty and (found.penalty.ratio, MARKED_PENALTY.value, "{:.2g}x"),
-        "saving": found.saving and (found.saving.ratio, saving, "{:.3g}x"),
-    }
+    values: dict[str, _Given | None] = {"attention": _attention(found), "flops": None, "saving": None}
+    if found.penalty is not None:
+        values["flops"] = found.penalty.ratio, MARKED_PENALTY.value, "{:.2g}x"
+    if found.saving is not None:
+        values["saving"] = found.saving.ratio, saving, "{:.3g}x"
     verdicts = []
     for claim in _CLAIMS:
         if claim.key in values:
-            given = values[claim.key]
+            given = None if claim.key in missing else values[claim.key]
             effect = None if given is None else log_effect(given[0], given[1])
-            value, text = (None, "") if given is None else (given[0], given[2].format(given[0]))
+            value = None if given is None else given[0]
+            text = "" if given is None else given[2].format(given[0])
         elif claim.key == "threshold":
             value, effect, text = _threshold(found, parameters, ROOM if axis == "long_cot" else None)
         else:
             value, effect, text = _linear(claim.key, found, points)
-        why = "" if effect is not None else missing.get(claim.key, "nothing to measure it on")
+        why = "" if effect is not None else missing.get(claim.key, _WHY.get(claim.key, "nothing to measure it on"))
         verdicts.append(Verdict(claim.key, word(effect), value, text, effect, why))
     return tuple(verdicts)
 
 
+_WHY = {
+    "attention": "the rung does not tell attention and parameters apart",
+    "saving": "no accuracy is reached by both",
+    "growth": "the frontier rises over less than three doublings of the cost, or the budget stays at the ends of those "
+    "asked for",
+}
 _Given = tuple[float, float, str]
 """A ratio, that of the full effect, and how it is written."""
 
@@ -160,7 +173,7 @@ def _threshold(
 ) -> tuple[float | None, float | None, str]:
     """The size, on a scale from the smallest model to 14B, times the share of the paper's `room` that is left there."""
     smallest = min(parameters.values())
-    if len(parameters) < 2 or smallest >= THRESHOLD:
+    if not spans_sizes(parameters):
         return None, None, ""
     change = found.threshold
     if change is None:
@@ -178,11 +191,11 @@ def _linear(key: str, found: Measures, points: float) -> tuple[float | None, flo
         return value, max(0.0, value / points), f"{100 * value:+.0f}"
     if key == "small" and found.small_dense is not None and found.small_sparse is not None:
         more = found.small_sparse - found.small_dense
-        return more, max(0.0, more / SMALL_SHARE), f"{100 * found.small_dense:.0f}>{100 * found.small_sparse:.0f}%"
+        return more, max(0.0, more / SMALL_SHARE), f"{100 * found.small_dense:.0f}→{100 * found.small_sparse:.0f}%"
     if key == "growth" and found.growth is not None:
         budget, tokens = found.growth.budget, found.growth.tokens + found.growth.trials
         slower = (1 - budget / tokens) / (1 - BUDGET_GROWTH / TOKENS_GROWTH) if tokens > 0 else 0.0
-        text = f"{_short(budget)} {_short(tokens)}"
+        text = f"{_short(budget)}/{_short(tokens)}"
         return budget, max(0.0, slower), text
     return None, None, ""
 

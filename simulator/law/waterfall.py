@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
 from simulator.graphview import picture_format, write_picture
-from simulator.law.comparedoc import Largest, largest_step, step_words
+from simulator.law.comparedoc import Largest, gpu_title, largest_step, model_title, own_part, step_words
 from simulator.law.verdicts import GONE, HOLDS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PALE = {DENSE: "#9CC7E0", SPARSE: "#F0BE97"}
 MARKS = {"holds": ("●", "#CFE6D8"), "weaker": ("◐", "#F6E7B8"), "gone": ("○", "#E3E5E8"), "unknown": ("?", "#FFFFFF")}
 """Verdict -> mark and ground. The marks differ in form, the grounds in lightness."""
 WIDTH, LEFT, RIGHT = 12.0, 2.5, 1.05
-BARS, HEADS, ROW, GAP, TOP, FOOT = 3.4, 0.62, 0.34, 0.75, 1.3, 0.5
+BARS, HEADS, ROW, GAP, TOP, FOOT = 3.4, 0.62, 0.34, 0.75, 1.3, 0.62
 """Inches: width of the figure, of its labels and its right edge; heights of bars, of the rungs' names, of a verdict,
 between panels, above them and below."""
 
@@ -81,8 +81,8 @@ def _title(figure: Any, comparison: Comparison, model: str, steps: Any, height: 
             low, high = rows["total"].min(), rows["total"].max()
             factors.append(f"{_span(low, high)} with {name}")
     figure.text(
-        0.16 / WIDTH, 1 - 0.24 / height, f"How far is the Kinetics law from real serving? {model}", fontsize=15,
-        color=_INK, weight="bold", va="center",
+        0.16 / WIDTH, 1 - 0.24 / height, f"How far is the Kinetics law from real serving? {model_title(model)}",
+        fontsize=15, color=_INK, weight="bold", va="center",
     )  # fmt: skip
     figure.text(
         0.16 / WIDTH, 1 - 0.53 / height,
@@ -134,7 +134,10 @@ def _bars(figure: Any, comparison: Comparison, rows: Any, gpu: str, top: float, 
         most = largest_step(rows, gpu, series["model"].iloc[0], attention)
         _series(axes, series, colour, shift, name, most)
         if most is not None:
-            notes.append((f"Matters most, {name}: {most.words}, x{most.step:.2f}", colour))
+            text = f"Matters most, {name}: {most.words}{' (hatched)' if most.own else ''}, x{most.step:.2f}"
+            if most.own and (served := largest_step(rows, gpu, series["model"].iloc[0], attention, own=False)):
+                text += f"; then {served.words}, x{served.step:.2f}"
+            notes.append((text, colour))
     axes.text(
         0.0, 1.035, _gpu_words(rows, gpu), transform=axes.transAxes, fontsize=11.5, weight="bold", color=_INK,
         va="bottom",
@@ -155,7 +158,7 @@ def _bars(figure: Any, comparison: Comparison, rows: Any, gpu: str, top: float, 
 
 def _gpu_words(rows: Any, gpu: str) -> str:
     gpus = int(rows["gpus"].max())
-    return f"{gpu}" + (f", {gpus} GPUs" if gpus > 1 else "") + ": GPU-seconds a problem"
+    return f"{gpu_title(gpu)}: GPU-seconds a problem" + (f" (the last step: on {gpus} GPUs)" if gpus > 1 else "")
 
 
 def _dress(axes: Any, low: float, high: float) -> None:
@@ -192,7 +195,14 @@ def _series(axes: Any, series: Any, colour: str, shift: float, name: str, most: 
             if flat:
                 axes.plot([x - half, x + half], [now, now], color=shade, lw=2.4, solid_capstyle="butt", zorder=3)
             else:
-                axes.bar(x, now - before, 2 * half, bottom=before, color=shade, zorder=3)
+                middle = before * own_part(row)
+                solid = colour if chief and most is not None and not most.own else PALE[colour]
+                axes.bar(x, now - middle, 2 * half, bottom=middle, color=solid, zorder=3)
+                if abs(middle / before - 1) > 0.005:
+                    axes.bar(
+                        x, middle - before, 2 * half, bottom=before, facecolor="white", edgecolor=colour, hatch="////",
+                        lw=0.8, zorder=3,
+                    )  # fmt: skip
             axes.annotate(
                 f"x{row.step:.2f}", (x, max(now, before)), xytext=(0, 3), textcoords="offset points", ha="center",
                 va="bottom", fontsize=10.5 if chief else 8, color=colour if not flat else _SOFT,
@@ -241,4 +251,6 @@ def _legend(figure: Any, height: float) -> None:
         f"●  holds: at least {HOLDS:.0%} of what the paper says is left      ◐  weaker      "
         f"○  gone: less than {GONE:.0%}      (ratios by their logarithms)"
     )
-    figure.text(LEFT / WIDTH, 0.22 / height, words, fontsize=9, color=_INK, va="center")
+    figure.text(LEFT / WIDTH, 0.34 / height, words, fontsize=9, color=_INK, va="center")
+    hatched = "Hatched: what the law itself says if it is asked for each trial's length; above it, what serving adds."
+    figure.text(LEFT / WIDTH, 0.14 / height, hatched, fontsize=8.5, color=_SOFT, va="center")

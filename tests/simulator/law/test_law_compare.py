@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
+from hwspecs.gpu import load_gpu
 from simulator.displaycompare import show_comparison
 from simulator.law import verdicts
-from simulator.law.compare import Comparison, Reference, compare, price, with_multipliers
+from simulator.law.compare import Comparison, Reference, compare, law_spread, price, with_multipliers
 from simulator.law.comparedoc import comparison_document, largest_step, size_label
 from simulator.law.envelopes import Gain, Growth, Saving
 from simulator.law.measures import Change, Measures, lasting_change
@@ -128,8 +129,11 @@ def test_verdicts_follow_from_the_measures(made: Comparison) -> None:
     assert (second["points"].word, second["points"].text) == ("gone", "+0")
     assert first["saving"].effect == pytest.approx(np.log(2) / np.log(11.21), rel=0.1)
     assert second["saving"].word == "gone"
-    # 14B is reached, with 0.1 of the 0.26 that the paper's models have to gain there
-    assert first["threshold"].effect == pytest.approx(0.1 / 0.26)
+    assert first["threshold"].word == first["flops"].word == "unknown"  # two models are too few
+    # of three, 14B is reached, with 0.1 of the 0.26 that the paper's models have to gain there
+    sizes = {SMALL: 0.6e9, "qwen3-4b": 4e9, LARGE: 14.77e9}
+    judged = verdicts.judge(made.at("h200-sxm", 1).measures, "long_cot", "top_k", sizes, {})
+    assert judged[1].effect == pytest.approx(0.1 / 0.26) and judged[1].text == "14B 10"
     assert first["growth"].word == "unknown" and "three KV budgets" in first["growth"].why
 
 
@@ -152,6 +156,21 @@ def test_multipliers_do_not_depend_on_the_order_of_rows() -> None:
     shuffled = with_multipliers(rows.sample(frac=1, random_state=1)).sort_values(key)["step"].tolist()
     assert straight == shuffled
     assert straight[3:6] == [1, 2, 0.25]  # the large model comes first: dense, then sparse
+
+
+def test_what_the_law_says_of_lengths_too_is_told_apart() -> None:
+    """Of a rung's x3 the closed form has x2.5 at the drawn lengths, so the batch that drains has x1.2."""
+    rows = made_up((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    rows = rows[(rows["limit"] == 4096) & (rows["attention"] == "dense")].assign(spread=2.5)
+    rows["seconds"] *= rows["rung"].map({1: 1.0, 2: 1.5, 3: 4.5})
+    rows["key"] = rows["rung"].map({1: "closed_form", 2: "kernels", 3: "lengths"})
+    steps = with_multipliers(rows)
+    most = largest_step(steps, "h200-sxm", SMALL, "dense")
+    served = largest_step(steps, "h200-sxm", SMALL, "dense", own=False)
+    assert most is not None and (most.rung, most.own, most.step) == (3, True, 2.5)
+    assert served is not None and (served.rung, served.own, served.step) == (2, False, 1.5)
+    without = largest_step(steps[steps["rung"] != 2].assign(step=[3.0] * 4), "h200-sxm", SMALL, "dense", own=False)
+    assert without is not None and without.words == "batches drain" and without.step == pytest.approx(1.2)
 
 
 def test_document_is_json_with_the_schema(made: Comparison) -> None:
@@ -279,7 +298,7 @@ def test_the_paper_s_own_figures_hold_fully() -> None:
 
 def test_models_are_named_by_their_size() -> None:
     assert size_label("qwen3-0.6b") == "0.6B" and size_label("deepseek-r1-distill-qwen-1.5b") == "1.5B"
-    assert size_label("gpt-oss-120b") == "120B" and size_label("mistral") == "mistral"
+    assert size_label("gpt-oss-120b") == "120B" and size_label("deepseek-r1") == "R1"
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -307,7 +326,7 @@ def test_curves_leave_sparse_conclusions_unjudged() -> None:
     accuracy = MadeUp()
     accuracy.kind = "curves"
     found = {v.claim: v for v in compared(accuracy=accuracy).at("h200-sxm", 1).verdicts}
-    assert found["attention"].word == "holds" and found["threshold"].word == "weaker"
+    assert found["attention"].word == "holds"
     for claim in ("points", "saving", "small", "growth"):
         assert found[claim].word == "unknown" and "only as a whole" in found[claim].why
 
@@ -346,7 +365,7 @@ def test_bad_input_is_one_message(arguments: list[str], words: list[str]) -> Non
 def test_table_says_what_matters_most_and_fits(made: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
     show_comparison(made, None)
     text = capsys.readouterr().out
-    assert "qwen3-0.6b top k B=512: the simulation costs 2.00x the closed form; most by rung 2, rung 2 (x2.00)" in text
+    assert "Qwen3-0.6B top k B=512 costs 2.00x the closed form; most by rung 2, rung 2 (x2.00)" in text
     assert "14B replaces 0.6B at" in text and "whose chain could still gain 10 points" in text
     assert "not judged: KV budget grows slower than tokens: needs three KV budgets or more" in text
     assert max(len(line) for line in text.splitlines()) <= 120
@@ -366,3 +385,37 @@ def test_command_from_end_to_end(tmp_path: Path) -> None:
     sets = ("model=qwen3-0.6b", "workload.requests=16", "engine.max_num_seqs=8", "workload.strategy.budget=2048")
     run = run_scenario(load_scenario("aime24-long-cot", list(sets)))
     assert last["seconds"] == pytest.approx(run.summary["makespan_s"] / 16, rel=1e-9)
+
+
+def test_lengths_that_vary_are_counted_once() -> None:
+    # The rung's costs hold the scenario's spread of lengths, of which the law makes a factor of 1.5; a problem whose
+    # trials are all alike costs that much less, one with the scenario's own spread as much.
+    rows = pd.DataFrame(
+        {
+            "model": "qwen3-8b", "attention": "dense", "budget": 0, "tokens": [1000, 2000, 4000], "trials": 1,
+            "seconds": [3.0, 6.0, 12.0], "spread": 1.5,
+        }
+    )  # fmt: skip
+    table = pd.DataFrame(
+        {"model": "qwen3-8b", "attention": "dense", "budget": 0, "tokens": [1500.0, 1500.0], "trials": 1}
+    )
+    cost, outside = price(rows, table, "long_cot", np.array([1.0, 1.5]))
+    assert outside == 0 and cost == pytest.approx([3.0, 4.5], rel=1e-12)
+
+
+def test_the_spread_of_a_problem_is_the_laws() -> None:
+    # Trials of 10,000 and 30,000 tokens after a prompt of 100. Attention of Qwen3-8B on an H200, E = 206.15, H = 32, G
+    # = 8, D = 4,608: 2 (2a + n) n D (H + G E); parameters 2 P n, P = 8.19e9.
+    row = {
+        "model": "qwen3-8b", "attention": "dense", "budget": 0, "page": 0, "local": 0, "prompt_tokens": 100,
+        "limit": 32768, "tokens": 20000.0, "trials": 1, "problem": "", "accuracy": 0.5,
+        "lengths": np.array([1e4, 3e4]),
+    }  # fmt: skip
+    e, d = 989.5e12 / 4.8e12, 4608
+
+    def cost(n: float) -> float:
+        return 2 * 8.19e9 * n + 2 * (200 + n) * n * d * (32 + 8 * e)
+
+    expected = (cost(1e4) + cost(3e4)) / 2 / cost(2e4)
+    assert law_spread(pd.DataFrame([row]), load_gpu("h200-sxm")) == pytest.approx([expected], rel=1e-3)
+    assert law_spread(pd.DataFrame([row]).drop(columns="lengths"), load_gpu("h200-sxm")) == pytest.approx([1.0])

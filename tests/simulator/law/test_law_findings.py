@@ -16,7 +16,7 @@ from hwspecs.gpu import load_gpu
 from simulator.law.accuracy import load_accuracy
 from simulator.law.costs import law_costs
 from simulator.law.evidence import Evidence, gather, law_setting, simulated_setting
-from simulator.law.findings import CLAIMS, anchor, main, page_text, rungs_table, write
+from simulator.law.findings import CLAIMS, anchor, largest_step, main, page_text, rungs_table, write
 from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, verdict
 from simulator.law.multipliers import multiplied_costs
 from simulator.law.runfacts import RunFacts
@@ -42,7 +42,7 @@ def made_up_run(model: str, gpu: str, budget: int | None, tokens: int, sets: Seq
     """Attention three times what operators with weights take, and a tenth waiting for the host."""
     return RunFacts(
         model, gpu, budget, tokens, seconds=10.0, law_seconds=4.0, attention=6.0, linear=2.0, host=1.0, batch=16.0,
-        preemptions=0.0, kv_tokens=1_000_000,
+        preemptions=0.0, kv_tokens=1_000_000, chains=7,
     )  # fmt: skip
 
 
@@ -127,6 +127,29 @@ def test_bad_accuracy_is_one_message(capsys: pytest.CaptureFixture[str], tmp_pat
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("error: ") and "none.yaml" in said[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_accuracy_without_every_strategy_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    curves = tmp_path / "curves.csv"
+    curves.write_text("model,attention,cost_tera_eflops,accuracy\nqwen3-8b,dense,100,0.1\nqwen3-8b,dense,200,0.2\n")
+    assert main(["--accuracy", str(curves), "--docs", str(tmp_path / "docs")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "parametric" in said[-1] and "curves.csv" in said[-1]
+    assert not (tmp_path / "docs").exists()
+
+
+def test_the_largest_step_leaves_out_what_the_law_has_of_lengths() -> None:
+    # Lengths multiply by 3, of which 1.5 the law has too; kernels by 2.5.
+    rungs = pd.DataFrame(
+        {
+            "rung": [1, 6, 8],
+            "title": ["closed form", "kernels", "lengths, drain"],
+            "seconds": [1.0, 2.5, 7.5],
+            "spread": 1.5,
+        }
+    )
+    assert largest_step(rungs) == 0
+    assert largest_step(rungs.assign(spread=1.0)) == 1
 
 
 # ---- multipliers -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hwspecs.errors import InputError
 from simulator.law.accuracy import load_accuracy
 from simulator.law.strategies import COLUMNS, WHOLE
-from simulator.law.traces import Traces, coverage, read_trials
+from simulator.law.traces import Traces, read_trials
+from simulator.law.trialstats import coverage
 
 
 def write(folder: Path, text: str, name: str = "trials.csv") -> Path:
@@ -141,6 +142,20 @@ def test_a_common_end_is_the_traces_own_limit(tmp_path: Path) -> None:
     assert sorted(traces.strategies()["limit"].unique()) == [2048, 4096, 6000]
     with pytest.raises(InputError, match="cut before that"):
         traces.strategies(limits=[8192])
+
+
+def test_strategies_that_were_cut_earlier_have_their_own_limit(tmp_path: Path) -> None:
+    rows = [f"{p},{t},{min(1500 * (t + 1), end)},{int(t == 0)},{model}" for model, end in
+            (("qwen3-8b", 9000), ("qwen3-32b", 5000)) for p in "ab" for t in range(8)]  # fmt: skip
+    found = read_trials(write(tmp_path, "\n".join(["problem,trial,tokens,correct,model", *rows])))
+    assert found.cap == 9000
+    assert any("qwen3-32b, dense: the longest trials all end at 5,000" in said for said in found.warnings)
+    table = found.strategies(by_problem=False)
+    ends = table.groupby("model", sort=False)["limit"].unique().map(list).to_dict()
+    assert ends == {"qwen3-8b": [2048, 4096, 6144, 8192, 9000], "qwen3-32b": [2048, 4096, 5000]}
+    with pytest.raises(InputError, match=r"of qwen3-32b, dense was cut before that.*1 to 5,000"):
+        found.strategies(limits=[8192])
+    assert found.strategies(["qwen3-8b"], limits=[8192])["limit"].unique().tolist() == [8192]
 
 
 def test_sparse_trials_and_strategies_without_a_right_one(tmp_path: Path) -> None:
