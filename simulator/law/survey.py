@@ -193,9 +193,9 @@ def _notes(rows: Any, many: bool) -> list[str]:
     )
     if many:
         said.append(
-            "trials of all models and problems have the scenario's lengths, whatever lengths the accuracy model has: dense "
-            "attention becomes affordable for all problems at one cost, and the largest gain is what sparse attention "
-            "solves just below it; `kinesim law frontier --strategy best_of_n` has lengths by problem"
+            "trials of all models and problems have the scenario's lengths, whatever lengths the accuracy model has: "
+            "dense attention becomes affordable for all problems at one cost, and the largest gain is what sparse "
+            "attention solves just below it; `kinesim law frontier --strategy best_of_n` has lengths by problem"
         )
         said.append(
             "the scenario's problems are all that there is to batch: with few trials few sequences decode at a time"
