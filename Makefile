@@ -49,7 +49,7 @@ serving: $(STAMP)  ## Measured deployments beside predictions; writes docs/servi
 	$(if $(TABLE),,$(BIN)/python -m calibration.serving_pools_page)
 
 findings: $(STAMP)  ## The Kinetics paper's claims, by the law and simulated; writes docs/findings.md.
-	$(BIN)/python -m simulator.law.findings
+	$(BIN)/python -m simulator.law.findings.page
 
 docs: $(STAMP)  ## Regenerate the pages that come from the code.
 	$(BIN)/python docs/generate.py

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.displaylaw import law_console
-from simulator.law.comparedoc import gpu_title, largest_step, model_title, size_label
+from simulator.law.ladder.comparedoc import gpu_title, largest_step, model_title, size_label
 from simulator.printing import duration
 
 if TYPE_CHECKING:
-    from simulator.law.compare import Comparison, Judged
+    from simulator.law.ladder.compare import Comparison, Judged
 
 STYLE = {"holds": "green", "weaker": "yellow", "gone": "red", "unknown": "dim"}
 COUNTED = {"holds": "hold", "weaker": "weaker", "gone": "gone", "unknown": "not judged"}

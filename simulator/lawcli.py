@@ -178,10 +178,11 @@ def allocate(
     Costs are per problem. Each problem gets its own choice where its accuracies are known; beside it stands the best
     strategy that is the same for all.
     """
-    from simulator.law import allocateview, options, panels
-    from simulator.law import question as questions
-    from simulator.law.allocate import allocate
+    from simulator.law import options
     from simulator.law.amounts import parse_costs
+    from simulator.law.frontiers import allocateview, panels
+    from simulator.law.frontiers import question as questions
+    from simulator.law.frontiers.allocate import allocate
     from simulator.printing import print_json
     from simulator.progress import progress_bar
     from simulator.tables import check_table_path, write_columns
@@ -245,9 +246,10 @@ def frontier(
     output: Formatted = Format.table,
 ) -> None:
     """Accuracy against cost, dense and sparse: the best model at each cost, what sparse attention gains and saves."""
-    from simulator.law import frontiertable, frontierview, options, panels
-    from simulator.law import question as questions
+    from simulator.law import options
     from simulator.law.amounts import parse_marks
+    from simulator.law.frontiers import frontiertable, frontierview, panels
+    from simulator.law.frontiers import question as questions
     from simulator.printing import print_json
     from simulator.progress import progress_bar
 
@@ -311,8 +313,9 @@ def compare(
     what is left of each of the law's conclusions.
     """
     from simulator.displaycompare import show_comparison
-    from simulator.law import options, survey
-    from simulator.law.comparedoc import comparison_document
+    from simulator.law import options
+    from simulator.law.ladder import survey
+    from simulator.law.ladder.comparedoc import comparison_document
     from simulator.printing import print_json
     from simulator.progress import progress_bar
 

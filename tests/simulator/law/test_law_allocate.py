@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
-from simulator.law.allocate import STRATEGY, allocate
 from simulator.law.amounts import amount, parse_costs
+from simulator.law.frontiers.allocate import STRATEGY, allocate
 from simulator.law.strategies import COLUMNS, WHOLE
 
 MODELS = ("qwen3-0.6b", "qwen3-8b")

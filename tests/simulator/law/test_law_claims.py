@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from hwspecs.gpu import load_gpu
-from simulator.law import claims
 from simulator.law.closedform import LawModel, law_model
-from simulator.law.evidence import digitised_frontier, digitised_penalty, law_flops
-from simulator.law.frontier import Frontier, frame_frontier
-from simulator.law.runfacts import layer_facts, run_facts
+from simulator.law.findings.evidence import digitised_frontier, digitised_penalty, law_flops
+from simulator.law.findings.runfacts import layer_facts, run_facts
+from simulator.law.frontiers.frontier import Frontier, frame_frontier
+from simulator.law.ladder import claims
 from simulator.law.strategies import MODELS
 from workloads.model import load_model
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.displaycompare import show_comparison
-from simulator.law import verdicts
-from simulator.law.compare import Comparison, Reference, compare, law_spread, price, with_multipliers
-from simulator.law.comparedoc import comparison_document, largest_step, size_label
-from simulator.law.envelopes import Gain, Growth, Saving
-from simulator.law.measures import Change, Measures, lasting_change
-from simulator.law.waterfall import draw_waterfall
+from simulator.law.frontiers.envelopes import Gain, Growth, Saving
+from simulator.law.ladder import verdicts
+from simulator.law.ladder.compare import Comparison, Reference, compare, law_spread, price, with_multipliers
+from simulator.law.ladder.comparedoc import comparison_document, largest_step, size_label
+from simulator.law.ladder.measures import Change, Measures, lasting_change
+from simulator.law.ladder.waterfall import draw_waterfall
 from simulator.run import run_scenario
 from workloads.scenario import load_scenario
 

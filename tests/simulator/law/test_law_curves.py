@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
-from simulator.law.accuracy import load_accuracy
-from simulator.law.curves import (
+from simulator.law.accuracy.curves import (
     LONGEST,
     PROMPT,
     Curves,
@@ -20,6 +19,7 @@ from simulator.law.curves import (
     published_polynomial,
     read_curves,
 )
+from simulator.law.accuracy.sources import load_accuracy
 from simulator.law.strategies import COLUMNS, MODELS, WHOLE
 
 HEAD = "model,attention,cost_tera_eflops,accuracy\n"

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 
 from hwspecs.gpu import load_gpu
-from simulator.law.accuracy import load_accuracy
+from simulator.law.accuracy.sources import load_accuracy
 from simulator.law.costs import law_costs
-from simulator.law.evidence import Evidence, gather, law_setting, simulated_setting
-from simulator.law.findings import CLAIMS, anchor, largest_step, main, page_text, rungs_table, write
-from simulator.law.findingwords import CURVES_MISSING, UNCHECKED, verdict
-from simulator.law.multipliers import multiplied_costs
-from simulator.law.runfacts import RunFacts
-from simulator.law.simulated import simulated_costs
+from simulator.law.findings.evidence import Evidence, gather, law_setting, simulated_setting
+from simulator.law.findings.page import CLAIMS, anchor, largest_step, main, page_text, rungs_table, write
+from simulator.law.findings.runfacts import RunFacts
+from simulator.law.findings.words import CURVES_MISSING, UNCHECKED, verdict
+from simulator.law.serving.multipliers import multiplied_costs
+from simulator.law.serving.simulated import simulated_costs
 
 FACTOR = 3.0
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from hwspecs.errors import InputError
-from simulator.law import curvefit, fitaccuracy
-from simulator.law.accuracy import read_parametric
-from simulator.law.curves import read_curves
-from simulator.law.fittraces import fit_traces
-from simulator.law.parametric import Coefficients, Parametric
+from simulator.law.accuracy import curvefit, fitaccuracy
+from simulator.law.accuracy.curves import read_curves
+from simulator.law.accuracy.fittraces import fit_traces
+from simulator.law.accuracy.parametric import Coefficients, Parametric
+from simulator.law.accuracy.sources import read_parametric
+from simulator.law.accuracy.traces import TRIAL_COLUMNS, Traces, traces
 from simulator.law.strategies import BUDGETS, LIMITS
-from simulator.law.traces import TRIAL_COLUMNS, Traces, traces
 
 TRUE = Coefficients(0.6, 0.8, 9000.0, 0.5, 0.45, 0.95, 300.0, 1.0)
 MODEL = "qwen3-8b"
@@ -106,8 +106,8 @@ def test_traces_that_cannot_be_fitted() -> None:
 
 def procedure(one: Coefficients, costs: np.ndarray, budgets: tuple[int, ...]) -> np.ndarray:
     """The authors' frontier written out: for each problem the best affordable strategy, then the mean."""
-    from simulator.law.curves import published_polynomial
-    from simulator.law.lengthbins import answered, cut_length, cut_square, solve_shares, standard_difficulty
+    from simulator.law.accuracy.curves import published_polynomial
+    from simulator.law.accuracy.lengthbins import answered, cut_length, cut_square, solve_shares, standard_difficulty
 
     mu = np.log(one.median) + one.slope * standard_difficulty(30)
     share = solve_shares(one.ceiling, one.concentration, 30)
@@ -174,7 +174,7 @@ def test_the_command_writes_what_is_read(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.skipif(not DIGITISED.exists(), reason=f"the digitised curves are not at {DIGITISED}")
 def test_the_bundled_coefficients_fit_the_digitised_curves() -> None:
     """As the file says, and the marks of the paper's figure: +47.5 points at 0.08 s, 11.21x at 0.76."""
-    from simulator.law.accuracy import bundled
+    from simulator.law.accuracy.sources import bundled
 
     curves = read_curves(DIGITISED)
     fitted = []

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
-from simulator.law import envelopes
-from simulator.law.frontier import frame_frontier, frontier
+from simulator.law.frontiers import envelopes
+from simulator.law.frontiers.frontier import frame_frontier, frontier
 from simulator.law.strategies import BUDGETS, COLUMNS, LIMITS, WHOLE
 
 SMALL, LARGE = "qwen3-0.6b", "qwen3-8b"

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from hwspecs.gpu import load_gpu
-from simulator.law.accuracy import load_accuracy
+from simulator.law.accuracy.sources import load_accuracy
 from simulator.law.costs import law_costs
-from simulator.law.envelopes import gain_at, saving_at
-from simulator.law.frontier import frontier
-from simulator.law.panels import frontiers, priced
-from simulator.law.question import Question
-from simulator.law.recost import recosted
+from simulator.law.frontiers.envelopes import gain_at, saving_at
+from simulator.law.frontiers.frontier import frontier
+from simulator.law.frontiers.panels import frontiers, priced
+from simulator.law.frontiers.question import Question
+from simulator.law.frontiers.recost import recosted
 
 CURVES = Path(__file__).resolve().parents[4] / "shared" / "data" / "kinetics" / "aime24_long_cot_frontiers.csv"
 needs_curves = pytest.mark.skipif(not CURVES.exists(), reason=f"the digitised curves are not at {CURVES}")

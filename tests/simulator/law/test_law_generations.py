@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hwspecs.errors import InputError
-from simulator.law.accuracy import load_accuracy
-from simulator.law.generations import CHARACTERS, answer_end, read_logs
+from simulator.law.accuracy.generations import CHARACTERS, answer_end, read_logs
+from simulator.law.accuracy.sources import load_accuracy
 
 DENSE = {"model": "Qwen/Qwen3-8B", "attn_local": None, "attn_topk": None, "attn_block_topk": None}
 

@@ -10,7 +10,7 @@ from hwspecs.gpu import load_gpu
 from simulator.engine import simulate
 from simulator.graph import Precision, build_graph
 from simulator.law.closedform import law_model
-from simulator.law.lawgraph import AddedCost, decode_seconds, law_graph
+from simulator.law.ladder.lawgraph import AddedCost, decode_seconds, law_graph
 from simulator.law.split import parts
 from simulator.policy import EngineParams
 from simulator.profile import load_profile

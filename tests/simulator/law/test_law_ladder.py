@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
 from simulator.engine import simulate
-from simulator.law.cases import Group, problem_of, stages_of, stretched
-from simulator.law.ladder import COLUMNS, ladder
+from simulator.law.ladder.cases import Group, problem_of, stages_of, stretched
+from simulator.law.ladder.climb import COLUMNS, ladder
+from simulator.law.ladder.rungs import RUNGS, measure
 from simulator.law.options import Policy
-from simulator.law.rungs import RUNGS, measure
 from simulator.run import run_scenario
 from workloads.scenario import load_scenario
 

@@ -15,9 +15,9 @@ from scipy.special import betaln
 
 from hwspecs.errors import InputError
 from simulator import law
-from simulator.law.accuracy import BUNDLED, load_accuracy, read_parametric
-from simulator.law.lengthbins import bin_lengths, cut_length, cut_square, solve_shares
-from simulator.law.parametric import Coefficients, Parametric
+from simulator.law.accuracy.lengthbins import bin_lengths, cut_length, cut_square, solve_shares
+from simulator.law.accuracy.parametric import Coefficients, Parametric
+from simulator.law.accuracy.sources import BUNDLED, load_accuracy, read_parametric
 from simulator.law.strategies import BUDGETS, COLUMNS, LIMITS, MODELS, WHOLE
 
 ONE = Coefficients(0.7, 0.8, 9000.0, 0.6, 0.5, 0.95, 300.0, 1.0)

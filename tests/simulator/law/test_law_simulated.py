@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hwspecs.errors import InputError
 from simulator.deployment import deploy
 from simulator.law.options import Policy
-from simulator.law.pointgrid import FEW, evaluate, make_grid
-from simulator.law.simulated import simulate_strategies, simulated_costs, summed_notes
-from simulator.law.steady import steady_cost
-from simulator.law.steadyruns import attention_text
+from simulator.law.serving.pointgrid import FEW, evaluate, make_grid
+from simulator.law.serving.simulated import simulate_strategies, simulated_costs, summed_notes
+from simulator.law.serving.steady import steady_cost
+from simulator.law.serving.steadyruns import attention_text
 from workloads.scenario import load_scenario
 
 BASE = "aime24-long-cot"

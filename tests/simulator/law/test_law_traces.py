@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
-from simulator.law.accuracy import load_accuracy
+from simulator.law.accuracy.sources import load_accuracy
+from simulator.law.accuracy.traces import Traces, read_trials
+from simulator.law.accuracy.trialstats import coverage
 from simulator.law.strategies import COLUMNS, WHOLE
-from simulator.law.traces import Traces, read_trials
-from simulator.law.trialstats import coverage
 
 
 def write(folder: Path, text: str, name: str = "trials.csv") -> Path:
