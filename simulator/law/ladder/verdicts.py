@@ -151,6 +151,7 @@ def judge(
 
 
 _WHY = {
+    "points": "the largest gain lies where dense attention affords nothing",
     "attention": "the rung does not tell attention and parameters apart",
     "saving": "no accuracy is reached by both",
     "growth": "the frontier rises over less than three doublings of the cost, or the budget stays at the ends of those "
@@ -187,8 +188,10 @@ def _threshold(
 def _linear(key: str, found: Measures, points: float) -> tuple[float | None, float | None, str]:
     """Value, effect and text of the conclusions that are differences."""
     if key == "points" and found.best_sparse:
-        value = found.gain.points if found.gain else 0.0
-        return value, max(0.0, value / points), f"{100 * value:+.0f}"
+        value, text = (found.gain.points, f"{100 * found.gain.points:+.0f}") if found.gain else (0.0, "+0")
+        # Just below the cost from which dense attention affords anything the gain is all that sparse attention solves.
+        effect = None if found.gain and not found.gain.dense_affordable else max(0.0, value / points)
+        return value, effect, text
     if key == "small" and found.small_dense is not None and found.small_sparse is not None:
         more = found.small_sparse - found.small_dense
         return more, max(0.0, more / SMALL_SHARE), f"{100 * found.small_dense:.0f}→{100 * found.small_sparse:.0f}%"
