@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.displaylaw import law_console
-from simulator.law.ladder.comparedoc import gpu_title, largest_step, model_title, size_label
+from simulator.law.labels import gpu_title, model_title, size_label
+from simulator.law.ladder.comparedoc import largest_step
 from simulator.printing import duration
 
 if TYPE_CHECKING:

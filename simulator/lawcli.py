@@ -253,7 +253,7 @@ def frontier(
     from simulator.printing import print_json
     from simulator.progress import progress_bar
 
-    frontierview.check_out(out)
+    options.check_out(out)
     kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
     unit = unit or panels.usual_unit(kinds)
     marks = [] if at is None else parse_marks(at, unit)
@@ -319,7 +319,7 @@ def compare(
     from simulator.printing import print_json
     from simulator.progress import progress_bar
 
-    survey.check_out(out)
+    options.check_out(out, "json")
     with progress_bar("simulating") as progress:
         found = survey.survey(
             scenario,

@@ -104,7 +104,9 @@ def _same_columns(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """NumPy scalars to Python's, NaN and infinities to None, recursively: what JSON can hold."""
+    """NumPy's scalars and arrays to Python's, NaN and infinities to None, recursively: what JSON can hold."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

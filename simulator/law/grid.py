@@ -20,6 +20,7 @@ from simulator.law.options import Policy
 from simulator.law.pricing import Rates, rates
 from simulator.law.published import PARAMETERS, published_model
 from simulator.law.split import parts, step_weight_bytes
+from simulator.result import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,7 +214,7 @@ def cost_document(grid: Grid, terms: Terms, columns: dict[str, np.ndarray], most
     a single point. notes : what was assumed.
     """
     rows = [
-        {name: _plain(value) for name, value in zip(columns, values, strict=True)}
+        {name: plain(value) for name, value in zip(columns, values, strict=True)}
         for values in zip(*(column[:most].tolist() for column in columns.values()), strict=True)
     ]
     return {
@@ -307,7 +308,3 @@ def _published_notes(grid: Grid) -> list[str]:
     if twice:
         found.append(f"the authors count the embedding table of {' and '.join(twice)} twice: it is the LM head, too")
     return found
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value

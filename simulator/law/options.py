@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError, near_matches
@@ -166,3 +167,20 @@ def policies(attentions: str, budgets: str, page: int | None = None, local: int 
         place, value = ("--page", page) if page is not None else ("--local", local)
         raise InputError("is of block top-k", place=place, found=value, allowed="--attention block_top_k, or nothing")
     return found
+
+
+def check_out(out: Path | None, *kinds: str) -> None:
+    """InputError if no picture, table or file of `kinds` could be written to `out`. To be asked before long work."""
+    from simulator.files import check_writable
+    from simulator.graphview import PICTURES
+    from simulator.tables import SUFFIXES, check_table_path
+
+    if out is None:
+        return
+    if out.suffix.lower() in SUFFIXES:
+        check_table_path(out)
+    elif out.suffix.lower().removeprefix(".") in (*PICTURES, *kinds):
+        check_writable(out.parent, [out.name])
+    else:
+        allowed = ", ".join([*(f".{kind}" for kind in (*PICTURES, *kinds)), *SUFFIXES])
+        raise InputError("unknown kind of file", place="--out", found=str(out), allowed=allowed)

@@ -19,6 +19,11 @@ A pandas data frame, one row a strategy (for a problem, or for the benchmark as 
 
 from __future__ import annotations
 
+SCENARIOS = {"long_cot": "aime24-long-cot", "best_of_n": "aime24-best-of-32"}
+"""Ways to spend a cost, on the length of one trial or on the number of trials, and the bundled scenario that says how
+each is served.
+"""
+AXES = tuple(SCENARIOS)
 ATTENTIONS = ("dense", "top_k", "block_top_k")
 WHOLE = ""
 """`problem` of a row that speaks of the benchmark as a whole."""

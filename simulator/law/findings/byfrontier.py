@@ -20,11 +20,11 @@ from simulator.law.findings.words import (
     gpu_name,
     points,
     settings,
-    short,
     simulated_measures,
     table,
     verdict,
 )
+from simulator.law.labels import size_label as short
 from simulator.law.ladder import claims
 from simulator.law.ladder.measures import LEVELS, Measures
 from simulator.law.ladder.verdicts import SMALL_SHARE, word

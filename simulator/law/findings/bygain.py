@@ -19,13 +19,13 @@ from simulator.law.findings.words import (
     gpu_name,
     points,
     settings,
-    short,
     simulated_measures,
     span,
     table,
     times,
     verdict,
 )
+from simulator.law.labels import size_label as short
 from simulator.law.ladder import claims
 from simulator.law.ladder.measures import Measures
 from simulator.law.ladder.verdicts import GAINS

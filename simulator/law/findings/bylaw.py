@@ -9,7 +9,8 @@ from __future__ import annotations
 from hwspecs.gpu import load_gpu
 from simulator.law.closedform import LawModel, law_model
 from simulator.law.findings.evidence import REFERENCE, Evidence
-from simulator.law.findings.words import Finding, gpu_name, short, span, table, times, verdict
+from simulator.law.findings.words import Finding, gpu_name, span, table, times, verdict
+from simulator.law.labels import size_label as short
 from simulator.law.ladder import claims
 from simulator.law.ladder.verdicts import log_effect, word
 from simulator.law.published import PEAK, RATIO, published_model

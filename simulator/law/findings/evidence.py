@@ -20,7 +20,7 @@ from simulator.law.ladder.claims import Penalty, b200_seconds, penalties
 from simulator.law.ladder.climb import ladder
 from simulator.law.ladder.measures import LEVELS, Measures, measure
 from simulator.law.ladder.verdicts import SMALL
-from simulator.law.strategies import BUDGETS, LIMITS, MODELS, TRIALS
+from simulator.law.strategies import AXES, BUDGETS, LIMITS, MODELS, SCENARIOS, TRIALS
 from workloads.model import load_model
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 GPUS = ("h200-sxm", "b200-sxm")
 PUBLISHED = "published"
 """Setting: the authors' formulas, parameter counts and B200."""
-AXES = ("long_cot", "best_of_n")
 SPARSE = ("top_k", "block_top_k")
 REFERENCE = "qwen3-8b"
 """The model whose choices of KV budget are followed, as the paper does (figure 7)."""
@@ -41,8 +40,6 @@ WIDE_MODEL, WIDE = "qwen3-32b", 4
 RUN_TOKENS = (4096, 32768)
 RUN_BUDGETS = (None, 1024)
 
-SCENARIOS = {"long_cot": "aime24-long-cot", "best_of_n": "aime24-best-of-32"}
-"""Bundled scenario by which the strategies of an axis are served."""
 SPREADS = ("", "low", "high")
 """How much problems differ, for Best-of-N: as the accuracy model has it, and the ends of what is possible."""
 

@@ -33,7 +33,8 @@ from simulator.law.findings.evidence import (
     simulated_setting,
 )
 from simulator.law.findings.pictures import draw_all
-from simulator.law.findings.words import CURVES_MISSING, UNCHECKED, Finding, gpu_name, points, short, span, table, times
+from simulator.law.findings.words import CURVES_MISSING, UNCHECKED, Finding, gpu_name, points, span, table, times
+from simulator.law.labels import size_label as short
 from simulator.law.ladder.claims import headlines
 from simulator.law.ladder.rungs import RUNGS
 

@@ -37,11 +37,6 @@ class Finding:
     effects: tuple[float, ...] = ()
 
 
-def short(model: str) -> str:
-    """`8B`, of `qwen3-8b` or `Qwen/Qwen3-8B`."""
-    return model.rpartition("/")[2].lower().removeprefix("qwen3-").upper()
-
-
 def gpu_name(gpu: str) -> str:
     return gpu.partition("-")[0].upper()
 

@@ -11,9 +11,11 @@ import numpy as np
 from simulator.law.amounts import UNIT_WORDS, amount
 from simulator.law.frontiers.allocate import Allocation, alternative_accuracies
 from simulator.law.frontiers.choices import uneven_notes
-from simulator.law.frontiers.frontierplot import ATTENTION_WORDS, short_name
+from simulator.law.frontiers.frontierplot import ATTENTION_WORDS
 from simulator.law.frontiers.frontiertable import notes_of
-from simulator.law.frontiers.frontierview import finite, question_document
+from simulator.law.frontiers.frontierview import question_document
+from simulator.law.labels import size_label
+from simulator.result import plain
 
 if TYPE_CHECKING:
     from simulator.law.frontiers.panels import Priced
@@ -70,7 +72,7 @@ def _allocations(question: Question, one: Priced, found: Sequence[Allocation]) -
 
 def _allocation(one: Allocation) -> dict[str, Any]:
     columns = {"budget": "budget", "tokens": "tokens", "trials": "trials", "cut": "limit"}
-    return finite(
+    return plain(
         {
             "limit": one.limit,
             "attention": one.attention,
@@ -149,7 +151,7 @@ def _each_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
         if not row["choices"]:
             table.add_row(amount(row["limit"], unit), kind, "-", _nothing(row["cheapest"], unit), "", "", "")
             continue
-        models = ", ".join(f"{short_name(name)} ({count})" for name, count in row["models"].items())
+        models = ", ".join(f"{size_label(name)} ({count})" for name, count in row["models"].items())
         short, known = row["problems"] - len(row["choices"]), sum(row["models"].values())
         models = models or "none"
         models += f", unsolved ({len(row['choices']) - known})" if len(row["choices"]) > known else ""
@@ -174,7 +176,7 @@ def _single_table(panel: Mapping[str, Any], strategy: str, unit: str) -> Any:
         known = single["tokens"] is not None
         value = single["trials" if strategy == "best_of_n" else "limit"] if known else None
         table.add_row(
-            amount(row["limit"], unit), kind, _solved(row, "single", single["accuracy"]), short_name(single["model"]),
+            amount(row["limit"], unit), kind, _solved(row, "single", single["accuracy"]), size_label(single["model"]),
             f"{value:,.0f}" if value is not None else "not known",
             "-" if row["attention"] == "dense" else f"{single['budget']:,.0f}" if known else "not known",
             amount(single["cost"], unit),

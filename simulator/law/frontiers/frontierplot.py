@@ -18,6 +18,7 @@ from simulator.graphview import fit, picture_format, write_picture
 from simulator.law.amounts import UNIT_WORDS, Mark, amount
 from simulator.law.frontiers.envelopes import Envelope, Span, cost_at, gain_at, largest_gain, largest_saving
 from simulator.law.frontiers.frontier import Frontier
+from simulator.law.labels import size_label
 
 _INK, _SOFT, _THIN, _MARK = "#1D2733", "#5B6673", "#D5DAE0", "#A3172D"
 _DENSE = ("#F2B701", "#E8871A", "#DB5A1F", "#B83A26", "#86242F", "#541B33")
@@ -92,12 +93,6 @@ def draw_frontiers(
         y = (0.14 + 0.2 * (len(notes) - 1 - i)) / height
         figure.text(0.75 / width, y, note, fontsize=8.4, color=_SOFT, va="center")
     write_picture(figure, target)
-
-
-def short_name(model: str) -> str:
-    """`qwen3-0.6b` -> `0.6B`; the whole name where it has no size."""
-    last = model.rsplit("/", 1)[-1].rsplit("-", 1)[-1]
-    return last.upper() if last[:1].isdigit() and last[-1:].lower() == "b" else model.rsplit("/", 1)[-1]
 
 
 def _first_cost(frontier: Frontier) -> float:
@@ -179,7 +174,7 @@ def _name(axes: Any, span: Span, x: np.ndarray, y: np.ndarray, colour: str, dens
     edge = (middle - np.log(left)) < 0.06 * np.log(right / left)  # a name to the left would leave the plot
     place = (6, -11) if dense else (-4, -12) if edge else (-6, 5)
     side = "left" if dense or edge else "right"
-    _write(axes, short_name(span.model), (at, height), xytext=place, ha=side, color=colour)
+    _write(axes, size_label(span.model), (at, height), xytext=place, ha=side, color=colour)
 
 
 def _legend(axes: Any, frontier: Frontier) -> None:

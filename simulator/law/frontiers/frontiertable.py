@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from simulator.law.amounts import UNIT_WORDS, amount
-from simulator.law.frontiers.frontierplot import ATTENTION_WORDS, short_name
+from simulator.law.frontiers.frontierplot import ATTENTION_WORDS
 from simulator.law.frontiers.frontierview import STRATEGY_WORDS
+from simulator.law.labels import size_label
 
 SAME = 5e-4
 """Accuracies this near to the highest one are shown as the highest one, and its cost is the least that reaches them."""
@@ -95,7 +96,7 @@ def _spans_words(panel: Mapping[str, Any], envelope: Mapping[str, Any], unit: st
     spans = envelope["spans"]
     if not spans:
         return "solves nothing at these costs"
-    parts = [f"{short_name(s['model'])} from {amount(s['start'], unit)} ({100 * s['low']:.0f} %)" for s in spans]
+    parts = [f"{size_label(s['model'])} from {amount(s['start'], unit)} ({100 * s['low']:.0f} %)" for s in spans]
     accuracy, cost = _highest(panel["costs"], envelope["accuracy"])
     return ", ".join(parts) + f"; at most {100 * accuracy:.1f} %, from {amount(cost, unit)}"
 
@@ -121,7 +122,7 @@ def _comparison(panel: Mapping[str, Any], kind: str, unit: str) -> Any:
     for model, row in found["models"].items():
         own = [_top(panel, "curves", unit, attention=a, model=model) for a in ("dense", kind)]
         ways = _growth_words(row["growth"]) if grows else ()
-        table.add_row(short_name(model), *own[0], *own[1], *_against_words(row, unit), *ways)
+        table.add_row(size_label(model), *own[0], *own[1], *_against_words(row, unit), *ways)
     best = [_top(panel, "envelopes", unit, attention=a) for a in ("dense", kind)]
     table.add_row("best of all", *best[0], *best[1], *_against_words(found, unit), style="bold")
     for name, row in found["alternatives"].items():

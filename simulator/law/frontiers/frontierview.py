@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from hwspecs.errors import InputError
-from simulator.files import check_writable
-from simulator.graphview import PICTURES
 from simulator.law.amounts import Mark
 from simulator.law.frontiers.envelopes import cost_at, gain_at, growth, largest_gain, largest_saving
 from simulator.law.frontiers.frontier import Curve, Frontier
 from simulator.law.frontiers.frontierplot import draw_frontiers
 from simulator.law.frontiers.panels import Priced, alternative_frontiers
 from simulator.law.frontiers.question import Question
-from simulator.tables import SUFFIXES, check_table_path, write_columns
+from simulator.result import plain
+from simulator.tables import SUFFIXES, write_columns
 
 STRATEGY_WORDS = {"long_cot": "Long chain of thought", "best_of_n": "Best-of-N"}
 FRONTIER_SCHEMA = "kinesim-law-frontier/1"
@@ -74,28 +71,15 @@ def question_document(
     }  # fmt: skip
 
 
-def finite(value: Any) -> Any:
-    """Plain data without NaN and infinities, which JSON does not have: None stands for them."""
-    if isinstance(value, np.ndarray):
-        return [finite(v) for v in value.tolist()]
-    if isinstance(value, Mapping):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _panel(question: Question, one: Priced, front: Frontier, marks: Sequence[Mark]) -> dict[str, Any]:
     others = alternative_frontiers(one, question, front.costs)
     return {
         "gpu": one.gpu.name,
         "title": one.title,
         "cost": one.kind,
-        "costs": finite(front.costs),
-        "curves": [finite(asdict(curve)) for curve in front.curves],
-        "envelopes": [finite(asdict(envelope)) for envelope in front.envelopes],
+        "costs": plain(front.costs),
+        "curves": [plain(asdict(curve)) for curve in front.curves],
+        "envelopes": [plain(asdict(envelope)) for envelope in front.envelopes],
         "sparse": {
             kind: _against_dense(front, kind)
             | {"alternatives": {name: _envelopes_compared(other, kind) for name, other in others.items()}}
@@ -131,11 +115,11 @@ def _at(front: Frontier, kind: str, mark: Mark) -> dict[str, Any]:
         wanted = np.array([mark.accuracy])
         found = [None if curve is None else float(cost_at(front.costs, curve, wanted)[0]) for curve in (dense, sparse)]
         ratio = None if found[0] is None or found[1] is None else found[0] / found[1]
-        return finite({"accuracy": mark.accuracy, "dense_cost": found[0], "sparse_cost": found[1], "ratio": ratio})
+        return plain({"accuracy": mark.accuracy, "dense_cost": found[0], "sparse_cost": found[1], "ratio": ratio})
     nothing = np.zeros_like(front.costs)
     reached = [None if curve is None else gain_at(front.costs, nothing, curve, mark.cost) for curve in (dense, sparse)]
     points = None if reached[0] is None or reached[1] is None else reached[1] - reached[0]
-    return finite({"cost": mark.cost, "dense": reached[0], "sparse": reached[1], "points": points})
+    return plain({"cost": mark.cost, "dense": reached[0], "sparse": reached[1], "points": points})
 
 
 def _pair(costs: np.ndarray, dense: Curve | None, sparse: Curve) -> dict[str, Any]:
@@ -143,28 +127,15 @@ def _pair(costs: np.ndarray, dense: Curve | None, sparse: Curve) -> dict[str, An
     if dense is not None:
         found = _compared(costs, dense.accuracy, sparse.accuracy, dense.affordable > 0)
     grown = growth(costs, sparse.accuracy, sparse.budget, sparse.tokens, sparse.trials)
-    ways = None if grown is None else finite(asdict(grown))
+    ways = None if grown is None else plain(asdict(grown))
     if grown is not None and ways is not None:
-        ways |= finite({"budget_doubling": grown.budget_doubling, "tokens_doubling": grown.tokens_doubling})
+        ways |= plain({"budget_doubling": grown.budget_doubling, "tokens_doubling": grown.tokens_doubling})
     return {**found, "growth": ways}
 
 
 def _compared(costs: np.ndarray, dense: np.ndarray, sparse: np.ndarray, affordable: np.ndarray) -> dict[str, Any]:
     gain, saving = largest_gain(costs, dense, sparse, affordable), largest_saving(costs, dense, sparse)
     return {"gain": gain and asdict(gain), "saving": saving and asdict(saving)}
-
-
-def check_out(out: Path | None) -> None:
-    """InputError if a picture or a table could not be written to `out`. To be asked before long work."""
-    if out is None:
-        return
-    if out.suffix.lower() in SUFFIXES:
-        check_table_path(out)
-    elif out.suffix.lower().removeprefix(".") in PICTURES:
-        check_writable(out.parent, [out.name])
-    else:
-        allowed = ", ".join([*(f".{kind}" for kind in PICTURES), *SUFFIXES])
-        raise InputError("unknown kind of file", place="--out", found=str(out), allowed=allowed)
 
 
 def write_frontiers(

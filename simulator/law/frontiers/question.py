@@ -7,11 +7,7 @@ from typing import Any
 
 from hwspecs.errors import InputError, near_matches
 from simulator.law.pricing import UNITS
-from simulator.law.strategies import ATTENTIONS, BUDGETS, LIMITS, TRIALS
-
-STRATEGIES = ("long_cot", "best_of_n")
-SCENARIOS = {"long_cot": "aime24-long-cot", "best_of_n": "aime24-best-of-32"}
-"""Bundled scenario that says how each strategy is served, where none is given."""
+from simulator.law.strategies import ATTENTIONS, AXES, BUDGETS, LIMITS, SCENARIOS, TRIALS
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,8 @@ class Question:
     as_published: bool = False
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            allowed = near_matches(self.strategy, STRATEGIES)
+        if self.strategy not in AXES:
+            allowed = near_matches(self.strategy, AXES)
             raise InputError("unknown strategy", place="--strategy", found=self.strategy, allowed=allowed)
         if self.strategy == "long_cot" and self.trials not in (None, (1,)):
             raise InputError(

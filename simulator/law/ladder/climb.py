@@ -19,14 +19,11 @@ from simulator.law.ladder.cases import Group, check_scenario, problem_of, requir
 from simulator.law.ladder.rungs import RUNGS, closed_form, measure, spread
 from simulator.law.ladder.stages import Problem, Stages
 from simulator.law.options import Policy
-from simulator.law.strategies import ATTENTIONS, MODELS
+from simulator.law.strategies import ATTENTIONS, AXES, MODELS, SCENARIOS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-AXES = ("long_cot", "best_of_n")
-LONG_COT, BEST_OF_N = "aime24-long-cot", "aime24-best-of-32"
-"""Scenarios that the axes start from if none is given."""
 POINTS = {"long_cot": (2048, 4096, 8192, 16384, 32768), "best_of_n": (1, 2, 4, 8, 16, 32)}
 """Limits in tokens, and numbers of trials, that are measured if none are given."""
 ALL = tuple(range(1, len(RUNGS) + 1))
@@ -84,7 +81,7 @@ def ladder(
 
     policies = tuple(_policy(said, page, local) for said in attentions)
     chosen = _points(axis, points, tokens)
-    base = {"long_cot": LONG_COT, "best_of_n": BEST_OF_N}[axis] if base is None else base
+    base = SCENARIOS[axis] if base is None else base
     groups = [
         Group(base, tuple(sets), gpu, model, policies, axis, chosen, tokens is not None, limit, tuple(rungs))
         for gpu in gpus or (None,)

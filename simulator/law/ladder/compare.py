@@ -23,8 +23,8 @@ from simulator.law.costs import law_costs
 from simulator.law.frontiers.frontier import frontier
 from simulator.law.ladder.measures import Measures, measure
 from simulator.law.ladder.verdicts import SMALL, Claim, Verdict, claims_for, judge, spans_sizes
+from simulator.law.strategies import AXES
 
-AXES = ("long_cot", "best_of_n")
 COSTS = 160
 """Points of a frontier's cost axis."""
 LENGTHS_VARY = 8

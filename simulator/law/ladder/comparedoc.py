@@ -1,18 +1,18 @@
-"""A comparison of the law with the simulation as a JSON document, and its words: what mattered most, and names."""
+"""A comparison of the law with the simulation as a JSON document, and its words: what mattered most."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from simulator.result import plain
 
 if TYPE_CHECKING:
     from simulator.law.ladder.compare import Comparison
 
 COMPARE_SCHEMA = "kinesim-law-compare/1"
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![\w.])", re.IGNORECASE)
 STEP_WORDS = {
     "closed_form": "the law's closed form",
     "exact_sums": "sums over whole tokens",
@@ -52,30 +52,6 @@ class Largest:
 
 def step_words(key: str, title: str) -> str:
     return STEP_WORDS.get(key, title)
-
-
-def size_label(model: str) -> str:
-    """`qwen3-0.6b` -> `0.6B`; of other names the last part, `deepseek-r1` -> `R1`."""
-    found = _SIZE.search(model.replace("_", "-"))
-    return f"{found[1]}B" if found else model.rpartition("-")[2].upper()[:5]
-
-
-def model_title(model: str) -> str:
-    """`Qwen3-8B`, as its organisation writes it; the name as it is where there is no bundled one."""
-    from hwspecs.errors import InputError
-    from workloads.model import load_model
-
-    try:
-        return load_model(model).name.rpartition("/")[2]
-    except InputError:
-        return model
-
-
-def gpu_title(gpu: str) -> str:
-    """`NVIDIA H200 SXM`; the name as it is where there is no bundled one."""
-    from hwspecs.gpu import list_gpus, load_gpu
-
-    return load_gpu(gpu).title if gpu in list_gpus() else gpu
 
 
 def own_part(row: Any) -> float:
@@ -147,15 +123,4 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         ],
         "notes": list(comparison.notes),
     }  # fmt: skip
-    return _plain(found)
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: NumPy scalars as numbers, what is not finite as null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return plain(found)

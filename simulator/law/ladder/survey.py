@@ -12,11 +12,11 @@ from typing import Any
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu
-from simulator.law.ladder.climb import LONG_COT, ladder
+from simulator.law.ladder.climb import ladder
 from simulator.law.ladder.compare import Comparison, Reference, check_question, compare
 from simulator.law.options import Policy
 from simulator.law.published import RATIO
-from simulator.law.strategies import LIMITS, TRIALS
+from simulator.law.strategies import LIMITS, SCENARIOS, TRIALS
 from simulator.law.tables import canonical
 
 LENGTHS = (1024, 4096, 8192, 16384, 32768)
@@ -104,7 +104,7 @@ def survey(
     notes = _notes(rows, many)
     if many:
         notes += _spread_notes(rows, steps, source, chosen, competing)
-    hardware = _hardware(base or LONG_COT, sets, gpus)
+    hardware = _hardware(base or SCENARIOS[axis], sets, gpus)
     return compare(rows, steps, source, axis=axis, reference=chosen, notes=notes, hardware=hardware, **competing)
 
 
@@ -114,23 +114,6 @@ def _hardware(base: str | Path | Mapping[str, Any], sets: Sequence[str], gpus: S
 
     found = [load_scenario(base, [*([f"gpu={name}"] if name else []), *sets]).gpu for name in gpus or ("",)]
     return {gpu.name: gpu for gpu in found}
-
-
-def check_out(out: Path | None) -> None:
-    """InputError if no picture, document or table could be written to `out`. To be asked before long work."""
-    from simulator.files import check_writable
-    from simulator.graphview import PICTURES
-    from simulator.tables import SUFFIXES, check_table_path
-
-    if out is None:
-        return
-    if out.suffix.lower() in SUFFIXES:
-        check_table_path(out)
-    elif out.suffix.lower().removeprefix(".") in (*PICTURES, "json"):
-        check_writable(out.parent, [out.name])
-    else:
-        allowed = ", ".join([*(f".{kind}" for kind in (*PICTURES, "json")), *SUFFIXES])
-        raise InputError("unknown kind of file", place="--out", found=str(out), allowed=allowed)
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:

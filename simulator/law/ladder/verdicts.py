@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simulator.law.labels import size_label
 from simulator.law.ladder.claims import MARKED_PENALTY
-from simulator.law.ladder.comparedoc import size_label
 
 if TYPE_CHECKING:
     from simulator.law.ladder.measures import Measures

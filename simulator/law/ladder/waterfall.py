@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
 from simulator.graphview import picture_format, write_picture
-from simulator.law.ladder.comparedoc import Largest, gpu_title, largest_step, model_title, own_part, step_words
+from simulator.law.labels import gpu_title, model_title
+from simulator.law.ladder.comparedoc import Largest, largest_step, own_part, step_words
 from simulator.law.ladder.verdicts import GONE, HOLDS
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.displaycompare import show_comparison
 from simulator.law.frontiers.envelopes import Gain, Growth, Saving
+from simulator.law.labels import size_label
 from simulator.law.ladder import verdicts
 from simulator.law.ladder.compare import Comparison, Reference, compare, law_spread, price, with_multipliers
-from simulator.law.ladder.comparedoc import comparison_document, largest_step, size_label
+from simulator.law.ladder.comparedoc import comparison_document, largest_step
 from simulator.law.ladder.measures import Change, Measures, lasting_change
 from simulator.law.ladder.waterfall import draw_waterfall
 from simulator.run import run_scenario
