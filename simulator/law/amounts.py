@@ -24,14 +24,14 @@ _AMOUNT = re.compile(r"\s*(\$?)\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?|[
 def parse_costs(texts: Sequence[str], unit: str | None = None, usual: str = "eflops") -> tuple[list[float], str]:
     """Costs such as `2000`, `2000T`, `80ms`, `$0.01` or `2 kJ`, and their unit.
 
-    A number without a unit is in `unit`, or else in that of the others, or in the `usual` one. InputError for what is
-    not a cost above 0, and for units that differ.
+    Numbers without a unit are in `unit`, or else in the `usual` one. InputError for what is not a cost above 0, for
+    units that differ, and for a number without a unit beside one with another than the usual.
     """
     example = "costs above 0 such as 2000, 2000T (tera-eFLOPs), 0.5s, 80ms, $0.01, 0.01usd or 2kJ"
     parts = [part.strip() for text in texts for part in text.split(",")]
     if not parts or not all(parts):
         raise InputError("no cost", place="COST", found=",".join(texts), allowed=example)
-    numbers, named = [], {} if unit is None else {unit: "--unit"}
+    numbers, bare, named = [], [], {} if unit is None else {unit: "--unit"}
     for part in parts:
         if part.startswith("--"):
             raise InputError("no such option", found=part, allowed="the options that --help lists")
@@ -46,6 +46,8 @@ def parse_costs(texts: Sequence[str], unit: str | None = None, usual: str = "efl
                 raise InputError("unknown unit of a cost", place="COST", found=part, allowed=example)
             factor = _WRITTEN[kinds[0]][word]
             named.setdefault(kinds[0], part)
+        else:
+            bare.append(part)
         if not math.isfinite(value) or value <= 0:
             raise InputError("a cost is above 0", place="COST", found=part, allowed=example)
         numbers.append(value * factor)
@@ -56,6 +58,11 @@ def parse_costs(texts: Sequence[str], unit: str | None = None, usual: str = "efl
             found=", ".join(named.values()),
             allowed="one of " + ", ".join(UNITS),
         )
+    if bare and unit is None and any(kind != usual for kind in named):
+        raise InputError(
+            "a cost without its unit beside one that has it", place="COST", found=bare[0],
+            allowed="all with units, or --unit",
+        )  # fmt: skip
     return numbers, next(iter(named), usual)
 
 

@@ -141,7 +141,6 @@ def test_below_the_cheapest_point() -> None:
         (["$0.01", "0.02 USD"], None, [0.01, 0.02], "usd"),
         (["2kJ", "1Wh"], None, [2000, 3600], "joules"),
         (["5"], "seconds", [5], "seconds"),
-        (["5", "2s"], None, [5, 2], "seconds"),
     ],
 )
 def test_costs_as_written(texts: list[str], unit: str | None, numbers: list[float], kind: str) -> None:
@@ -149,7 +148,9 @@ def test_costs_as_written(texts: list[str], unit: str | None, numbers: list[floa
     assert (found, named) == (pytest.approx(numbers), kind)
 
 
-@pytest.mark.parametrize("text", ["-5", "0", "nan", "inf", "1e999", "five", "3 parsecs", "$3s", "", "1s,2J", "1,,2"])
+@pytest.mark.parametrize(
+    "text", ["-5", "0", "nan", "inf", "1e999", "five", "3 parsecs", "$3s", "", "1s,2J", "1,,2", "1s,2"]
+)
 def test_costs_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="COST"):
         parse_costs([text])
