@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from simulator.clioptions import Format, Formatted, Jobs, Sets
+
+if TYPE_CHECKING:
+    from simulator.law.frontiers.panels import Priced
+    from simulator.law.frontiers.question import Question
 
 app = typer.Typer(name="law", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,7 +21,10 @@ def _main() -> None:
     """Keeps typer from taking a single command for the whole."""
 
 
-Models = Annotated[str, typer.Option("--model", "--models", metavar="LIST", help="Models, separated by commas.")]
+Models = Annotated[
+    str | None,
+    typer.Option("--model", "--models", metavar="LIST", help="Models; Qwen3 0.6B to 32B, the paper's, if not given."),
+]
 Attentions = Annotated[
     str, typer.Option("--attention", metavar="LIST", help="dense, top_k, block_top_k, separated by commas.")
 ]
@@ -32,12 +39,11 @@ Page = Annotated[
 Local = Annotated[
     int, typer.Option(metavar="N", help="Newest tokens that block top-k always reads, part of the budget.")
 ]
-ALL_MODELS = "qwen3-0.6b,qwen3-1.7b,qwen3-4b,qwen3-8b,qwen3-14b,qwen3-32b"
 
 
 @app.command()
 def cost(
-    model: Models = ALL_MODELS,
+    model: Models = None,
     attention: Attentions = "dense",
     budget: Budgets = "1024",
     page: Page = None,
@@ -76,13 +82,14 @@ def cost(
     from simulator.displaylaw import MOST_ROWS, show_costs
     from simulator.law import grid as grids
     from simulator.law import options
+    from simulator.law.strategies import MODELS
     from simulator.printing import print_json
     from simulator.tables import check_table_path, write_columns
 
     if out is not None:
         check_table_path(out)
     chosen = grids.Grid(
-        options.models(model),
+        options.models(",".join(MODELS) if model is None else model),
         options.gpus(("b200-sxm" if as_published else "h200-sxm") if gpu is None else gpu, sets or []),
         options.policies(attention, budget, page, local),
         options.numbers(prompt, "--prompt", low=0),
@@ -147,6 +154,23 @@ SomeBudgets = Annotated[
 ]
 
 
+def _answers(
+    question: Question,
+    kinds: list[str],
+    gpu: str | None,
+    scenario: str | None,
+    sets: list[str] | None,
+    jobs: int | None,
+) -> list[Priced]:
+    """The question's strategies, priced, with progress on a terminal."""
+    from simulator.law.frontiers.panels import priced
+    from simulator.law.frontiers.question import gpu_names
+    from simulator.progress import progress_bar
+
+    with progress_bar("simulating") as progress:
+        return priced(question, kinds, gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress)
+
+
 @app.command(context_settings={"ignore_unknown_options": True})  # so that a cost of -5 is judged as a cost
 def allocate(
     costs: Annotated[
@@ -184,7 +208,6 @@ def allocate(
     from simulator.law.frontiers import question as questions
     from simulator.law.frontiers.allocate import allocate
     from simulator.printing import print_json
-    from simulator.progress import progress_bar
     from simulator.tables import check_table_path, write_columns
 
     if out is not None:
@@ -195,10 +218,7 @@ def allocate(
         strategy, accuracy, model, attention, budget,
         limits=limits, trials=trials, unit=chosen, as_published=as_published, per_problem=not alike,
     )  # fmt: skip
-    with progress_bar("simulating") as progress:
-        answers = panels.priced(
-            question, kinds, questions.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
-        )
+    answers = _answers(question, kinds, gpu, scenario, sets, jobs)
     found = [allocate(*panels.all_rows(one), within, unit=chosen, per_problem=question.per_problem) for one in answers]
     if out is not None:
         write_columns(out, allocateview.choices_columns(answers, found))
@@ -251,7 +271,6 @@ def frontier(
     from simulator.law.frontiers import frontiertable, frontierview, panels
     from simulator.law.frontiers import question as questions
     from simulator.printing import print_json
-    from simulator.progress import progress_bar
 
     options.check_out(out)
     kinds = options.words(priced, "--cost", ", ".join(panels.COSTS))
@@ -261,10 +280,7 @@ def frontier(
         strategy, accuracy, model, attention, budget,
         limits=limits, trials=trials, unit=unit, as_published=as_published, per_problem=not alike,
     )  # fmt: skip
-    with progress_bar("simulating") as progress:
-        answers = panels.priced(
-            question, kinds, questions.gpu_names(gpu), scenario, sets or [], jobs=jobs, progress=progress
-        )
+    answers = _answers(question, kinds, gpu, scenario, sets, jobs)
     found = panels.frontiers(answers, question, smooth=smooth)
     base = questions.base_of(question, scenario)
     document = frontierview.frontier_document(question, answers, found, base, sets or [], smooth, marks)

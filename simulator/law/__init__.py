@@ -8,6 +8,7 @@ so on need no import of their own.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -27,6 +28,7 @@ _LATER = {
 here."""
 
 
+@cache
 def _modules() -> dict[str, str]:
     """Name -> place below this package, of its modules and, by their own names, of those of its sub-packages."""
     places: dict[str, str] = {}

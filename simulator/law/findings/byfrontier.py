@@ -15,6 +15,7 @@ from simulator.law.findings.evidence import PUBLISHED, REFERENCE, Evidence, law_
 from simulator.law.findings.words import (
     UNCHECKED,
     Finding,
+    by_axis,
     by_setting,
     effect_of,
     gpu_name,
@@ -94,10 +95,6 @@ def flops_choice(ev: Evidence) -> Finding:
         return "" if found.penalty is None else said(found.penalty)
 
     effects = tuple(effect_of(m, "flops") for m in (law["long_cot"], *sims["long_cot"]))
-    rows = [
-        [title, *(told(ev.measures[axis, setting, "top_k"]) for axis in ("long_cot", "best_of_n"))]
-        for title, setting in settings(ev)
-    ]
     return Finding(
         title="a choice that is optimal in FLOPs costs up to 3x",
         paper="3x, dense long chains at an accuracy of 0.72: 4B for 14B (figure 1a)",
@@ -112,7 +109,7 @@ def flops_choice(ev: Evidence) -> Finding:
             "For every accuracy, the model that reaches it with the least FLOPs (parameters and attention, no memory) "
             "is taken at its cheapest strategy, and compared with the cheapest of all models. Largest ratio over the "
             f"accuracies from {LEVELS[0]:g} in steps of 0.01, dense attention:",
-            table(["cost", "long chains", "Best-of-N, 32,768 tokens"], rows),
+            by_axis(ev, told, {"long_cot": "long chains", "best_of_n": "Best-of-N, 32,768 tokens"}),
         ),
         effects=effects,
     )
@@ -202,10 +199,6 @@ def budget_growth(ev: Evidence) -> Finding:
 
     law, sims = ev.measures["best_of_n", PUBLISHED, "top_k"], simulated_measures(ev, "best_of_n", "top_k")
     words = [word(effect_of(m, "growth", "best_of_n")) for m in (law, *sims)]
-    rows = [
-        [title, *(told(ev.measures[axis, setting, "top_k"]) for axis in ("best_of_n", "long_cot"))]
-        for title, setting in settings(ev)
-    ]
     return Finding(
         title="the best KV budget grows far more slowly with the cost than the tokens do",
         paper="doubling the cost: KV budget x1.18, tokens x1.74 (Best-of-N, 8B, figure 7)",
@@ -217,6 +210,6 @@ def budget_growth(ev: Evidence) -> Finding:
             "Qwen3-8B; geometric means over the problems of what each of them chooses along the frontier, until 99 % "
             "of its highest accuracy; least squares of logarithms. By the rule of the verdicts it would be: law "
             f"{words[0]}, simulated {', '.join(words[1:])}.",
-            table(["cost", "Best-of-N", "long chains"], rows),
+            by_axis(ev, told, {"best_of_n": "Best-of-N", "long_cot": "long chains"}),
         ),
     )

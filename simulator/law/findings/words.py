@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from simulator.law.findings.evidence import PUBLISHED, Evidence, law_setting, simulated_setting
@@ -81,6 +81,12 @@ def settings(ev: Evidence) -> list[tuple[str, str]]:
         *((f"law, {gpu_name(gpu)}", law_setting(gpu)) for gpu in ev.gpus),
         *((f"simulated, {gpu_name(gpu)}", simulated_setting(gpu)) for gpu in ev.gpus),
     ]
+
+
+def by_axis(ev: Evidence, write: Callable[[Measures], str], heads: Mapping[str, str]) -> str:
+    """A table with a column for each axis, of top-k attention. heads : the column's, by axis."""
+    rows = [[title, *(write(ev.measures[axis, setting, "top_k"]) for axis in heads)] for title, setting in settings(ev)]
+    return table(["cost", *heads.values()], rows)
 
 
 def by_setting(
