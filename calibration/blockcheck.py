@@ -19,11 +19,11 @@ import numpy as np
 from calibration.tables import KernelTable, read_kernels
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import Calibrated, load_cost_profile
-from simulator.graph import Precision, build_graph
 from simulator.modules import PHASES
 from simulator.operators import Operator
 from simulator.prefilltable import pairs_of
 from simulator.shape import PrefillShape, StepShape
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense
 from workloads.model import load_model
 

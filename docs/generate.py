@@ -83,7 +83,7 @@ def scenario_page(schema: dict[str, Any]) -> str:
 
 def result_page() -> str:
     """docs/result.md, from a small run."""
-    from simulator.run import run_scenario
+    from simulator.running import run_scenario
     from simulator.timeline import FIXED_COLUMNS
     from workloads.scenario import load_scenario
 

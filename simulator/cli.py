@@ -88,7 +88,7 @@ def run(
     """Simulate a scenario and say what it costs, where the time goes and what bounds it."""
     from simulator.files import check_writable
     from simulator.progress import progress_bar
-    from simulator.run import run_scenario
+    from simulator.running import run_scenario
     from simulator.store import FILES, save_result
     from workloads.scenario import load_scenario
 

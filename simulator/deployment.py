@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from hwspecs.errors import InputError
 from simulator.calibrated import Calibrated, load_cost_profile
 from simulator.drafting import NO_DRAFT, Draft, prediction_module
-from simulator.graph import Precision, StepGraph, build_graph
 from simulator.host import HostTime
 from simulator.layout import Layout
 from simulator.memory import IDEAL, MemoryPlan, Reserve, plan_memory
@@ -15,6 +14,7 @@ from simulator.policy import ONE_TOKEN, Advance, EngineParams, to_ticks
 from simulator.profile import Profile
 from simulator.routing import usual_skew
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, StepGraph, build_graph
 from workloads.engine import NO_ENGINE, Engine
 from workloads.scenario import LoadedScenario
 

@@ -24,7 +24,7 @@ from simulator.precision import Precision
 from simulator.shape import StepShape, ceil_div
 
 if TYPE_CHECKING:
-    from simulator.graph import Builder
+    from simulator.stepgraph import Builder
     from workloads.model import Model
 
 FIRST, LATER = "draft", "later drafts"

@@ -22,7 +22,7 @@ from simulator.operators import Heads, Operator, Work
 from simulator.shape import StepShape, smaller
 
 if TYPE_CHECKING:
-    from simulator.graph import Builder
+    from simulator.stepgraph import Builder
 
 INDEX_DTYPE = "fp8"
 """Of the index, whatever the KV cache is in."""

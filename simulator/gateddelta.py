@@ -25,7 +25,7 @@ from simulator.operators import Operator, Work
 from simulator.shape import StepShape
 
 if TYPE_CHECKING:
-    from simulator.graph import Builder
+    from simulator.stepgraph import Builder
     from workloads.attentionshapes import GatedDelta
     from workloads.model import Model
 

@@ -21,7 +21,7 @@ from simulator import operators as ops
 from simulator.operators import Heads
 
 if TYPE_CHECKING:
-    from simulator.graph import Builder, Extents
+    from simulator.stepgraph import Builder, Extents
     from workloads.model import Model
 
 

@@ -20,13 +20,13 @@ from hwspecs.errors import InputError
 from hwspecs.units import format_quantity
 from simulator.cost import BOUNDS, hbm_bytes, operator_time
 from simulator.files import replace_file
-from simulator.graph import StepGraph
 from simulator.layout import Layout
 from simulator.operators import Heads, Operator, Work
 from simulator.policy import SECONDS_PER_TICK
 from simulator.profile import Profile
 from simulator.shape import PrefillShape, StepShape, busiest_shape, causal_pairs, keys_read, mean_shape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import StepGraph
 
 GRAPH_SCHEMA = "kinesim-graph/1"
 PHASES = ("decode", "prefill", "mixed")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from simulator import dsa, gateddelta, gqa, mla
 
 if TYPE_CHECKING:
-    from simulator.graph import Builder
+    from simulator.stepgraph import Builder
     from workloads.model import Model
 
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, cast
 import networkx as nx
 
 from hwspecs.errors import InputError
-from simulator.graph import Precision, StepGraph, build_graph
 from simulator.operators import Operator
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.stepgraph import Precision, StepGraph, build_graph
 from workloads.model import Model, load_model
 
 DECODE, PREFILL = "decode", "prefill"

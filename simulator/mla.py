@@ -25,7 +25,7 @@ from simulator.operators import Heads, KeyGemm, Module, Operator, Work, rows_of,
 from simulator.shape import StepShape
 
 if TYPE_CHECKING:
-    from simulator.graph import Builder, Extents
+    from simulator.stepgraph import Builder, Extents
     from workloads.attentionshapes import Latent
     from workloads.model import Model
 

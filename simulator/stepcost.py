@@ -34,7 +34,6 @@ from hwspecs.gpu import Gpu
 from simulator import modules
 from simulator.calibrated import Calibrated
 from simulator.cost import OpTime, check_operators, operator_time
-from simulator.graph import StepGraph
 from simulator.host import HostTime
 from simulator.layout import check_link
 from simulator.modules import Whole
@@ -43,6 +42,7 @@ from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, Advance
 from simulator.prefilltable import KeyTable, PrefillTable
 from simulator.profile import Profile, load_profile
 from simulator.shape import PrefillShape, StepShape, busiest_shape, ceil_div, dealt_tokens
+from simulator.stepgraph import StepGraph
 
 if TYPE_CHECKING:
     from simulator.timeline import Timeline

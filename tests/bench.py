@@ -91,7 +91,7 @@ def measure(name: str, trace: Path) -> dict[str, float]:
     """One row, in this process."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "simulator")]
     from simulator.deployment import deploy
-    from simulator.run import run_scenario
+    from simulator.running import run_scenario
     from workloads.requests import generate
     from workloads.scenario import load_scenario
 

@@ -420,7 +420,7 @@ print("LOADED", sorted({{name.partition(".")[0] for name in sys.modules}}))
     [
         ("import simulator", NEVER | {"numpy", "simpy", "networkx", "pydantic", "typer", "rich"}),
         ("import simulator, simulator.cli", NEVER),
-        ("import simulator.run, workloads.scenario", NEVER),
+        ("import simulator.running, workloads.scenario", NEVER),
         (
             "from simulator import cli\nsys.argv = ['kinesim', 'run', 'chat.yaml']\n"
             "try:\n    cli.main()\nexcept SystemExit as end:\n    assert end.code == 0",

@@ -1,7 +1,7 @@
 """Attention policies: how much of its past a token reads, and what finding that part costs.
 
 A policy says which tokens decode and prefill attention read on a layer, and whether pages have to be scored first; the
-operator graph (`simulator.graph`) turns that into operators. KV stays resident for the whole context under every
+operator graph (`simulator.stepgraph`) turns that into operators. KV stays resident for the whole context under every
 policy. A new policy is a class here, added to `AttentionPolicy`: the scenario's schema and the graph follow.
 """
 

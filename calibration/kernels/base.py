@@ -126,8 +126,8 @@ class Kernel:
     ----------
     name : unique, as people say it. table : the kind of table that its rows belong to. software_kernel : what the
         column `kernel` of its rows says.
-    stands_for : nodes of the operator graph (`simulator.graph`) that it is timed for, without the suffix of a group of
-        layers.
+    stands_for : nodes of the operator graph (`simulator.stepgraph`) that it is timed for, without the suffix of a
+        group of layers.
     matches : whether a row of the table is this kernel's.
     build : (row, room) -> Problem. configs : (row, room) -> those to try, the most promising first.
     sizes : row -> Sizes.

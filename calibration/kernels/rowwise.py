@@ -3,9 +3,9 @@
 Each is one launch that reads its rows once and writes them once, in 16-byte accesses: what limits it is HBM, or the L2
 where its operands fit, and with few rows the latency of a launch and of one dependent chain of loads. Sums are float32.
 
-In the table `elementwise`, `row_bytes` is what the operator graph's node moves per row (`simulator.graph`); the width
-of a row follows from it. Besides, the kernels read a norm's weights (one row for all, from L1 or L2) and the tokens'
-ids, which the graph does not count.
+In the table `elementwise`, `row_bytes` is what the operator graph's node moves per row (`simulator.stepgraph`); the
+width of a row follows from it. Besides, the kernels read a norm's weights (one row for all, from L1 or L2) and the
+tokens' ids, which the graph does not count.
 """
 
 from __future__ import annotations

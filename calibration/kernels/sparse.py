@@ -5,8 +5,8 @@ page table, as the cache itself is. The newest page of a sequence is chosen alwa
 it is not full. Selected pages keep their order, so that the newest one is the last, the only one that may be part full;
 `decode.paged_decode` attends them with a page table a KV head.
 
-Bytes are those of the graph's nodes (`simulator.graph`): all summaries and the queries read and the scores written in
-float32; the scores read. Page tables come on top: 4 bytes a page, read for every KV head (L2). What limits them:
+Bytes are those of the graph's nodes (`simulator.stepgraph`): all summaries and the queries read and the scores written
+in float32; the scores read. Page tables come on top: 4 bytes a page, read for every KV head (L2). What limits them:
 page_scores HBM, by the copies in flight; page_select the latency of a launch and of a chain of dependent reductions
 over one program's scores.
 """

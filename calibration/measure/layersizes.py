@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hwspecs.dtypes import BYTES
-from simulator.graph import divides
 from simulator.layers import BLOCK_TOPK, DENSE, LayerCase, case_of, layer_graph, layer_operators, layer_shape
 from simulator.operators import Work
+from simulator.stepgraph import divides
 from workloads.model import Model, load_model
 
 PAGE = 16

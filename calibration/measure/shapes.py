@@ -16,9 +16,9 @@ from calibration.measure.costs import Row, load_of, run_seconds
 from calibration.measure.evenly import spread
 from calibration.measure.figures import Figures
 from calibration.measure.layersizes import BUDGET, PAGE
-from simulator.graph import Precision, build_graph, divides
 from simulator.layers import Reading
 from simulator.operators import Gemm, Heads
+from simulator.stepgraph import Precision, build_graph, divides
 from workloads.model import list_models, load_model
 
 TENSOR = (1, 2, 4, 8)

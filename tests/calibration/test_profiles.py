@@ -10,10 +10,10 @@ import pytest
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.cost import operator_time
-from simulator.graph import Precision, build_graph
 from simulator.operators import KINDS
 from simulator.profile import Correction, list_profiles, load_profile, profile_folder
 from simulator.shape import StepShape
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense
 from workloads.model import load_model
 

@@ -30,7 +30,7 @@ from calibration.servingreplay import Replay, replay
 from calibration.servingruns import deployment_spec, workload_spec
 from calibration.servingtables import ServingTable, read_serving
 from hwspecs.errors import InputError
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from workloads.scenario import load_scenario
 
 COLUMNS = (

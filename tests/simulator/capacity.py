@@ -12,10 +12,10 @@ from typing import Any
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, list_gpus, load_gpu
-from simulator.graph import Precision
 from simulator.layout import Layout
 from simulator.memory import IDEAL, Reserve, plan_memory, weight_bytes_per_gpu
 from simulator.reserve import GIB
+from simulator.stepgraph import Precision
 from workloads.engine import Engine, resolve_engine
 from workloads.model import load_model
 

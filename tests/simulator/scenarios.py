@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from naive import Cost, simulate_naive
 
 from hwspecs.gpu import load_gpu
-from simulator.graph import Draft, Layout, Precision, build_graph
 from simulator.policy import ONE_TOKEN, SECONDS_PER_TICK, Advance, EngineParams, to_ticks
 from simulator.profile import load_profile
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Draft, Layout, Precision, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.model import load_model
 from workloads.requests import Requests

@@ -16,13 +16,13 @@ from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator import kinds
 from simulator.calls import call_label, kernel_call
-from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.graphview import step_shape
 from simulator.operators import Operator, Work
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Layout, Precision, StepGraph, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.attentionshapes import Indexer
 from workloads.model import Model, load_model

@@ -13,15 +13,15 @@ import pytest
 from hwspecs.gpu import load_gpu
 from simulator import law
 from simulator.cost import prefill_waste
-from simulator.graph import Layout, Precision, build_graph
 from simulator.memory import activations_peak, plan_memory, weight_bytes_per_gpu
 from simulator.operators import Heads, Operator
 from simulator.policy import SECONDS_PER_TICK
 from simulator.power import joules
 from simulator.profile import load_profile
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read, mean_shape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Layout, Precision, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.model import load_model
 from workloads.scenario import load_scenario

@@ -15,13 +15,13 @@ from hwspecs.gpu import load_gpu
 from simulator.calibrated import FALLBACK, Calibrated
 from simulator.calls import Call, call_label, kernel_call
 from simulator.cost import operator_time
-from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.kernels.attention_prefill import causal_pairs as model_pairs
 from simulator.kernels.registry import MODELS
 from simulator.operators import Operator, send
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.stepgraph import Layout, Precision, StepGraph, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow
 from workloads.model import load_model
 

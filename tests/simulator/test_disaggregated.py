@@ -19,7 +19,7 @@ from simulator.engine import simulate
 from simulator.fleet import deploy_pools
 from simulator.handover import Handover, Pool
 from simulator.policy import SECONDS_PER_TICK, EngineParams, Status, to_ticks
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from simulator.store import load_result, save_result
 from workloads.requests import Requests
 from workloads.scenario import load_scenario

@@ -21,13 +21,13 @@ from simulator.calibrated import FALLBACK, Calibrated
 from simulator.cost import BOUNDS
 from simulator.engine import simulate
 from simulator.fitted import Group
-from simulator.graph import Precision, build_graph
 from simulator.kernels.registry import MODELS
 from simulator.policy import ONE_TOKEN, TICKS_PER_SECOND, EngineParams
 from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost, line_at
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow
 from workloads.model import load_model
 

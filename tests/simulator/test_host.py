@@ -15,12 +15,12 @@ from hwspecs.gpu import load_gpu
 from simulator.accounting import host_seconds, operator_totals
 from simulator.deployment import deploy
 from simulator.engine import simulate
-from simulator.graph import Precision, build_graph
 from simulator.host import HostTime
 from simulator.policy import SECONDS_PER_TICK, EngineParams
 from simulator.profile import load_profile
 from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense
 from workloads.model import load_model
 from workloads.scenario import load_scenario

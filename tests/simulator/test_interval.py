@@ -14,13 +14,13 @@ from simulator.accounting import OperatorTotals
 from simulator.calibrated import FALLBACK, Calibrated
 from simulator.exchange import Exchange
 from simulator.fitted import WIDEN, ErrorBand, Fitted, Group
-from simulator.graph import Layout, Precision, build_graph
 from simulator.interval import ASSUMED, run_interval
 from simulator.operators import Operator
 from simulator.profile import load_profile
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from simulator.selection import Library, Selection
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Layout, Precision, build_graph
 from simulator.timeline import Timeline, column_names
 from workloads.attention import Dense
 from workloads.model import load_model

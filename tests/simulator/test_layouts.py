@@ -16,7 +16,6 @@ from simulator import graphview, routing
 from simulator.accounting import host_seconds, operator_totals
 from simulator.deployment import deploy
 from simulator.engine import simulate
-from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.host import HostTime
 from simulator.layout import divides
 from simulator.operators import Work
@@ -25,6 +24,7 @@ from simulator.profile import load_profile
 from simulator.routing import BALANCED_SKEW, LEARNED_SKEW, busiest_load, experts_hit, mean_load, reach
 from simulator.shape import PrefillShape, StepShape, busiest_shape, dealt_tokens, mean_shape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Layout, Precision, StepGraph, build_graph
 from workloads.attention import Dense
 from workloads.model import Model, load_model
 from workloads.requests import generate

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hwspecs.errors import InputError
 from hwspecs.gpu import Gpu, load_gpu
 from simulator.deployment import deploy
-from simulator.graph import Precision, build_graph
 from simulator.layout import Layout, divides
 from simulator.memory import IDEAL, MemoryPlan, Reserve, activations_peak, plan_memory, weight_bytes_per_gpu
 from simulator.reserve import driver_bytes
 from simulator.shape import StepShape
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense
 from workloads.engine import Engine, list_engines, resolve_engine
 from workloads.enginememory import EngineMemory, Margin

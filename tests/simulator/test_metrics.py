@@ -11,7 +11,7 @@ import pytest
 from simulator import metrics
 from simulator.policy import Status
 from simulator.result import Result
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from workloads.scenario import load_scenario
 
 NAN = float("nan")

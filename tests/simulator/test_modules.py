@@ -15,7 +15,6 @@ from hwspecs.gpu import load_gpu
 from simulator.calibrated import FALLBACK, Calibrated
 from simulator.drafting import Draft
 from simulator.fitted import Group
-from simulator.graph import Precision, build_graph
 from simulator.graphview import step_shape
 from simulator.modules import Whole, alone, block_columns, estimate, is_core, rising
 from simulator.operators import Operator
@@ -23,6 +22,7 @@ from simulator.profile import load_profile
 from simulator.selection import Choice, Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense, TopK
 from workloads.model import load_model
 

@@ -12,12 +12,12 @@ import pytest
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import load_cost_profile
-from simulator.graph import Precision, build_graph
 from simulator.graphview import step_shape
 from simulator.layers import ATTENTION, case_of, layer_graph, layer_operators, layer_shape
 from simulator.layertime import layer_time
 from simulator.policy import TICKS_PER_SECOND
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import BlockTopK, Dense
 from workloads.model import list_models, load_model
 

@@ -14,7 +14,6 @@ from simulator.calibrated import FALLBACK, Calibrated, load_cost_profile
 from simulator.calls import call_label, kernel_call, row_bytes
 from simulator.cost import operator_time
 from simulator.fitted import WIDEN, Fitted
-from simulator.graph import Precision, StepGraph, build_graph
 from simulator.operators import Heads
 from simulator.policy import TICKS_PER_SECOND
 from simulator.profile import load_profile
@@ -22,6 +21,7 @@ from simulator.profilefile import to_bytes
 from simulator.selection import Library, Selection, bundled
 from simulator.shape import PrefillShape, StepShape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, StepGraph, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense
 from workloads.model import load_model
 

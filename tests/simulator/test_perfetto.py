@@ -12,7 +12,7 @@ import pytest
 
 from simulator.perfetto import trace_bytes
 from simulator.result import Result
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from workloads.scenario import load_scenario
 
 NANOSECOND = 1e-3  # in the trace's microseconds; what is shorter is below its resolution

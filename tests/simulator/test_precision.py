@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hwspecs.gpu import load_gpu
 from simulator.calls import call_label
 from simulator.gqa import kv_bytes_per_token
-from simulator.graph import build_graph, divides
 from simulator.kernels.formats import FORMATS
 from simulator.memory import weight_bytes_per_gpu
 from simulator.precision import Linear, Precision, gemm_format
 from simulator.profile import load_profile
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import StepCost
+from simulator.stepgraph import build_graph, divides
 from workloads.attention import BlockTopK, Dense
 from workloads.formats import BODY, LINEAR_FORMATS, PartFormats
 from workloads.model import load_model

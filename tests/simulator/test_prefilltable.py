@@ -12,7 +12,6 @@ from madeprofiles import group, no_trees, profile
 
 from hwspecs.gpu import load_gpu
 from simulator.calibrated import Calibrated
-from simulator.graph import Precision, build_graph
 from simulator.kernels.registry import MODELS
 from simulator.operators import Heads, Operator
 from simulator.prefilltable import KeyTable, PrefillTable, _knots, pairs_of
@@ -20,6 +19,7 @@ from simulator.profile import load_profile
 from simulator.selection import Library, Selection
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from simulator.trees import Trees
 from workloads.attention import Dense, SlidingWindow
 from workloads.model import load_model

@@ -15,7 +15,7 @@ import pytest
 
 from hwspecs.errors import InputError
 from simulator.result import REQUEST_COLUMNS, SCHEMA, Result, plain
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from simulator.store import load_result, save_result
 from workloads.scenario import load_scenario
 

@@ -15,13 +15,13 @@ from hwspecs.gpu import load_gpu
 from simulator.deployment import deploy
 from simulator.drafting import Draft, prediction_module
 from simulator.engine import simulate
-from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.kinds import kv_bytes_per_token
 from simulator.policy import TICKS_PER_SECOND, Advance, EngineParams
 from simulator.profile import load_profile
-from simulator.run import run_scenario as run
+from simulator.running import run_scenario as run
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Layout, Precision, StepGraph, build_graph
 from simulator.weights import drafter_bytes_per_gpu, weight_bytes_per_gpu
 from workloads.attention import Dense
 from workloads.model import load_model

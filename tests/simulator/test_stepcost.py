@@ -15,12 +15,12 @@ from hwspecs.dtypes import BYTES
 from hwspecs.errors import InputError
 from hwspecs.gpu import list_gpus, load_gpu
 from simulator.cost import BOUNDS, operator_time
-from simulator.graph import Precision, StepGraph, build_graph
 from simulator.operators import AXES, KINDS
 from simulator.policy import TICKS_PER_SECOND
 from simulator.profile import load_profile
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
 from simulator.stepcost import Line, StepCost, line_at, line_sum
+from simulator.stepgraph import Precision, StepGraph, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.model import Model, load_model
 

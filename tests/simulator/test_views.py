@@ -14,7 +14,6 @@ import pytest
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
 from simulator.cost import BOUNDS
-from simulator.graph import Precision, build_graph
 from simulator.graphview import (
     BOUND_COLOURS,
     BOUND_WORDS,
@@ -31,6 +30,7 @@ from simulator.operators import KINDS
 from simulator.profile import load_profile
 from simulator.roofline import KIND_COLOURS, KIND_WORDS, draw_roofline, roofline_document
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import BlockTopK, Dense, SlidingWindow
 from workloads.model import Model, load_model
 

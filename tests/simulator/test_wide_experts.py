@@ -20,7 +20,6 @@ from simulator.calls import call_label, kernel_call
 from simulator.deployment import deploy
 from simulator.drafting import Draft, prediction_module
 from simulator.exchange import FEW
-from simulator.graph import Layout, Precision, StepGraph, build_graph
 from simulator.interval import run_interval
 from simulator.layout import check_link
 from simulator.operators import Operator
@@ -31,6 +30,7 @@ from simulator.selection import Library, Selection
 from simulator.shape import StepShape, mean_shape
 from simulator.span import Span
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Layout, Precision, StepGraph, build_graph
 from workloads.attention import Dense
 from workloads.model import Model, load_model
 from workloads.scenario import load_scenario

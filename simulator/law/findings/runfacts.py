@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from simulator.layers import is_attention
 from simulator.result import Result
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from workloads.model import load_model
 from workloads.scenario import load_scenario
 
@@ -135,11 +135,11 @@ def layer_facts(model: str, gpu: str, batch: int, context: int) -> LayerFacts:
     """Time a layer with both attentions, by the profile nearest to the microbenchmarks' kernels. Raises InputError."""
     from hwspecs.gpu import load_gpu
     from simulator.calibrated import FALLBACK, Calibrated
-    from simulator.graph import Precision
     from simulator.layers import DECODE, LayerCase, Reading
     from simulator.layertime import layer_time
     from simulator.profile import load_profile
     from simulator.selection import Selection
+    from simulator.stepgraph import Precision
 
     device, shape = load_gpu(gpu), load_model(model)
     profile = Calibrated(device, Selection(device, software="triton"), load_profile(FALLBACK))

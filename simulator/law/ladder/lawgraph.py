@@ -1,8 +1,8 @@
 """Operator graphs and step times under the law's own assumptions, which the ladder lifts one by one.
 
 The law knows two things that a step does: it multiplies by the parameters, and it reads the past. Its graph has the
-operators of the real one (`simulator.graph`) that read the past in decode, without the activations that they move, and
-one more for all the rest: 2 P FLOPs a token and no bytes, since parameters are read by an infinite batch.
+operators of the real one (`simulator.stepgraph`) that read the past in decode, without the activations that they move,
+and one more for all the rest: 2 P FLOPs a token and no bytes, since parameters are read by an infinite batch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import networkx as nx
 
 from hwspecs.gpu import Gpu
 from simulator.cost import OpTime, operator_time
-from simulator.graph import StepGraph
 from simulator.operators import Operator, Work
 from simulator.policy import SECONDS_PER_TICK
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost, line_at, line_sum
+from simulator.stepgraph import StepGraph
 
 PARAMETERS = "parameters"
 """The operator of a law's graph that stands for everything that does not read the past."""

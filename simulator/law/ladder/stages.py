@@ -8,9 +8,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from simulator import kinds
-from simulator.graph import StepGraph, build_graph
 from simulator.profile import load_profile
 from simulator.stepcost import StepCost
+from simulator.stepgraph import StepGraph, build_graph
 
 if TYPE_CHECKING:
     from simulator.calibrated import Calibrated

@@ -57,7 +57,7 @@ def test_compiles_with_tensor_cores(names: Sequence[str]) -> None:
 
 NODES = """
 from calibration.kernels.catalogue import KERNELS, standing_for
-from simulator.graph import Precision, build_graph
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import BlockTopK, Dense
 from workloads.model import load_model
 

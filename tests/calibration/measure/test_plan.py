@@ -20,9 +20,9 @@ from calibration.measure.plan import MINUTES, RESERVE, START, plan, seconds_of
 from calibration.measure.planview import within
 from calibration.measure.shapes import MEMORY, row_bytes_of, widths_of
 from calibration.measure.task import SHAPES, Task
-from simulator.graph import Precision, build_graph
 from simulator.layers import Reading
 from simulator.shape import StepShape
+from simulator.stepgraph import Precision, build_graph
 from workloads.model import load_model
 
 NVIDIA = ("h200-sxm", "b200-sxm", "a100-sxm", "l40s")

@@ -25,7 +25,7 @@ from simulator.law.ladder.compare import Comparison, Reference, compare, law_spr
 from simulator.law.ladder.comparedoc import comparison_document, largest_step
 from simulator.law.ladder.measures import Change, Measures, lasting_change
 from simulator.law.ladder.waterfall import draw_waterfall
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from workloads.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
-from simulator.graph import Precision, build_graph
 from simulator.graphview import step_shape
 from simulator.law import options
 from simulator.law.closedform import LawModel, law_model
@@ -25,6 +24,7 @@ from simulator.law.grid import Grid, Terms, cost_columns, cost_frame
 from simulator.power import joules
 from simulator.profile import load_profile
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense
 from workloads.model import load_model
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from hwspecs.gpu import load_gpu
 from simulator.engine import simulate
-from simulator.graph import Precision, build_graph
 from simulator.law.closedform import law_model
 from simulator.law.ladder.lawgraph import AddedCost, decode_seconds, law_graph
 from simulator.law.split import parts
@@ -16,6 +15,7 @@ from simulator.policy import EngineParams
 from simulator.profile import load_profile
 from simulator.shape import StepShape
 from simulator.stepcost import StepCost
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, TopK
 from workloads.model import load_model
 from workloads.requests import generate

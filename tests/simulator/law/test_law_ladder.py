@@ -15,7 +15,7 @@ from simulator.law.ladder.cases import Group, problem_of, stages_of, stretched
 from simulator.law.ladder.climb import COLUMNS, ladder
 from simulator.law.ladder.rungs import RUNGS, measure
 from simulator.law.options import Policy
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from workloads.scenario import load_scenario
 
 BASE, BEST = "aime24-long-cot", "aime24-best-of-32"

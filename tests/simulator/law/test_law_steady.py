@@ -13,7 +13,7 @@ from simulator.deployment import Deployment, deploy
 from simulator.engine import simulate
 from simulator.law.serving.saturated import Schedule, Ticking, equal_problems, saturated_schedule
 from simulator.law.serving.steady import steady_cost, timed_rows
-from simulator.run import run_scenario
+from simulator.running import run_scenario
 from simulator.stepcost import StepCost
 from workloads.scenario import load_scenario
 

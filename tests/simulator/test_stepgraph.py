@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
-from simulator.graph import Layout, Precision, StepGraph, build_graph, check_layout
 from simulator.operators import Gemm, Work, experts_hit
 from simulator.shape import PrefillShape, StepShape, causal_pairs, keys_read
+from simulator.stepgraph import Layout, Precision, StepGraph, build_graph, check_layout
 from workloads.attention import AttentionPolicy, BlockTopK, Dense, SlidingWindow, TopK
 from workloads.model import Model, list_models, load_model
 

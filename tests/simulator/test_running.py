@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
 from hwspecs.gpu import load_gpu
-from simulator.graph import Precision, build_graph
 from simulator.policy import Status
 from simulator.result import Result
-from simulator.run import deploy, run_scenario
+from simulator.running import deploy, run_scenario
+from simulator.stepgraph import Precision, build_graph
 from workloads.attention import Dense
 from workloads.model import load_model
 from workloads.scenario import load_scenario

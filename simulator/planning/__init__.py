@@ -1,0 +1,1 @@
+"""Planning: the cheapest deployment that meets latency objectives under a load."""

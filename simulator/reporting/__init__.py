@@ -1,0 +1,1 @@
+"""report.html: results as one self-contained page."""
