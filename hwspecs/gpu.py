@@ -112,7 +112,7 @@ class Gpu:
     link, scale_out : what connects the GPUs of a domain, and what connects domains; None where nothing is known of it.
     sources : dotted path of a figure -> where it comes from.
     origin : the bundled name or the file it was read from.
-    base : the GPU that it was derived from by overriding, if any.
+    base : the GPU that it was derived from by overriding, if any; through a user's files, the bundled one.
     """
 
     name: str
@@ -622,10 +622,16 @@ def _build(layers: list[_Layer]) -> Gpu:
         price=Price(spec.price.usd_per_hour, spec.price.date) if spec.price else None,
         sources={},
         origin=_origin(top, name),
-        base=base,
+        base=_derived_from(layers),
     )
     # A base's source of a figure that an override took away goes with the figure.
     return dataclasses.replace(gpu, sources={p: sources[p] for p in figure_paths(gpu) if p in sources})
+
+
+def _derived_from(layers: list[_Layer]) -> str | None:
+    """The nearest bundled GPU in a chain of bases, which says more of a GPU than a user's file in between."""
+    bases = [layer.data["base"] for layer in layers if layer.data.get("base") is not None]
+    return next((base for base in bases if base in list_gpus()), bases[0] if bases else None)
 
 
 def _origin(top: _Layer, name: str) -> str:

@@ -124,7 +124,7 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
         shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)
         terms, shape = cost.terms(op, shape), mean_shape(shape, op.dealt)
         seconds = op.count * weight * np.broadcast_to(cost.prefill_many(op, chunks), weight.shape)
-    return _sum(cost.gpu, op, op.work(shape), op.count * weight, terms, np.asarray(seconds, dtype=float))
+    return operator_total(cost.gpu, op, op.work(shape), op.count * weight, terms, np.asarray(seconds, dtype=float))
 
 
 def _rows(cost: StepCost, rows: np.ndarray) -> StepShape:
@@ -132,10 +132,10 @@ def _rows(cost: StepCost, rows: np.ndarray) -> StepShape:
     return StepShape(rows, rows, 0, tuple(0 for _ in cost.decode_caps))
 
 
-def _sum(
+def operator_total(
     gpu: Gpu, op: Operator, work: Work, launches: np.ndarray, terms: OpTime, seconds: np.ndarray
 ) -> OperatorTotals:
-    """Sum over launches; `work` is that of one launch of each."""
+    """Sum over launches; `work` is that of one launch of each, `seconds` those of all of them."""
     hbm = np.asarray(hbm_bytes(work, gpu)) * launches
     work = work.times(launches)
     peak = np.asarray(work.flops) / gpu.peak[op.dtype] if op.dtype else np.zeros(len(seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,30 @@ class Calibrated:
     name, description, fitted_on : of the profile that most operators use; carried to another GPU it is a `transfer of`
         it. gpu : that it is bound to.
     selection : chooses kernels. fallback : the profile of operators that were not measured. reduces : chooses
-        all-reduces, where they are another software's.
+        all-reduces, where they are another software's. launch : factor on every kernel's latency.
     """
 
-    def __init__(self, gpu: Gpu, selection: Selection, fallback: Profile, reduces: Selection | None = None) -> None:
+    def __init__(
+        self,
+        gpu: Gpu,
+        selection: Selection,
+        fallback: Profile,
+        reduces: Selection | None = None,
+        launch: float = 1.0,
+    ) -> None:
+        self.launch = launch
         self.gpu, self.selection, self.fallback, self.reduces = gpu, selection, fallback, reduces or selection
         self._wholes: dict[tuple[Module, str], Whole | None] = {}
         main = selection.profile(selection.names()[0])
         carried = selection.tier in ("sibling", "foreign") and main.name != TRANSFER
         self.name = f"{TRANSFER} of {main.name}" if carried else main.name
         self.description, self.fitted_on = main.description, main.fitted_on
+
+    def with_gpu(self, gpu: Gpu) -> Calibrated:
+        """The same kernels with the same corrections on a GPU with other figures, which may be arrays."""
+        other = copy(self)
+        other.gpu = gpu
+        return other
 
     def whole(self, op: Operator) -> Whole | None:
         """The kernels of the block that an operator shares the time of (`simulator.modules`); None if it has its own.
@@ -92,7 +107,12 @@ class Calibrated:
         if choice is None or call is None:
             return operator_time(op, shape, self.gpu, self.fallback)
         estimate = choice.group.estimate(
-            call.shape, self.gpu, label=bind_label(choice, call.label), lookup=call.lookup, cold=True
+            call.shape,
+            self.gpu,
+            label=bind_label(choice, call.label),
+            lookup=call.lookup,
+            cold=True,
+            launch=self.launch,
         )
         scale = call.share * np.asarray(call.used)
         latency, compute, memory, l2, link = (scale * part for part in estimate.terms)
@@ -106,34 +126,37 @@ def load_cost_profile(
     relative_to: Path | None = None,
     software: str | None = None,
     fused_reduce: bool = False,
+    launch: float = 1.0,
 ) -> Profile | Calibrated:
     """What times the operators on `gpu`: a roofline profile, or a fitted one, bound to the GPU.
 
     `auto` picks the fitted profile by the rule of `simulator.selection`, of `software` if any is given (an engine, with
     or without a version); a name or a path asks for one, whatever the GPU. `fused_reduce` : with `auto`, all-reduces
-    run as one kernel with the norm after them: TensorRT-LLM's, which other engines call too (FlashInfer).
+    run as one kernel with the norm after them: TensorRT-LLM's, which other engines call too (FlashInfer). `launch` :
+    factor on what a kernel takes whatever the rates of the GPU.
 
     Raises
     ------
     InputError : unknown profile, or a file that is none.
     """
+    fallback = load_profile(FALLBACK).launched(launch)
     if name.endswith(".npz"):
         path = Path(name)
         path = path if path.is_absolute() or relative_to is None else relative_to / path
-        return Calibrated(gpu, Selection(gpu, profile=read_profile(path)), load_profile(FALLBACK))
+        return Calibrated(gpu, Selection(gpu, profile=read_profile(path)), fallback, launch=launch)
     fitted = bundled().names
     if name == AUTO and fitted:
         reduces = Selection(gpu, _newest(gpu, FUSED_REDUCE)) if fused_reduce else None
-        return Calibrated(gpu, Selection(gpu, _newest(gpu, software)), load_profile(FALLBACK), reduces)
+        return Calibrated(gpu, Selection(gpu, _newest(gpu, software)), fallback, reduces, launch)
     if name in fitted:
-        return Calibrated(gpu, Selection(gpu, profile=name), load_profile(FALLBACK))
+        return Calibrated(gpu, Selection(gpu, profile=name), fallback, launch=launch)
     if name == AUTO:
         name = FALLBACK
     if name not in list_profiles() and not name.endswith((".yaml", ".yml")):
         known = [AUTO, *list_profiles(), *fitted]
         allowed = near_matches(name, known) + "; or the path of a .yaml or .npz file"
         raise InputError("unknown profile", place="profile", found=name, allowed=allowed)
-    return load_profile(name, relative_to=relative_to)
+    return load_profile(name, relative_to=relative_to).launched(launch)
 
 
 def _engine(choice: Choice) -> str | None:

@@ -39,6 +39,19 @@ def deploy(scenario: LoadedScenario) -> Deployment:
         raise error.at(file=scenario.origin) from None
 
 
+def single_steps(scenario: LoadedScenario) -> tuple[MemoryPlan, StepCost]:
+    """The memory plan of a scenario without pools, and a StepCost to ask about single steps by its `terms` and
+    `kernel_terms`, some ten times as quickly as `deploy`: without tables, it is not for running.
+
+    Raises InputError as `deploy` does.
+    """
+    try:
+        _, _, memory, cost = _compile(scenario, tables=False)
+    except InputError as error:
+        raise error.at(file=scenario.origin) from None
+    return memory, cost
+
+
 def _software(engine: Engine) -> str | None:
     """The software whose kernels the engine runs, by the name that profiles give it; None for an idealised engine."""
     if engine.name == NO_ENGINE:
@@ -56,6 +69,14 @@ def _fused(setting: str, tensor: int) -> tuple[str, ...]:
 
 
 def _deploy(scenario: LoadedScenario) -> Deployment:
+    graph, profile, memory, cost = _compile(scenario)
+    return Deployment(scenario, graph, profile, memory, cost, _params(scenario, cost, memory))
+
+
+def _compile(
+    scenario: LoadedScenario, tables: bool = True
+) -> tuple[StepGraph, Profile | Calibrated, MemoryPlan, StepCost]:
+    """What a deployment is made of; `tables` as in StepCost."""
     config, gpu, model = scenario.config, scenario.gpu, scenario.model
     profile = load_cost_profile(
         config.profile,
@@ -63,6 +84,7 @@ def _deploy(scenario: LoadedScenario) -> Deployment:
         relative_to=scenario.base_dir,
         software=_software(config.engine),
         fused_reduce=config.engine.fused_rows != "none",
+        launch=config.engine.launch_factor,
     )
     precision = Precision(
         config.precision.weights, config.precision.activations, config.precision.kv, **config.precision.by_part()
@@ -99,8 +121,9 @@ def _deploy(scenario: LoadedScenario) -> Deployment:
         fused=_fused(engine.fused_rows, layout.tensor),
         beside=engine.shared_stream,
         advance=advance,
+        tables=tables,
     )
-    return Deployment(scenario, graph, profile, memory, cost, _params(scenario, cost, memory))
+    return graph, profile, memory, cost
 
 
 def _speculation(scenario: LoadedScenario, precision: Precision) -> tuple[Draft, Advance]:
@@ -123,7 +146,7 @@ def _speculation(scenario: LoadedScenario, precision: Precision) -> tuple[Draft,
 
 
 def rehost(deployment: Deployment, scenario: LoadedScenario) -> Deployment:
-    """What serves `scenario`, compiled for another one that differs in its load and in `engine.host` alone."""
+    """What serves `scenario`, compiled for another one that differs in its load and its host's times alone."""
     cost = deployment.cost.with_host(_host(scenario, deployment.graph.layout))
     params = _params(scenario, cost, deployment.memory)
     return replace(deployment, scenario=scenario, cost=cost, params=params)
@@ -131,25 +154,29 @@ def rehost(deployment: Deployment, scenario: LoadedScenario) -> Deployment:
 
 def _host(scenario: LoadedScenario, layout: Layout) -> HostTime:
     engine, moe = scenario.config.engine, scenario.model.moe
-    host, graphs = engine.host, engine.cuda_graphs
+    host, graphs, scale = engine.host, engine.cuda_graphs, engine.host_factor
     in_blocks = scenario.config.precision.by_part()["attention"] == "fp8_block"
     extra = host.block_layer if in_blocks else 0.0
     layers, moe_layers = scenario.model.layers, sum(moe.moe_layers) if moe else 0
     linear_layers, latent = scenario.model.linear_layers, scenario.model.latent is not None
     extra += host.linear_layer * linear_layers / layers
     return HostTime(
-        step=host.step,
-        sequence=host.sequence,
-        layer=(host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers + extra,
-        eager=host.eager
-        + host.moe_eager * moe_layers / layers
-        + host.linear_eager * linear_layers / layers
-        + host.latent_eager * latent,
-        launch=host.launch + host.moe_launch * moe_layers / layers + host.latent_launch * latent,
+        step=scale * host.step,
+        sequence=scale * host.sequence,
+        layer=scale * ((host.dense_layer * (layers - moe_layers) + host.moe_layer * moe_layers) / layers + extra),
+        eager=scale
+        * (
+            host.eager
+            + host.moe_eager * moe_layers / layers
+            + host.linear_eager * linear_layers / layers
+            + host.latent_eager * latent
+        ),
+        launch=scale * (host.launch + host.moe_launch * moe_layers / layers + host.latent_launch * latent),
+        # A share of the kernels' time, and no time of its own: no factor.
         prefill_share=host.prefill_share
         + host.moe_prefill_share * moe_layers / layers
         + (host.block_prefill_share if in_blocks else 0.0),
-        chunk=host.chunk,
+        chunk=scale * host.chunk,
         graph_sizes=graphs.all_sizes if graphs else None,
         padding=graphs.padding if graphs else True,
         mixed_tokens=graphs.mixed_tokens if graphs else 0,
@@ -175,8 +202,8 @@ def _params(scenario: LoadedScenario, cost: StepCost, memory: MemoryPlan) -> Eng
         reserve_output=engine.reserve_output,
         batch_wait_steps=engine.batch_wait_steps,
         batch_wait_tokens=engine.batch_wait_tokens,
-        request_ticks=to_ticks(engine.host.request),
-        request_token_ticks=to_ticks(engine.host.token),
+        request_ticks=to_ticks(engine.host_factor * engine.host.request),
+        request_token_ticks=to_ticks(engine.host_factor * engine.host.token),
         ahead=engine.overlap_scheduling,
         receive_steps=engine.receive_interval,
         speculation=cost.advance,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import simpy
 
-from simulator.engine import Engine, Passages, RunLog, check_servable
+from simulator.engine import Engine, Passages, RunLog, Watch, check_servable
 from simulator.handover import DECODE_FIRST, Handover, Pool, as_workers
 from simulator.policy import COMING, DONE, LANDING, SECONDS_PER_TICK, EngineParams, Status
 from simulator.replica import Replica
@@ -37,10 +37,12 @@ def simulate_pools(
     handover: Handover,
     *,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> RunLog:
     """Serve `requests` on prefill workers, numbered from 0, and decode workers, numbered after them.
 
     In the log `replica` is the decode worker (where a request has none, the prefill worker) and `passages` is given.
+    `watch` is as of `engine.simulate`.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def simulate_pools(
     """
     prefill, decode = as_workers(prefill, decode)
     check_pools(requests, prefill, decode)
-    return _PoolEngine(requests, prefill, decode, handover, progress).run()
+    return _PoolEngine(requests, prefill, decode, handover, progress, watch).run()
 
 
 def check_pools(requests: Requests, prefill: Pool, decode: Pool) -> None:
@@ -66,12 +68,13 @@ class _PoolEngine(Engine):
         decode: Pool,
         handover: Handover,
         progress: Callable[[int, int], None] | None,
+        watch: Watch | None = None,
     ) -> None:
         self.pools, self.handover = (prefill, decode), handover
         self.first = prefill.params.replicas  # number of the first decode worker
         self.decode_router = ROUTERS[decode.params.router](decode.params.router_seed)
         self.decode_load = Load(decode.params.replicas)
-        super().__init__(requests, prefill.cost, prefill.params, progress)
+        super().__init__(requests, prefill.cost, prefill.params, progress, watch)
         self.lanes = [
             [0] * (handover.prefill_lanes if replica.number < self.first else handover.decode_lanes)
             for replica in self.replicas

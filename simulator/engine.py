@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import simpy
@@ -84,14 +84,28 @@ class _Alarm(simpy.Event):
         self._value = value
 
 
+class Watch(Protocol):
+    """Somebody who looks at an engine while it runs, each time that `every` more requests are final.
+
+    It changes nothing; to end the simulation it raises an exception.
+    """
+
+    every: int
+
+    def look(self, engine: Engine) -> None: ...
+
+
 def simulate(
     requests: Requests,
     cost: StepCost,
     params: EngineParams,
     *,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> RunLog:
     """Serve `requests` on the deployment described by `params`, with steps timed by `cost`.
+
+    `watch` may end the simulation early, by an exception of its own.
 
     Raises
     ------
@@ -99,7 +113,7 @@ def simulate(
         prefill, its context exceeds the token budget.
     """
     check_servable(requests, params)
-    return Engine(requests, cost, params, progress).run()
+    return Engine(requests, cost, params, progress, watch).run()
 
 
 def check_servable(requests: Requests, params: EngineParams, *, prompts: bool = False) -> None:
@@ -144,8 +158,9 @@ class Engine:
         cost: StepCost,
         params: EngineParams,
         progress: Callable[[int, int], None] | None,
+        watch: Watch | None = None,
     ) -> None:
-        self.requests, self.params, self.progress = requests, params, progress
+        self.requests, self.params, self.progress, self.watch = requests, params, progress, watch
         self.env = simpy.Environment(initial_time=0)
         self.recorder = Recorder(column_names(len(cost.decode_caps), len(cost.decode_ops), len(cost.prefill_caps)))
         self.router, self.load = ROUTERS[params.router](params.router_seed), Load(params.replicas)
@@ -454,6 +469,8 @@ class Engine:
         self.final += 1
         if self.progress is not None and self.final % 256 == 0:
             self.progress(self.final, self.requests.n)
+        if self.watch is not None and self.final % self.watch.every == 0:
+            self.watch.look(self)
 
 
 def _compact(values: np.ndarray) -> array:

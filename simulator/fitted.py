@@ -78,13 +78,20 @@ class Group:
     _tables: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def estimate(
-        self, shape: Shape, gpu: Gpu, *, label: Label | None = None, lookup: Shape | None = None, cold: bool = False
+        self,
+        shape: Shape,
+        gpu: Gpu,
+        *,
+        label: Label | None = None,
+        lookup: Shape | None = None,
+        cold: bool = False,
+        launch: float = 1.0,
     ) -> Estimate:
         """Times of the kernel itself, without a host-side floor, for arrays of shapes.
 
         label : of the kernel that a pooled group stands for. lookup : columns to take the correction at in place of
         those of `shape`. cold : operands come from HBM, as in a step that touches more than the L2 holds, and not from
-        what the last repetition of a benchmark left there.
+        what the last repetition of a benchmark left there. launch : factor on the latency term.
         """
         constants = self.constants
         if cold:
@@ -96,14 +103,18 @@ class Group:
         label = label or self.label
         rows = max((len(column) for column in shape.values() if np.ndim(column) == 1), default=1)
         if rows > MANY and all(np.ndim(column) < 2 for column in shape.values()):
-            return self._in_chunks(rows, shape, gpu, label, lookup, cold)
+            return self._in_chunks(rows, shape, gpu, label, lookup, cold, launch)
         terms = MODELS[self.kind].terms(shape, label, gpu, constants)
+        if launch != 1:
+            terms = terms._replace(latency=launch * terms.latency)
         factor = np.exp(self.correction({**shape, **(lookup or {})}, gpu, label))
         roof = MODELS[self.kind].roof(shape, label, gpu)
         seconds = terms.seconds(constants["sharpness"]) * factor
         return Estimate(np.maximum(seconds, roof), Terms(*(part * factor for part in terms)))
 
-    def _in_chunks(self, rows: int, shape: Shape, gpu: Gpu, label: Label, lookup: Shape | None, cold: bool) -> Estimate:
+    def _in_chunks(
+        self, rows: int, shape: Shape, gpu: Gpu, label: Label, lookup: Shape | None, cold: bool, launch: float
+    ) -> Estimate:
         """The same for many rows: in pieces that fit into a core's cache, on all cores (NumPy lets threads run)."""
 
         def piece(start: int) -> Estimate:
@@ -111,7 +122,7 @@ class Group:
                 pick = slice(start, start + CHUNK)
                 return {n: c[pick] if np.ndim(c) and len(c) == rows else c for n, c in (columns or {}).items()}
 
-            return self.estimate(cut(shape), gpu, label=label, lookup=cut(lookup), cold=cold)
+            return self.estimate(cut(shape), gpu, label=label, lookup=cut(lookup), cold=cold, launch=launch)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             pieces = list(pool.map(piece, range(0, rows, CHUNK)))

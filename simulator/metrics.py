@@ -56,6 +56,27 @@ def request_times(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"ttft_s": ttft, "tpot_s": tpot, "e2e_s": e2e}
 
 
+def token_gaps(
+    columns: dict[str, np.ndarray],
+    timeline: Timeline,
+    gaps: np.ndarray,
+    quantiles: tuple[float, ...],
+    prefill_first: bool,
+    speculation: bool,
+) -> tuple[float, list[float]]:
+    """Mean and quantiles of the ITL of all tokens, seconds; NaN where there are none.
+
+    `prefill_first`, `speculation` : whether the engine prefills before it decodes on, and whether a step may give a
+    sequence several tokens.
+    """
+    joined = columns.get("joined_s")
+    stalls = None
+    if prefill_first or joined is not None:
+        stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"], joined)
+    number = float(np.maximum(columns["generated"] - 1, 0).sum()) if speculation else None
+    return all_itl(timeline, gaps, quantiles, stalls, number)
+
+
 @dataclass(frozen=True)
 class Workers:
     """What replicas of one kind did.
@@ -168,12 +189,7 @@ def summarise(
     makespan = float(columns["finish_s"].max() - columns["submitted_s"].min())
     gpus = sum(w.gpus for w in workers)
     tokens = int(generated.sum())
-    joined = columns.get("joined_s")
-    stalls = None
-    if prefill_first or joined is not None:
-        stalls = find_stalls(timeline, gaps, columns["replica"], columns["first_token_s"], columns["finish_s"], joined)
-    number = float(np.maximum(generated - 1, 0).sum()) if speculation else None
-    itl_mean, itl = all_itl(timeline, gaps, (*QUANTILES, 1.0), stalls, number)
+    itl_mean, itl = token_gaps(columns, timeline, gaps, (*QUANTILES, 1.0), prefill_first, speculation)
     flops, hbm = (sum(getattr(w, name) for w in workers) for name in ("flops", "hbm"))
     energy = sum(w.energy(makespan) for w in workers)
     hours = gpus * makespan / 3600

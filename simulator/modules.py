@@ -142,8 +142,10 @@ def _chunks(chunks: PrefillShape, query: Any, past: Any, caps: Sequence[int | No
     return StepShape(chunks.tokens, seqs, 0, (), PrefillShape(chunks.tokens, seqs, pairs, keys))
 
 
-def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any], gpu: Gpu) -> tuple[Any, Any]:
-    """Seconds of the block as it was measured, and the part of them that is latency.
+def estimate(
+    whole: Whole, module: Module, axis: str, columns: Mapping[str, Any], gpu: Gpu, launch: float = 1.0
+) -> tuple[Any, Any]:
+    """Seconds of the block as it was measured, and the part of them that is latency (times `launch`).
 
     Its projections may have another format than the model's: what is beyond them does not depend on that.
     """
@@ -158,7 +160,7 @@ def estimate(whole: Whole, module: Module, axis: str, columns: Mapping[str, Any]
         if axis == "decode":
             lookup = {"batch": smaller(columns["batch"], most_graphed(choice.group.label["kernel"]))}
         label = bind_label(choice, asked | {"gemm_dtype": _projections(choice, asked["gemm_dtype"])})
-        found = choice.group.estimate(columns, gpu, label=label, lookup=lookup, cold=True)
+        found = choice.group.estimate(columns, gpu, label=label, lookup=lookup, cold=True, launch=launch)
         return found.seconds, found.terms.latency
 
     seconds, latency = of(whole.main)

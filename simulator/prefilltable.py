@@ -53,9 +53,9 @@ class PrefillTable:
         logs = np.log(np.broadcast_to(seconds(StepShape(chunks.tokens, 0, 0, (), chunks)), seqs.shape))
         # Corrections are fitted to measurements, which scatter; more past never takes less time.
         logs = np.maximum.accumulate(logs, axis=2)
-        self._axes = [np.log2(axis) for axis in axes]
-        self._lists = [axis.tolist() for axis in self._axes]
-        self._logs = logs
+        self.axes = [np.log2(axis) for axis in axes]  # of chunks, tokens a chunk, and stretch
+        self._lists = [axis.tolist() for axis in self.axes]
+        self.logs = logs  # of seconds, by the axes
         self._nested = logs.tolist()
 
     def at(self, chunks: PrefillShape) -> float:
@@ -74,14 +74,14 @@ class PrefillTable:
     def many(self, chunks: PrefillShape) -> np.ndarray:
         """Seconds of many steps, [n]; every one has chunks."""
         cells = []
-        for knots, value in zip(self._axes, self._coordinates(chunks, np.log2, np.maximum), strict=True):
+        for knots, value in zip(self.axes, self._coordinates(chunks, np.log2, np.maximum), strict=True):
             lower = np.clip(np.searchsorted(knots, value, side="right") - 1, 0, len(knots) - 2)
             cells.append((lower, (value - knots[lower]) / (knots[lower + 1] - knots[lower])))
         (i, x), (j, y), (k, z) = cells
 
         def plane(first: np.ndarray) -> np.ndarray:
-            low = self._logs[first, j, k] + z * (self._logs[first, j, k + 1] - self._logs[first, j, k])
-            high = self._logs[first, j + 1, k] + z * (self._logs[first, j + 1, k + 1] - self._logs[first, j + 1, k])
+            low = self.logs[first, j, k] + z * (self.logs[first, j, k + 1] - self.logs[first, j, k])
+            high = self.logs[first, j + 1, k] + z * (self.logs[first, j + 1, k + 1] - self.logs[first, j + 1, k])
             return np.asarray(low + y * (high - low))
 
         low = plane(i)

@@ -8,6 +8,7 @@ simulator never imports: the bundled files are found by their place beside it.
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,6 +81,13 @@ class Profile(BaseModel):
     def correction(self, kind: str) -> Correction:
         return self.kinds.get(kind, _NONE)
 
+    def launched(self, factor: float) -> Profile:
+        """The same with `factor` times the overhead of every launch."""
+        if factor == 1:
+            return self
+        kinds = {k: fix.model_copy(update={"overhead": factor * fix.overhead}) for k, fix in self.kinds.items()}
+        return self.model_copy(update={"kinds": kinds})
+
 
 _NONE = Correction()
 
@@ -102,12 +110,21 @@ def load_profile(name: str, *, relative_to: Path | None = None) -> Profile:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         path = path if path.is_absolute() or relative_to is None else relative_to / path
-    else:
-        known = list_profiles()
-        if name not in known:
-            raise InputError(
-                "unknown profile", place="profile", found=name, allowed=near_matches(name, known) + "; or a path"
-            )
-        path = profile_folder() / f"{name}.yaml"
+        return _read(path)
+    known = list_profiles()
+    if name not in known:
+        raise InputError(
+            "unknown profile", place="profile", found=name, allowed=near_matches(name, known) + "; or a path"
+        )
+    return _bundled(name)
+
+
+@lru_cache(maxsize=16)
+def _bundled(name: str) -> Profile:
+    """A profile that comes with kinesim, read once."""
+    return _read(profile_folder() / f"{name}.yaml")
+
+
+def _read(path: Path) -> Profile:
     file = read_yaml(path)
     return validate(Profile, file.data, file=path, line_of=file.line)

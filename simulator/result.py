@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwspecs.errors import InputError
+from hwspecs.units import format_quantity
 from simulator import metrics
+from simulator.headline import METRICS, headline
 from simulator.latency import request_itl
+from simulator.policy import Status
 from simulator.timeline import Timeline
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "kinesim-result/1"
 REQUEST_COLUMNS = (
@@ -24,7 +31,7 @@ PASSAGE_COLUMNS = ("prefill_worker", "prefilled_s", "reserved_s", "sent_s", "arr
 """And with prefill and decode on workers of their own; `replica` is the decode worker then."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a run yields.
 
@@ -77,6 +84,66 @@ class Result:
             r["generated"],
             joined_s=r.get("joined_s"),
         )
+
+    def __repr__(self) -> str:
+        """What was simulated and how long it took, in a line: the arrays are long."""
+        count = self.summary["requests"]["total"]
+        time = format_quantity(self.summary["makespan_s"], "s")
+        return f"<Result {self.scenario['name']}: {count:,} requests in {time} on {self.deployment['gpu']['name']}>"
+
+    # ---- tables (pandas) ----
+
+    def headline(self) -> dict[str, float | None]:
+        """The metrics of `simulator.headline` by key, in SI units; None for what the run does not have."""
+        return headline(self.summary)
+
+    def headline_frame(self) -> pd.DataFrame:
+        """The same as a table by key: title, value, unit, better (lower or higher)."""
+        import pandas as pd
+
+        rows = [
+            {"metric": key, "title": METRICS[key].title, "value": value, "unit": METRICS[key].unit,
+             "better": METRICS[key].better}
+            for key, value in self.headline().items()
+            if value is not None
+        ]  # fmt: skip
+        return pd.DataFrame(rows).set_index("metric")
+
+    def requests_frame(self) -> pd.DataFrame:
+        """One row a request: its columns, `status` in words, TTFT, TPOT and E2E, and its ITL's quantiles; seconds."""
+        import pandas as pd
+
+        itl = self.itl()
+        columns = self.requests | metrics.request_times(self.requests)
+        columns |= {name: itl[:, i] for i, name in enumerate(("itl_p50_s", "itl_p90_s", "itl_p99_s", "itl_max_s"))}
+        frame = pd.DataFrame(columns)
+        words = {int(status): status.name.lower() for status in Status}
+        frame["status"] = frame["status"].map(words).astype("category")
+        return frame
+
+    def timeline_frame(self) -> pd.DataFrame:
+        """One row a macro-step (steps with the same batch), in the order of their ends; seconds, tokens, blocks."""
+        import pandas as pd
+
+        return pd.DataFrame(self.timeline.columns)
+
+    def operators_frame(self) -> pd.DataFrame:
+        """One row an operator: its totals over the run, with the seconds by bound as columns of their own."""
+        import pandas as pd
+
+        frame = pd.json_normalize(self.operators)
+        bounds = [name for name in frame if name.startswith("by_bound.")]
+        frame[bounds] = frame[bounds].fillna(0.0)
+        return frame
+
+    def problems_frame(self) -> pd.DataFrame:
+        """Of Best-of-N, one row a problem. Raises InputError for another strategy, which has none."""
+        import pandas as pd
+
+        kind = self.scenario["workload"]["strategy"]["kind"]
+        if kind != "best_of_n":
+            raise InputError("has no problems", place="strategy", found=kind, allowed="best_of_n")
+        return pd.DataFrame(metrics.by_problem(self.requests))
 
     def document(self) -> dict[str, Any]:
         """The content of `result.json`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -160,14 +161,15 @@ def anchor(gpu: Gpu, measured: Sequence[str]) -> tuple[str | None, str]:
     while root.base is not None and seen < 8:
         if root.base in measured:  # with another price, say, it is still the GPU that was measured
             return root.base, "exact" if same_figures(gpu, load_gpu(root.base)) else "sibling"
-        if root.base not in list_gpus():
+        if root.base not in list_gpus() and not os.path.exists(root.base):
             break
         root, seen = load_gpu(root.base), seen + 1
     if gpu.name in measured:
         return gpu.name, "sibling"
     alike = [load_gpu(name) for name in measured if _alike(load_gpu(name), gpu)]
     if alike:
-        return min(alike, key=lambda other: _distance(other, gpu)).name, "sibling"
+        # What is nearest to the GPU that it was derived from: one percent more of something changes no kernels.
+        return min(alike, key=lambda other: _distance(other, root)).name, "sibling"
     return None, "foreign"
 
 

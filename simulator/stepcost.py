@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Collection
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -59,6 +59,17 @@ DecodeLines = tuple[tuple[Line, int], ...]
 """For each decode operator its line and the index of the extent that it reads."""
 
 
+class HostTicks(NamedTuple):
+    """Ticks of the host in a step with prefill: by the decoding sequences of a rank, for each chunk, where no CUDA graph
+    covers it, and what its kernels take at least then.
+    """
+
+    mixed: list[int]
+    chunk: int
+    eager: int
+    launch: int
+
+
 class StepCost:
     """Seconds and ticks of engine steps.
 
@@ -72,6 +83,7 @@ class StepCost:
     beside : tokens up to which operators that can (`Operator.beside`) run beside longer ones, on another stream: they
         take no longer than what they read and compute takes at the GPU's peaks.
     advance : what decoding sequences draft and are granted in a step; the graph has to have been built for it.
+    tables : whether to compile; without, `terms` and `kernel_terms` answer, which compute, and nothing else does.
 
     Raises
     ------
@@ -91,6 +103,7 @@ class StepCost:
         fused: Collection[str] = (),
         beside: int = 0,
         advance: Advance = ONE_TOKEN,
+        tables: bool = True,
     ) -> None:
         self.graph, self.gpu, self.profile = graph, gpu, profile
         self.host, self.fused, self.beside = host or HostTime(), frozenset(fused), beside
@@ -103,20 +116,22 @@ class StepCost:
         self.decode_ops = [op for op in self.operators if op.axis == "decode"]
         self.prefill_ops = [op for op in self.operators if op.axis == "prefill"]
         self.decode_extents = [self._extent(op) for op in self.decode_ops]
-        self._ordered = _stream_order(graph)
         self.ranks, self.most_seqs = graph.layout.ranks, ceil_div(max_seqs, graph.layout.ranks)
         self.advance, self.queries, self.unit = advance, advance.queries, advance.unit
         if self.queries != graph.queries:
             raise ValueError(f"the graph is that of {graph.queries} tokens a decoding sequence")
-        tables = {dealt: _ticks(self._longest_path(dealt)) for dealt in self._dealt()}
-        self.tokens = tables.pop(self.ranks)
-        self._others = list(tables.items())
+        self._block: dict[tuple[Module, str], tuple[tuple[bytes, ...], tuple[Any, Any], Any]] = {}
+        if not tables:
+            return
+        self._ordered = _stream_order(graph)
+        by_dealt = {dealt: _ticks(self._longest_path(dealt)) for dealt in self._dealt()}
+        self.tokens = by_dealt.pop(self.ranks)
+        self._others = list(by_dealt.items())
         self.rows = _ticks(self._sum("rows", np.arange(self.most_seqs * self.queries + 1)))
         largest = max_tokens // graph.layout.attention_data // self.queries
         self.padded = [max(n, min(self.host.padded(n), largest)) for n in range(self.most_seqs + 1)]
         self._take_host()
         self._knots = _context_knots(max_context)
-        self._block: dict[tuple[Module, str], tuple[tuple[bytes, ...], tuple[Any, Any], Any]] = {}
         # Layers that differ in their MLPs have the same attention: it is asked once.
         once: dict[tuple[Any, ...], Any] = {}
         self._decode_seconds = [self._decode_table(op, once) for op in self.decode_ops]
@@ -149,6 +164,17 @@ class StepCost:
         other = copy(self)
         other.host = host
         other._take_host()
+        return other
+
+    def with_gpu(self, gpu: Gpu) -> StepCost:
+        """The same kernels on a GPU with other figures, for `terms` and `kernel_terms` alone: tables stay as they are.
+
+        Rates of `gpu` may be arrays, all of one length: times are then arrays over them, for shapes of numbers.
+        """
+        other = copy(self)
+        other.gpu, other._block = gpu, {}
+        if isinstance(self.profile, Calibrated):
+            other.profile = self.profile.with_gpu(gpu)
         return other
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -281,6 +307,33 @@ class StepCost:
             lines = self._decode_lines[seqs] = tuple(zip(built, self.decode_extents, strict=False))
         return lines
 
+    # --- for bounds ---------------------------------------------------------------------------------------------
+
+    @property
+    def token_tables(self) -> list[tuple[int, list[int]]]:
+        """Ticks by the tokens of a batch, for each number of batches that operators have the rows of a step dealt among."""
+        return [(self.ranks, self.tokens), *self._others]
+
+    @property
+    def host_ticks(self) -> HostTicks:
+        """What steps with prefill take of the host."""
+        return HostTicks(self._mixed_host, self._chunk_host, self._eager_host, self._launch)
+
+    @property
+    def context_knots(self) -> np.ndarray:
+        """Mean contexts at which `decode_tables` are."""
+        return self._knots
+
+    @property
+    def decode_tables(self) -> list[np.ndarray]:
+        """Seconds of each of `decode_ops`, [sequences of a rank from 0, knots], linear between them."""
+        return self._decode_seconds
+
+    @property
+    def prefill_tables(self) -> list[PrefillTable | KeyTable] | None:
+        """Of each of `prefill_ops`; None where the cost model is asked for every step."""
+        return self._prefill_tables
+
     # --- for people ---------------------------------------------------------------------------------------------
 
     def operator_seconds(self, op: Operator, shape: StepShape) -> Any:
@@ -325,7 +378,7 @@ class StepCost:
         key, asked = (replace(module, block=""), op.axis), (steps[0].tokens, *columns.values())
         same = tuple(np.asarray(value).tobytes() for value in asked)
         if key not in self._block or self._block[key][0] != same:
-            block = modules.estimate(whole, module, op.axis, columns, self.gpu)
+            block = modules.estimate(whole, module, op.axis, columns, self.gpu, self.profile.launch)
             parts = [modules.as_measured(part, whole) for part in modules.others(members, op.axis)]
             known: Any = sum(self.kernel_terms(part, steps[0]).seconds for part in parts)
             self._block[key] = same, block, known

@@ -54,6 +54,10 @@ def _version(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+Scale = Annotated[float, BeforeValidator(finite), Field(strict=True, ge=0, le=1000)]
+"""A factor on times."""
+
+
 class Host(Part):
     """Time of the host's work that the GPU waits for, so that no GPU shortens it (docs/engine.md, "The host")."""
 
@@ -244,6 +248,11 @@ class Engine(Part):
         default=None, description="How a GPU's memory is divided; left out, as the engine's."
     )
     host: Host = Field(default_factory=Host, description="Time that the host takes; left out, as the engine's.")
+    host_factor: Scale = Field(default=1.0, description="Factor on all of the host's seconds: 0.5 is twice as fast.")
+    launch_factor: Scale = Field(
+        default=1.0,
+        description="Factor on what every kernel takes whatever the rates of the GPU: its launch and its latency.",
+    )
 
 
 class _Change(Part):

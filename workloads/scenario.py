@@ -11,7 +11,7 @@ import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -250,6 +250,8 @@ class LoadedScenario:
         scenario itself is then that of the decode workers. wire : the link between them.
     origin : the bundled name or the file; `<dict>` for a mapping.
     base_dir : folder to which the scenario's relative paths referred.
+    given : what was read, with all assignments and nothing filled in: `load_scenario` makes the same of it, and with
+        further assignments what it would have made of them in the first place.
     """
 
     config: Scenario
@@ -260,6 +262,7 @@ class LoadedScenario:
     drafter: Model | None = None
     pools: tuple[LoadedScenario, LoadedScenario] | None = None
     wire: ResolvedWire | None = None
+    given: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self, *, embed: bool = False) -> dict[str, Any]:
         """The scenario as plain data that `load_scenario` reads back to the same one.
@@ -322,16 +325,10 @@ def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()
     original = data
     data = copy.deepcopy(dict(data))
     _absolute_paths(data, base_dir)
-    assigned: list[Place] = []
-    for text in sets:
-        place, value = _parse_set(text)
-        part = _nested(place, value)
-        _absolute_paths(part, Path.cwd())
-        _assign(data, place, _at(part, place), text)
-        assigned.append(place)
+    assigned = _assign_all(data, sets)
     data.setdefault("name", name)
     try:
-        return _check(data, file, base_dir)
+        return replace(_check(data, file, base_dir), given=data)
     except InputError as error:
         if error.file != file:
             raise  # inside a file that the scenario refers to
@@ -345,6 +342,57 @@ def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()
             found=error.found,
             allowed=error.allowed,
         ) from None
+
+
+def with_sets(data: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """A scenario file's content with assignments of `--set` put in, not checked yet. Raises InputError for one that is
+    none.
+    """
+    changed = copy.deepcopy(dict(data))
+    _assign_all(changed, sets)
+    return changed
+
+
+def _assign_all(data: dict[str, Any], sets: Sequence[str]) -> list[Place]:
+    """Put the assignments into `data`, paths of files made absolute; their places."""
+    assigned: list[Place] = []
+    for text in sets:
+        place, value = _parse_set(text)
+        part = _nested(place, value)
+        _absolute_paths(part, Path.cwd())
+        _assign(data, place, _at(part, place), text)
+        assigned.append(place)
+    return assigned
+
+
+def scenario_data(
+    spec: str | Path | Mapping[str, Any], assignments: Mapping[str, Any] | None = None, folder: Path | None = None
+) -> dict[str, Any]:
+    """A scenario's content as it was written, changed and with absolute paths, for `load_scenario` to take anywhere.
+
+    Parameters
+    ----------
+    spec : as of `load_scenario`.
+    assignments : path -> plain value, applied in order, as `load_scenario` does with texts.
+    folder : to which relative paths in their values refer; the current one if left out.
+
+    Raises
+    ------
+    InputError : no such scenario, no mapping, or a path that is none or leads nowhere. Nothing else is checked.
+    """
+    data, file, _, base_dir, name = _read(spec)
+    if not isinstance(data, Mapping):
+        allowed = "a mapping with the keys " + ", ".join(Scenario.model_fields)
+        raise InputError("not a scenario", file=file, found=data, allowed=allowed)
+    data = copy.deepcopy(dict(data))
+    _absolute_paths(data, base_dir)
+    data.setdefault("name", name)
+    for path, value in (assignments or {}).items():
+        place = _path_place(path, "a path such as engine.max_num_seqs or gpu.memory.bandwidth")
+        part = _nested(place, copy.deepcopy(value))
+        _absolute_paths(part, folder or Path.cwd())
+        _assign(data, place, _at(part, place), path)
+    return data
 
 
 def _read(spec: object) -> tuple[Any, object, Any, Path, str]:
@@ -535,15 +583,21 @@ def _parse_set(text: str) -> tuple[Place, Any]:
     name, equals, value = str(text).partition("=")
     if not equals or not name.strip():
         raise InputError("not an assignment", file="--set", found=text, allowed=allowed)
-    if not re.fullmatch(r"[^.\[\]]+(\[\d{1,9}\])*(\.[^.\[\]]+(\[\d{1,9}\])*)*", name.strip()):
-        raise InputError("not a path", file="--set", found=name, allowed=allowed)
+    place = _path_place(name, allowed)
     if not value.strip():
-        return _split(name.strip()), None
+        return place, None
     try:
-        return _split(name.strip()), parse_yaml(value, "--set").data
+        return place, parse_yaml(value, "--set").data
     except InputError as error:
         problem = f"the value {error.problem}"
         raise InputError(problem, file="--set", place=name.strip(), found=value, allowed="a YAML value") from None
+
+
+def _path_place(name: str, allowed: str) -> Place:
+    """The place that a path names. InputError if it is none."""
+    if not re.fullmatch(r"[^.\[\]]+(\[\d{1,9}\])*(\.[^.\[\]]+(\[\d{1,9}\])*)*", name.strip()):
+        raise InputError("not a path", file="--set", found=name, allowed=allowed)
+    return _split(name.strip())
 
 
 def _split(place: str) -> Place:

@@ -96,8 +96,9 @@ def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     plan = _plan(shape, label, gpu)
     size = kv_bytes(label["kv_dtype"])
     flops = 2 * plan.kv / size * (shape["q_heads"] / shape["kv_heads"])
-    rate = max(gpu.memory.bandwidth, gpu.l2.bandwidth)
-    return np.maximum(flops / max(compute_rate("bf16", gpu), compute_rate("fp8", gpu)), (plan.kv + plan.io) / rate)
+    rate = np.maximum(gpu.memory.bandwidth, gpu.l2.bandwidth)
+    fastest = np.maximum(compute_rate("bf16", gpu), compute_rate("fp8", gpu))
+    return np.maximum(flops / fastest, (plan.kv + plan.io) / rate)
 
 
 def _work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:

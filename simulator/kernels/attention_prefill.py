@@ -122,7 +122,7 @@ def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     batch, query, past, q_heads, _, dim, window = (shape[c] for c in COLUMNS)
     plan = _plan(shape, label, gpu)
     flops = 4 * dim * batch * q_heads * causal_pairs(query, past, window)
-    rate = max(gpu.memory.bandwidth, gpu.l2.bandwidth)
+    rate = np.maximum(gpu.memory.bandwidth, gpu.l2.bandwidth)
     return np.maximum(flops / compute_rate(compute_dtype(label), gpu), (plan.io + plan.kv) / rate)
 
 

@@ -66,7 +66,7 @@ def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     """Seconds of the bytes through the fastest level, and of those that exceed the L2 from HBM."""
     total = _plan(shape, gpu).bytes * (1.0 if label["op"] in STREAMS else FUSED)
     beyond = np.maximum(total - gpu.l2.size, 0.0) / gpu.memory.bandwidth
-    return np.maximum(total / max(gpu.l2.bandwidth, gpu.memory.bandwidth), beyond)
+    return np.maximum(total / np.maximum(gpu.l2.bandwidth, gpu.memory.bandwidth), beyond)
 
 
 def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:

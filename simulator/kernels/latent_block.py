@@ -206,7 +206,7 @@ def roof(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: 
         flops = 2 * size.index_heads * size.index_dim * step.pairs * number(shape.get("indexer", 1.0))
         seconds = seconds + flops / compute_rate("fp8", gpu)
     total = weights + np.minimum(step.keys, read) * block.token
-    return np.maximum(seconds, total / max(gpu.l2.bandwidth, gpu.memory.bandwidth))
+    return np.maximum(seconds, total / np.maximum(gpu.l2.bandwidth, gpu.memory.bandwidth))
 
 
 def work(shape: Shape, label: Mapping[str, str], block: Block, size: Dims, gpu: Gpu) -> KernelWork:

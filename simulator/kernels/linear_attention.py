@@ -140,7 +140,7 @@ def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
 
 
 def _streamed(size: Any, gpu: Gpu) -> Any:
-    level = max(gpu.l2.bandwidth, gpu.memory.bandwidth)
+    level = np.maximum(gpu.l2.bandwidth, gpu.memory.bandwidth)
     return np.maximum(size / level, (size - gpu.l2.size) / gpu.memory.bandwidth)
 
 

@@ -94,8 +94,8 @@ def _terms(shape: Shape, label: Label, gpu: Gpu, c: Constants) -> Terms:
 def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     plan = _plan(shape, label, gpu)
     flops = _flops(shape) * shape["batch"] * shape["context_len"] * shape["q_heads"]
-    rate = max(gpu.memory.bandwidth, gpu.l2.bandwidth)
-    fastest = max(compute_rate("bf16", gpu), compute_rate(decode_format(label, gpu), gpu))
+    rate = np.maximum(gpu.memory.bandwidth, gpu.l2.bandwidth)
+    fastest = np.maximum(compute_rate("bf16", gpu), compute_rate(decode_format(label, gpu), gpu))
     return np.maximum(flops / fastest, (plan.kv + plan.io) / rate)
 
 

@@ -115,7 +115,7 @@ def _terms(shape: Shape, label: Label, gpu: Gpu, c: Constants) -> Terms:
 
 def _roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     plan = _plan(shape, label, gpu)
-    rate = max(gpu.memory.bandwidth, gpu.l2.bandwidth)
+    rate = np.maximum(gpu.memory.bandwidth, gpu.l2.bandwidth)
     return np.maximum(
         2 * plan.wide * plan.pairs / compute_rate(prefill_format(label, gpu), gpu), (plan.io + plan.kv) / rate
     )

@@ -180,7 +180,8 @@ def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     pairs = np.asarray(shape["tokens"], dtype=np.float64) * shape["top_k"] / shape["ep"]
     compute = 2 * np.minimum(load.pairs, pairs) * hidden * load.width * load.matrices
     weights = part.weights * np.where(skew > 0, 0.5, np.where(load.pairs < load.experts, 0.7, 1.0))
-    level = np.where(part.weights < gpu.l2.size, max(gpu.l2.bandwidth, gpu.memory.bandwidth), gpu.memory.bandwidth)
+    quicker = np.maximum(gpu.l2.bandwidth, gpu.memory.bandwidth)
+    level = np.where(part.weights < gpu.l2.size, quicker, gpu.memory.bandwidth)
     return np.maximum(compute / compute_rate(label["dtype"], gpu), weights / level)
 
 

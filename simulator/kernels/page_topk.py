@@ -89,7 +89,7 @@ def roof(shape: Shape, label: Label, gpu: Gpu) -> Any:
     """Seconds of the summaries (or of the scores, of which a narrower format may be kept) through the fastest level."""
     plan = _plan(shape, label)
     total = plan.summaries if label["op"] == "scores" else FUSED * plan.scores
-    return total / max(gpu.l2.bandwidth, gpu.memory.bandwidth)
+    return total / np.maximum(gpu.l2.bandwidth, gpu.memory.bandwidth)
 
 
 def work(shape: Shape, label: Label, gpu: Gpu) -> KernelWork:
