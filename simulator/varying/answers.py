@@ -1,0 +1,202 @@
+"""The answer to a what-if in words: which resource should grow first, and whether a setting changes that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwspecs.units import format_quantity
+from simulator.headline import metric
+from simulator.printing import percent
+from simulator.varying.paths import words
+from simulator.varying.whatif import Answer, Row, WhatIf
+
+SMALL = 0.02
+"""Gain below which a resource is not worth a word."""
+
+
+MOST_METRICS = 3
+"""Metrics that the words speak of."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how many percent a metric gets better for one percent more of a resource (less, of a time), and how sure."""
+
+    title: str
+    time: bool
+    value: float
+    uncertainty: float
+
+    def about(self) -> str:
+        """`1.01 % ± 0.09`."""
+        off = f" ± {self.uncertainty:.2f}" if self.uncertainty >= 0.005 else ""
+        return f"{self.value:.2f} %{off}"
+
+
+def gains(answer: Answer, key: str) -> list[Gain]:
+    """Those of all resources whose elasticity is known, the largest first."""
+    sign = -1.0 if metric(key).better == "lower" else 1.0
+    found = []
+    for r in answer.resources:
+        e = (answer.table or {}).get(r.key, {}).get(key)
+        if e is not None and e.value is not None:
+            found.append(Gain(r.title, r.time, (-sign if r.time else sign) * e.value, e.uncertainty))
+    return sorted(found, key=lambda gain: -gain.value)
+
+
+def sentences(found: WhatIf) -> list[str]:
+    """The answer, a sentence each."""
+    said: list[str] = []
+    first = found.answers[0]
+    keys = list(distinct(found)) or list(found.metrics)
+    for answer in found.answers:
+        if answer.table:
+            said += _first(answer, keys[0], found.answers)
+            said += [text for key in keys[1:MOST_METRICS] if (text := _also(answer, key))]
+    for answer in found.answers[1:]:
+        said += _compared(first, answer, keys[0])
+    for answer in found.answers:
+        if answer.rows:
+            said += _best(answer, keys[0], named=len(found.answers) > 1)
+    return said
+
+
+def _also(answer: Answer, key: str) -> str:
+    """What counts for a further metric."""
+    ranked = [gain for group in leader(answer, key) for gain in group][:3]
+    return (
+        f"For the {metric(key).title}: " + ", ".join(f"{g.title} {g.about()}" for g in ranked) + "." if ranked else ""
+    )
+
+
+def leader(answer: Answer, key: str) -> tuple[list[Gain], list[Gain]]:
+    """The resources that should grow first, more than one where the uncertainties do not tell them apart, and the
+    others that are worth a word.
+    """
+    ranked = [gain for gain in gains(answer, key) if gain.value >= max(SMALL, gain.uncertainty)]
+    if not ranked:
+        return [], []
+    top = ranked[0]
+    alike = [g for g in ranked if g is top or top.value - top.uncertainty <= g.value + g.uncertainty]
+    return alike, [g for g in ranked if g not in alike]
+
+
+def _first(answer: Answer, key: str, answers: Sequence[Answer]) -> list[str]:
+    first, rest = leader(answer, key)
+    named = f"With {answer.name}" if answer is not answers[0] else "As given" if len(answers) > 1 else ""
+    what = metric(key)
+    if not first:
+        text = f"no resource of the GPU gains {100 * SMALL:.0f} % of its own growth in {what.title}"
+        return [f"{named}, {text}." if named else f"{text[0].upper()}{text[1:]}."]
+    verb = "should shrink first" if first[0].time else "should grow first"
+    names = " or ".join(gain.title for gain in first)
+    if len(first) > 1:
+        verb = "should change first, which one is not told apart"
+    better = "takes" if what.better == "lower" else "adds"
+    goes = "off" if what.better == "lower" else "to"
+    figures = " or ".join(gain.about() for gain in first)
+    more = "less" if first[0].time else "more"
+    text = f"{names} {verb}: 1 % {more} of it {better} {figures} {goes} the {what.title}"
+    if rest:
+        text += "; then " + ", ".join(f"{gain.title} {gain.about()}" for gain in rest[:4])
+    return [f"{named}, {text}." if named else f"{text}."]
+
+
+def _compared(first: Answer, other: Answer, key: str) -> list[str]:
+    """One setting beside the scenario as given."""
+    if other.base.error is not None:
+        return [f"{other.name} cannot be served: {other.base.error}."]
+    before, after = first.base.metrics.get(key), other.base.metrics.get(key)
+    if not before or after is None:
+        return []
+    said = [f"With {other.name} the {metric(key).title} is {after / before:.3g} of what it is as given"]
+    if first.table and other.table:
+        one, two = ({gain.title for gain in leader(a, key)[0]} for a in (first, other))
+        if one == two:
+            said.append("the same resource should change first")
+        elif one & two:
+            said.append("which resource should change first is not told apart from before")
+        else:
+            said.append("and it changes which resource should change first")
+    return ["; ".join(said) + "."]
+
+
+def _best(answer: Answer, key: str, *, named: bool) -> list[str]:
+    what = metric(key)
+    known = [row for row in answer.rows if row.point.error is None and row.point.metrics.get(key) is not None]
+    if not known:
+        return [f"{answer.name}: no point can be served."]
+
+    def value(row: Row) -> float:
+        return float(row.point.metrics[key] or 0.0)
+
+    best = min(known, key=value) if what.better == "lower" else max(known, key=value)
+    before = answer.base.metrics.get(key)
+    ratio = f", {value(best) / before:.3g} of the base's" if before else ""
+    lost = len(answer.rows) - len(known)
+    start = f"With {answer.name if answer.name != 'as given' else 'the scenario as given'}, the" if named else "The"
+    text = f"{start} {what.title} is best at {place(best)}: {shown(key, value(best))}{ratio}."
+    return [text + (f" {lost} of {len(answer.rows)} points cannot be served." if lost else "")]
+
+
+def distinct(found: WhatIf) -> dict[str, str]:
+    """The metrics that tell something apart, and their titles: one that moves exactly as an earlier one does (a price
+    as the time) shares its entry.
+    """
+    kept: dict[str, list[str]] = {}
+    served = [answer for answer in found.answers if answer.base.error is None]
+    for key in found.metrics:
+        if not any(answer.base.metrics.get(key) is not None for answer in served):
+            continue
+        same = next((k for k in kept if all(_alike(answer, key, k) for answer in served)), None)
+        kept.setdefault(same or key, []).append(metric(key).title)
+    return {key: " and ".join(titles) for key, titles in kept.items()}
+
+
+def _alike(answer: Answer, one: str, two: str) -> bool:
+    """Whether two metrics keep their ratio in all that was found of a setting."""
+    for cells in (answer.table or {}).values():
+        a, b = cells[one].value, cells[two].value
+        if a is None or b is None or abs(a - b) > 1e-9:
+            return False
+    values = [(p.metrics.get(one), p.metrics.get(two)) for p in (answer.base, *(row.point for row in answer.rows))]
+    ratios = [a / b for a, b in values if a and b]
+    return bool(ratios) and max(ratios) - min(ratios) < 1e-9 * max(ratios)
+
+
+def place(row: Row) -> str:
+    """`gpu.memory.bandwidth 9.6 TB/s, engine.max_num_seqs 64`."""
+    return ", ".join(f"{path} {value_words(value)}" for path, value in row.values.items())
+
+
+def value_words(value: object) -> str:
+    """A varied value; of fields that vary together the first one's."""
+    if isinstance(value, dict) and all("." in str(key) for key in value) and value:
+        return words(next(iter(value.values())))
+    return words(value)
+
+
+def shown(key: str, value: float | None) -> str:
+    """A metric's value with its unit."""
+    from simulator.printing import duration
+
+    what = metric(key)
+    if value is None:
+        return "-"
+    if what.unit == "s":
+        return duration(value)
+    if what.unit == "" and what.key in ("mfu", "mbu", "goodput_share", "kv_peak_use"):
+        return percent(value)
+    if what.unit == "USD":
+        return f"{value:,.2f} USD" if value >= 0.1 else f"{value:.3g} USD"
+    if what.unit == "J":
+        return energy(value)
+    if what.unit in ("h", "1/s", ""):
+        return f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
+    return format_quantity(value, what.unit)
+
+
+def energy(joules: float) -> str:
+    """In J, or from 0.1 kWh on in kWh."""
+    return f"{joules / 3.6e6:,.3g} kWh" if joules >= 3.6e5 else format_quantity(joules, "J")

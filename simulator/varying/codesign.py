@@ -1,0 +1,299 @@
+"""Co-design: the GPU that makes a scenario cheapest under budgets of area, power or money, by full simulations.
+
+Each setting of what runs on it (the scenario's own, and others such as sparse attention) gets the GPU that is best for
+it, and every setting is simulated on every one of these GPUs: what it costs to have built for another one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwspecs.errors import InputError
+from hwspecs.gpu import list_gpus
+from simulator.headline import Metric, metric
+from simulator.varying.breakeven import missing, settings_of
+from simulator.varying.budget import Budget, read_budget
+from simulator.varying.descent import GAIN, LADDER, MOST, Flat, Search, Slope, descend, neighbours, optimise
+from simulator.varying.designs import Space
+from simulator.varying.paths import split_assignment
+from simulator.varying.points import Point, Progress, Spec, plain_spec
+from simulator.varying.runner import Runner
+from workloads.scenario import LoadedScenario, load_scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULTS = ("usd_per_solved", "gpu_seconds_per_solved", "usd_per_million_output_tokens", "makespan_s")
+"""What is optimised if nothing is said: the first of them that the scenario has."""
+AFTERWARDS = 0.2
+"""Trust region of a search that goes on from a better neighbour."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric as simulated, with the ends of its 80 % interval; all None where it cannot be served, and `error` says
+    why.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best GPU for one setting.
+
+    Attributes
+    ----------
+    label, sets : the setting. x : the design (`designs.Space`). slope : d log(metric) / d log of each free resource,
+        the price of a GPU-hour included where it counts. worth : by budget, by how many times a share of it the metric
+        improves when that share is added (Lagrange's multipliers, fitted to the resources off their bounds).
+    returns : of each free resource what a share of the budgets, spent on it, brings; at the best design that of all
+        resources off their bounds is the same. flat : how far each can be moved.
+    simulated, rejected : designs. reasons : why designs could not be served.
+    """
+
+    label: str
+    sets: tuple[str, ...]
+    x: np.ndarray
+    slope: np.ndarray
+    worth: Mapping[str, float]
+    returns: tuple[float | None, ...]
+    flat: tuple[Flat, ...]
+    simulated: int
+    rejected: int
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CoDesign:
+    """What to build. optima : by setting. measured : by GPU (`base`, then one a setting, in their order) the metric of
+    every setting. runs : simulations.
+    """
+
+    scenario: str
+    gpu: str
+    budget: Budget
+    space: Space
+    metric: Metric
+    optima: tuple[Optimum, ...]
+    measured: tuple[tuple[Measured, ...], ...]
+    gpu_files: tuple[Mapping[str, Any], ...]
+    runs: int
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """As plain data: `kinesim-whatif/1` with the part `co_design`."""
+        from simulator.varying.codesigndoc import document
+
+        return document(self)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a GPU and resource: gpu, resource, unit, value, ratio (to the scenario's GPU), share and slope."""
+        from simulator.varying.codesigndoc import frame
+
+        return frame(self)
+
+
+def codesign(
+    spec: Spec,
+    budget: str | Path | Mapping[str, Any] | Budget,
+    *,
+    minimise: str | None = None,
+    sets: Sequence[str] = (),
+    against: Sequence[str | Sequence[str]] = (),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> CoDesign:
+    """The GPUs that make a metric of a scenario best within a budget.
+
+    Parameters
+    ----------
+    spec, sets : the scenario and assignments to it; its GPU is the base. budget : as `read_budget` takes it.
+    minimise : the metric (one of which more is better is maximised); the first of DEFAULTS that there is, if left out.
+    against : other settings, each an assignment or several, which get a GPU of their own.
+
+    Raises
+    ------
+    InputError : a bad budget (`read_budget`), one that is too small, a metric that the scenario does not have, a
+        setting that changes the GPU, or no design that can be served.
+    """
+    started = time.perf_counter()
+    read = budget if isinstance(budget, Budget) else read_budget(budget)
+    base = load_scenario(plain_spec(spec), sets)
+    space = _space(base, read)
+    settings = settings_of(base, against)
+    for _, own in settings:
+        _check_setting(own)
+        load_scenario(plain_spec(spec), (*sets, *own))
+    free, count = len(space.free), len(settings)
+    expected = count * (1 + free + 5 * (2 * free + 1) + 5 * free) + 3 * count * (count + 1)
+    with Runner(spec, sets, jobs, progress, expected) as runner:
+        which = _metric(runner, base, minimise, space)
+        asked = [_Asked(runner, space, label, own, which) for label, own in settings]
+        searches: list[Search] = []
+        flats: list[list[Flat]] = []
+        for one in asked:
+            search = optimise(space, one.evaluate, _priced(which), [s.best[0] for s in searches])
+            if not any(space.fits(x) for x, _ in search.known):
+                reason = one.reasons.most_common(1)[0][0] if one.reasons else "the metric has no value"
+                problem = f"no design of the budget can be served ({one.label}): {reason}"
+                raise InputError(problem, file="--budget", found=read.origin, allowed="a larger total, or other bounds")
+            searches.append(search)
+            flats.append(_settle(search))
+        for search, one in zip(searches, asked, strict=True):  # a GPU built for another setting may be better here
+            before = search.best[1]
+            search.ask([other.best[0] for other in searches if other is not search])
+            if search.best[1] < before - GAIN:
+                descend(search, AFTERWARDS)
+                flats[asked.index(one)] = _settle(search)
+        optima = tuple(
+            _optimum(search, one, flat) for search, one, flat in zip(searches, asked, flats, strict=True)
+        )  # fmt: skip
+        gpus: list[tuple[str, ...]] = [(), *(space.sets(o.x) for o in optima)]
+        points = runner.points([(*own, *gpu) for gpu in gpus for _, own in settings], intervals=True)
+        measured = [_measured(point, which) for point in points]
+    table = tuple(tuple(measured[i * count : (i + 1) * count]) for i in range(len(gpus)))
+    files = tuple(_gpu_file(spec, sets, space, o) for o in optima)
+    seconds = time.perf_counter() - started
+    return CoDesign(
+        base.config.name, base.gpu.title, read, space, which, optima, table, files, runner.runs, seconds
+    )  # fmt: skip
+
+
+class _Asked:
+    """Designs of one setting, as `descent` asks for them. reasons : why some could not be served."""
+
+    def __init__(self, runner: Runner, space: Space, label: str, sets: tuple[str, ...], which: Metric) -> None:
+        self.runner, self.space, self.label, self.sets, self.which = runner, space, label, sets, which
+        self.reasons: Counter[str] = Counter()
+
+    def evaluate(self, designs: Sequence[np.ndarray]) -> list[float | None]:
+        points = self.runner.points([(*self.sets, *self.space.sets(x)) for x in designs])
+        self.reasons.update(point.error for point in points if point.error is not None)
+        values = [None if point.error else point.metrics[self.which.key] for point in points]
+        if self.which.better == "lower":
+            return values
+        return [1.0 / v if v else None for v in values]
+
+
+def _space(base: LoadedScenario, budget: Budget) -> Space:
+    if base.pools is not None and any(pool.gpu != base.gpu for pool in base.pools):
+        problem = "the prefill and decode workers have GPUs of their own; co-design is of one GPU"
+        raise InputError(problem, file=base.origin, place="disaggregation", allowed="pools without a gpu of their own")
+    if budget.pricing is not None and budget.pricing.date is None and base.gpu.price is None:
+        problem = f"{base.gpu.name} has no price whose date could be taken"
+        raise budget.error(problem, "price.date", allowed="when prices are of, such as 2026-05")
+    return Space(base.gpu, budget)
+
+
+def _check_setting(own: Sequence[str]) -> None:
+    for text in own:
+        path, _ = split_assignment(text, "--against")
+        if path.split(".")[0] == "gpu":
+            problem = "a setting that changes the GPU, which the budget decides here"
+            raise InputError(problem, file="--against", found=text, allowed="a setting of what runs on it, or --set")
+
+
+def _priced(which: Metric) -> bool:
+    return which.unit == "USD"
+
+
+def _metric(runner: Runner, base: LoadedScenario, minimise: str | None, space: Space) -> Metric:
+    """The metric asked for, if the scenario has it; else the first usual one that it has."""
+    if minimise is not None:
+        try:
+            which = metric(minimise)
+        except InputError as error:
+            raise error.at(file="--minimise") from None
+    priced = base.gpu.price is not None or space.budget.pricing is not None
+    x = space.spend(np.zeros(len(space.free)))
+    point = next(
+        (p for p in runner.points([space.sets(x), ()]) if p.error is None), None
+    )  # fmt: skip
+    if minimise is not None:
+        if point is not None and point.metrics[which.key] is None:
+            raise missing(which, "--minimise")
+        return which
+    has = [key for key in DEFAULTS if (priced or not key.startswith("usd"))]
+    return metric(next((key for key in has if point is None or point.metrics[key] is not None), has[-1]))
+
+
+def _settle(search: Search) -> list[Flat]:
+    """The neighbours of the best design; from a better one among them the search goes on."""
+    for _ in range(3):
+        before = search.best[1]
+        flat = neighbours(search)
+        if search.best[1] >= before - GAIN:
+            return flat
+        descend(search, AFTERWARDS)
+    return neighbours(search)
+
+
+def _optimum(search: Search, one: _Asked, flat: list[Flat]) -> Optimum:
+    space = search.space
+    x, value = search.best
+    known: Slope = search.slope_at(x, value)
+    slope = known.slope + (space.price_slope(x) if search.model.priced else 0.0)
+    worth, returns = multipliers(space, x, slope)
+    return Optimum(
+        one.label, one.sets, x, slope, worth, returns, tuple(flat), len(search.known), search.rejected,
+        dict(one.reasons),
+    )  # fmt: skip
+
+
+def multipliers(
+    space: Space, x: np.ndarray, slope: np.ndarray
+) -> tuple[dict[str, float], tuple[float | None, ...]]:
+    """What shares of the budgets are worth at a design, and what each resource brings for a share of them.
+
+    At the best design -slope_i = sum over budgets of worth_b x share_bi for every resource off its bounds (Karush, Kuhn,
+    Tucker). With one budget a resource's return is -slope / share; with several the shares are weighted by the worths.
+    """
+    from scipy.optimize import nnls
+
+    tight = [b for b in space.budget.limits if space.cost(x, b) > space.totals[b.name] * (1 - 1e-3)]
+    shares = {b.name: space.shares(x, b)[space.free] for b in space.budget.limits}
+    off = (x > space.low + 1e-6) & (x < space.high - 1e-6)
+    worth = {b.name: 0.0 for b in space.budget.limits}
+    if tight and off.any():
+        matrix = np.array([shares[b.name][off] for b in tight]).T
+        fitted, _ = nnls(matrix, np.maximum(-slope[off], 0.0))
+        worth |= {b.name: float(w) for b, w in zip(tight, fitted, strict=True)}
+    total = sum(worth.values())
+    if not total:
+        return worth, tuple(None for _ in slope)
+    mixed = sum(np.asarray(shares[name]) * (w / total) for name, w in worth.items())
+    return worth, tuple(float(-s / m) if m > 0 else None for s, m in zip(slope, np.asarray(mixed), strict=True))
+
+
+def _measured(point: Point, which: Metric) -> Measured:
+    if point.error is not None:
+        return Measured(None, error=point.error)
+    ends = point.intervals.get(which.key)
+    low, high = ends if ends is not None else (None, None)
+    return Measured(point.metrics[which.key], low, high)
+
+
+def _gpu_file(spec: Spec, sets: Sequence[str], space: Space, optimum: Optimum) -> Mapping[str, Any]:
+    """The design as the content of a GPU file: what differs from a bundled GPU, else all of it."""
+    if space.gpu.base is None and space.gpu.name in list_gpus():
+        return space.gpu_file(optimum.x)
+    loaded = load_scenario(plain_spec(spec), (*sets, *space.sets(optimum.x)))
+    found: Mapping[str, Any] = loaded.to_dict()["gpu"]
+    return found
+
+
+SEARCHED = (
+    f"cutting planes from central differences of full simulations within a trust region, at most {MOST} rounds from "
+    f"several starts; then neighbours, each resource {LADDER[0]:.0%} to {np.expm1(LADDER[-1]):.0%} up and down"
+)
