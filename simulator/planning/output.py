@@ -1,0 +1,160 @@
+"""A plan as a file: a picture of the candidates that were simulated, or a table of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.files import check_writable
+from simulator.graphview import picture_format, write_picture
+from simulator.planning.document import rows
+from simulator.planning.words import amount, limit_words, objective_title, usd
+from simulator.tables import SUFFIXES, check_table_path, write_columns
+
+if TYPE_CHECKING:
+    from simulator.planning.model import Outcome
+    from simulator.planning.planner import Answer
+
+_INK, _SOFT, _THIN = "#1D2733", "#5B6673", "#D5DAE0"
+_COLOURS = ("#4280bd", "#cf6a2c", "#349a6a", "#9a68c6", "#a5820f", "#cb5781", "#3f95a3", "#85874f")
+_MARKS = "osD^vPX*"
+
+
+def check_output(path: Path) -> None:
+    """InputError if nothing could be written to `path`. To be asked before the search."""
+    if path.suffix.lower() in SUFFIXES:
+        check_table_path(path)
+        return
+    picture_format(path)
+    check_writable(path.parent, [path.name])
+
+
+def write_output(answer: Answer, path: Path) -> None:
+    """Write a table (.csv, .parquet) or a picture (.svg, .png), by the name's ending. InputError as `check_output`."""
+    if path.suffix.lower() in SUFFIXES:
+        table = rows(answer)
+        names = list(table[0]) if table else ["gpus"]
+        write_columns(path, {name: np.array([row[name] for row in table]) for name in names})
+    else:
+        draw_plan(answer, path)
+
+
+def draw_plan(answer: Answer, path: Path) -> None:
+    """Price against latency and against energy, of all candidates that were simulated to their end.
+
+    One colour and mark a GPU; filled where the objectives are met, large on the Pareto front.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.5, 5.4), facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = [("binding", _binding_title(answer)), ("joules_per_output_token", "energy per output token, J")]
+    for i, (key, title) in enumerate(panels):
+        axes = figure.add_axes((0.07 + 0.5 * i, 0.2, 0.41, 0.6))
+        _panel(axes, answer, key, title)
+    head = answer.plan.best
+    text = f"{answer.base.loaded.model.name}: {answer.plan.load}"
+    figure.text(0.07, 0.945, text, fontsize=11, color=_INK, weight="bold")
+    words = "no candidate meets the objectives"
+    if head is not None:
+        words = f"best: {head.candidate.words()}, {usd(head.usd_per_hour)} USD/h"
+    figure.text(0.07, 0.9, words, fontsize=10, color=_INK)
+    asked = ", ".join(f"{objective_title(one)} {limit_words(one)}" for one in answer.plan.objectives)
+    figure.text(0.07, 0.86, f"asked: {asked}", fontsize=9, color=_SOFT)
+    _legend(figure, answer)
+    write_picture(figure, path)
+
+
+def _binding_title(answer: Answer) -> str:
+    one = _binding(answer)
+    return objective_title(one)
+
+
+def _binding(answer: Answer) -> Any:
+    """The objective that binds the best, or the closest."""
+    chosen = answer.plan.best or answer.plan.closest
+    return answer.plan.objectives[0] if chosen is None else chosen.verdict.binding.objective
+
+
+def _value(answer: Answer, outcome: Outcome, key: str) -> float:
+    if key != "binding":
+        found = outcome.metrics.get(key)
+    else:
+        wanted = _binding(answer)
+        found = next(one.value for one in outcome.verdict.reached if one.objective == wanted)
+    return float("nan") if found is None else float(found)
+
+
+def _panel(axes: Any, answer: Answer, key: str, title: str) -> None:
+    plan = answer.plan
+    fronts = {one.candidate for one in plan.front}
+    for outcome in plan.outcomes:
+        value = _value(answer, outcome, key)
+        if not np.isfinite(value):
+            continue
+        colour, mark = _style(answer, outcome)
+        chosen = plan.best is not None and outcome.candidate == plan.best.candidate
+        front = outcome.candidate in fronts
+        axes.scatter(
+            [outcome.usd_per_hour],
+            [value],
+            s=170 if chosen else 60 if front else 22,
+            marker=mark,
+            facecolor=colour if outcome.verdict.met else "none",
+            edgecolor=_INK if chosen else colour,
+            linewidth=1.8 if chosen else 1.0,
+            alpha=1.0 if front or chosen else 0.75,
+            zorder=3 + front + chosen,
+        )
+    if key == "binding":
+        wanted = _binding(answer)
+        axes.axhline(wanted.limit, color=_SOFT, lw=1, ls="--")
+        axes.annotate(
+            f"limit {amount(wanted, wanted.limit)}", (1, wanted.limit), xycoords=("axes fraction", "data"),
+            ha="right", va="bottom", fontsize=8, color=_SOFT,
+        )  # fmt: skip
+        values = [v for o in plan.outcomes if np.isfinite(v := _value(answer, o, key)) and v > 0]
+        if values and max(values) > 20 * min(values):
+            axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: amount(wanted, value))
+    if plan.best is not None:
+        value = _value(answer, plan.best, key)
+        axes.annotate(
+            "best", (plan.best.usd_per_hour, value), xytext=(0, 12), textcoords="offset points", ha="center",
+            fontsize=9, color=_INK,
+        )  # fmt: skip
+    axes.set_xlabel("USD an hour", fontsize=9, color=_INK)
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
+    axes.tick_params(labelsize=8, colors=_SOFT)
+    axes.grid(color=_THIN, lw=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _style(answer: Answer, outcome: Outcome) -> tuple[str, str]:
+    index = list(answer.titles).index(outcome.candidate.workers.gpu)
+    return _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
+
+
+def _legend(figure: Any, answer: Answer) -> None:
+    from matplotlib.lines import Line2D
+
+    shown = {outcome.candidate.workers.gpu: _style(answer, outcome) for outcome in answer.plan.outcomes}
+    handles = [
+        Line2D([], [], ls="", marker=mark, color=colour, label=answer.titles[name], ms=6)
+        for name, (colour, mark) in shown.items()
+    ]
+    handles += [
+        Line2D([], [], ls="", marker="o", color=_SOFT, label="meets the objectives", ms=5),
+        Line2D([], [], ls="", marker="o", mfc="none", color=_SOFT, label="does not", ms=5),
+        Line2D([], [], ls="", marker="o", color=_SOFT, label="on the Pareto front", ms=8),
+    ]
+    legend = figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=4, fontsize=8, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_color(_INK)

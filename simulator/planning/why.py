@@ -1,0 +1,121 @@
+"""Why the runner-up lost, what stops the closest, and what a reader has to know beside a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simulator.planning.candidates import shape_of
+from simulator.planning.model import Candidate, Objective, Outcome, Plan
+from simulator.planning.words import amount, limit_words, miss, objective_title, usd, workers_words
+
+FEW = 10
+"""Requests beyond a percentile below which it is said how few there are."""
+
+
+def why_lost(best: Outcome, other: Outcome, outcomes: Sequence[Outcome]) -> str:
+    """One or two sentences: how much dearer, and what it misses with as little money as the best."""
+    more = other.usd_per_hour - best.usd_per_hour
+    if more <= 0:
+        first = "It costs the same" + _tie(best, other)
+    else:
+        first = f"It costs {usd(more)} USD/h more ({100 * more / best.usd_per_hour:.1f} %)"
+    smaller = [
+        one
+        for one in outcomes
+        if not one.verdict.met and shape_of(one.candidate) == shape_of(other.candidate)
+        and one.usd_per_hour < other.usd_per_hour
+    ]  # fmt: skip
+    if not smaller:
+        return first
+    nearest = max(smaller, key=lambda one: one.usd_per_hour)
+    words = workers_words(nearest.candidate.workers)
+    return f"{first}: with {words}, {usd(nearest.usd_per_hour)} USD/h, {miss(nearest.verdict.binding)}"
+
+
+def _tie(best: Outcome, other: Outcome) -> str:
+    key = "joules_per_output_token"
+    own, others = best.metrics.get(key), other.metrics.get(key)
+    if own is None or others is None or others <= own:
+        return ""
+    return f" and takes {100 * (others / own - 1):.1f} % more energy a token"
+
+
+def what_stops(plan: Plan, closest: Outcome) -> str:
+    """What the closest misses, and whether more GPUs were allowed."""
+    missed = [miss(one) for one in closest.verdict.reached if not one.met]
+    text = "; ".join(missed)
+    space = plan.space
+    limits = [f"at most {space.max_gpus} GPUs"]
+    if space.power_cap_w is not None:
+        limits.append(f"at most {space.power_cap_w / 1e3:,.3g} kW of GPUs")
+    if space.max_usd_per_hour is not None:
+        limits.append(f"at most {usd(space.max_usd_per_hour)} USD/h")
+    return f"{text}, with {' and '.join(limits)}"
+
+
+def notes(
+    objectives: Sequence[Objective], limits: Mapping[str, float | None], requests: int, problems: int | None
+) -> list[str]:
+    """Objectives that rest on few requests, and objectives that others make idle."""
+    found = []
+    for one in objectives:
+        count = problems if one.metric == "first_accepted_s" else requests
+        if (
+            one.quantile is not None
+            and one.metric != "itl_s"
+            and count
+            and (beyond := (1 - one.quantile) * count) < FEW
+        ):
+            what = "problems" if one.metric == "first_accepted_s" else "requests"
+            found.append(
+                f"{objective_title(one)} of {count:,} {what} rests on the {max(1, round(beyond))} slowest: a longer "
+                "workload would be surer"
+            )
+        found += [
+            f"{objective_title(one)} {limit_words(one)} asks nothing more: {objective_title(other)} is limited to "
+            f"{amount(other, other.limit)} already"
+            for other in objectives
+            if other is not one and _implies(other, one)
+        ]
+    if any(one.metric.startswith("goodput") for one in objectives):
+        words = ", ".join(f"{key.upper()} <= {amount(_SECONDS, value)}" for key, value in limits.items() if value)
+        found.append(f"goodput counts requests with {words}")
+    return list(dict.fromkeys(found))
+
+
+def accuracy(candidate: Candidate) -> list[str]:
+    """What a candidate changes about the answers themselves, which no simulation of times knows."""
+    changed = [f"linear layers in {candidate.precision}"] if candidate.precision else []
+    changed += [f"attention that reads at most {candidate.kv_budget:,} tokens"] if candidate.kv_budget else []
+    changed += [f"N = {candidate.samples}"] if candidate.samples else []
+    if not changed:
+        return []
+    return [f"how good the answers are with {' and '.join(changed)} is not simulated, only what they cost"]
+
+
+_SECONDS = Objective("ttft_s", "mean", 1.0)
+
+
+def _implies(one: Objective, other: Objective) -> bool:
+    """Whether `other` holds wherever `one` does: the same metric (or end to end for TTFT) at a higher statistic."""
+    if one.at_least or other.at_least or one.limit > other.limit:
+        return False
+    if one.metric != other.metric and (one.metric, other.metric) != ("e2e_s", "ttft_s"):
+        return False
+    if one.quantile is None or other.quantile is None:
+        return one.statistic == other.statistic or (one.quantile == 1.0 and other.statistic == "mean")
+    return one.quantile >= other.quantile
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """How the candidates went: enumerated, dropped, pruned, simulated."""
+    return {
+        "candidates": plan.candidates,
+        "simulated": len(plan.outcomes),
+        "pruned": [
+            {"bound": p.bound, "count": p.count, "why": p.why, "example": p.example, "proven": p.proven}
+            for p in plan.pruned
+        ],
+        "dropped": [{"why": why, "count": count} for why, count in plan.dropped],
+    }
