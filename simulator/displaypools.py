@@ -9,37 +9,11 @@ from rich.table import Table
 from hwspecs.units import format_quantity
 from simulator.printing import duration, percent
 from simulator.result import Result
+from simulator.resultwords import TRANSFER_TEXT
 from workloads.disaggregation import POOLS
 
 LEAST = 0.02
 """Share of a pool's kernel time from which on a kernel is listed."""
-ORDER_TEXT = {
-    "prefill_first": "to a decode worker once the prompt is computed",
-    "decode_first": "decode worker and its KV set aside before the prompt is computed",
-}
-TOKEN_TEXT = {
-    "prefill": "first token sent by the prefill worker",
-    "transfer": "first token sent by the decode worker once it has the KV",
-    "decode": "first token made by the decode worker",
-}
-
-
-def add_pools(table: Table, result: Result) -> None:
-    """Rows of the table of what was simulated: both pools and the link."""
-    scenario, deployment = result.scenario, result.deployment
-    for name in POOLS:
-        part, facts = scenario["disaggregation"][name], deployment["pools"][name]
-        engine = part["engine"]
-        title = facts["gpu"]["title"] if facts["gpu"]["title"] != deployment["gpu"]["title"] else "GPU"
-        words = f"{part['replicas']} x {facts['gpus_each']} {title}{'s' * (facts['gpus_each'] > 1 and title == 'GPU')}"
-        words += f" ({facts['layout']})" if facts["gpus_each"] > 1 else ""
-        words += f", {part['router']} router" if part["replicas"] > 1 else ""
-        limits = f"{engine['max_num_seqs']:,} sequences and {engine['max_num_batched_tokens']:,} tokens"
-        table.add_row(name, f"{words}; at most {limits} a step of a rank, {engine['scheduling']}")
-    link = deployment["transfer"]
-    words = {"given": "a given link", "scale_out": "the network (gpu.scale_out)"}.get(link["link"], link["link"])
-    rate = format_quantity(link["bandwidth"], "B/s")
-    table.add_row("transfer", f"{words}, {rate} a GPU; {ORDER_TEXT[link['order']]}; {TOKEN_TEXT[link['first_token']]}")
 
 
 def pools_table(result: Result) -> Table:
@@ -74,13 +48,7 @@ def transfers_table(result: Result) -> Table:
     names = ("mean", "p50", "p90", "p99", "max")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    labels = {
-        "wait_for_place_s": "waiting for a KV reservation",
-        "wait_for_lane_s": "waiting for the link",
-        "send_s": "being sent",
-        "held_s": "kept after the prompt's end",
-    }
-    for key, label in labels.items():
+    for key, label in TRANSFER_TEXT.items():
         table.add_row(label, *(duration(found[key][name]) for name in names))
     return table
 

@@ -4,6 +4,7 @@
     RESULT/requests.parquet  one row a request
     RESULT/timeline.parquet  one row a macro-step
     RESULT/trace.json        the same for https://ui.perfetto.dev (`perfetto`)
+    RESULT/report.html       the result as a page (`reporting`)
 
 The first three are a result without loss: `load_result` gives back an equal one.
 """
@@ -25,12 +26,14 @@ from simulator.result import PASSAGE_COLUMNS, REQUEST_COLUMNS, SCHEMA, Result
 from simulator.tables import parquet_bytes, read_parquet
 from simulator.timeline import FIXED_COLUMNS, Timeline
 
-FILES = ("requests.parquet", "timeline.parquet", "trace.json", "result.json")
+FILES = ("requests.parquet", "timeline.parquet", "trace.json", "report.html", "result.json")
 DOCUMENT_KEYS = ("summary", "operators", "deployment", "notes", "timing", "scenario", "gaps")
 
 
 def save_result(result: Result, folder: Path) -> None:
-    """Write the four files, each whole or not at all. Raises InputError if the folder cannot be written."""
+    """Write the five files, each whole or not at all. Raises InputError if the folder cannot be written."""
+    from simulator.reporting.page import page_bytes
+
     itl = result.itl()
     columns = result.requests | metrics.request_times(result.requests)
     columns |= {name: itl[:, i] for i, name in enumerate(("itl_p50_s", "itl_p90_s", "itl_p99_s", "itl_max_s"))}
@@ -38,6 +41,7 @@ def save_result(result: Result, folder: Path) -> None:
         parquet_bytes(columns),
         parquet_bytes(result.timeline.columns),
         trace_bytes(result),
+        page_bytes(result),
         json.dumps(result.document(), indent=1, allow_nan=False).encode(),
     )
     check_writable(folder, FILES)

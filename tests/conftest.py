@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from browser import browser, visit  # fixtures
 
+__all__ = ["browser", "visit"]
 ROOT = Path(__file__).resolve().parents[1]
 
 

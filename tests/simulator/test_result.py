@@ -19,7 +19,7 @@ from simulator.running import run_scenario
 from simulator.store import load_result, save_result
 from workloads.scenario import load_scenario
 
-FILES = ["requests.parquet", "result.json", "timeline.parquet", "trace.json"]
+FILES = ["report.html", "requests.parquet", "result.json", "timeline.parquet", "trace.json"]
 LENGTHS = {
     "prompt_tokens": {"kind": "uniform", "low": 20, "high": 300},
     "output_tokens": {"kind": "uniform", "low": 1, "high": 200},

@@ -1,0 +1,87 @@
+"use strict";
+// Unpacks plotly.js, draws the charts that can be seen, and those inside folded parts when they are unfolded.
+(async () => {
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const font = { family: getComputedStyle(document.body).fontFamily, size: 11.5 };
+  const base = {
+    autosize: true, font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    hoverlabel: { font, align: "left" }, dragmode: "zoom",
+    legend: { orientation: "h", x: 1, xanchor: "right", y: 1, yanchor: "bottom", font },
+  };
+  const axis = { automargin: false, gridcolor: "#8886", zerolinecolor: "#8886", linecolor: "#8886", fixedrange: false };
+  const options = { displayModeBar: false, responsive: true };
+
+  function fail(message) {
+    const place = document.getElementById("failed");
+    place.textContent = message + " All numbers are in the tables.";
+    place.hidden = false;
+  }
+
+  async function unpack() {
+    const packed = document.getElementById("plotly");
+    const text = packed.textContent;
+    const bytes = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+    packed.remove();
+  }
+
+  const seen = (place) => !place.closest("details.result:not([open])");
+
+  async function draw(name) {
+    const place = document.getElementById(name), { data, layout } = charts[name];
+    const top = layout.showlegend ? 30 : 4;
+    const whole = { ...base, margin: { l: layout.yaxis.ticktext ? 80 : layout.yaxis.title ? 60 : 50, r: 18, t: top, b: 46 }, ...layout };
+    for (const key of Object.keys(whole)) {
+      if (/^[xy]axis\d*$/.test(key)) {
+        const title = whole[key].title ? { title: { standoff: 6, font, ...whole[key].title } } : {};
+        whole[key] = { ...axis, ...whole[key], ...title };
+      }
+    }
+    whole.width = undefined;
+    delete charts[name];
+    await Plotly.newPlot(place, data, whole, options);
+  }
+
+  async function drawSeen() {
+    for (const name of Object.keys(charts)) {
+      if (seen(document.getElementById(name))) await draw(name);
+    }
+  }
+
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    button.addEventListener("click", async () => {
+      const text = document.getElementById(button.dataset.copy);
+      const state = document.getElementById(button.getAttribute("aria-describedby"));
+      try {
+        await navigator.clipboard.writeText(text.textContent);
+        state.textContent = "copied";
+      } catch {
+        text.closest("details").open = true;
+        getSelection().selectAllChildren(text);
+        state.textContent = "selected: copy it with the keyboard";
+      }
+    });
+  }
+
+  try {
+    await unpack();
+    await drawSeen();
+  } catch (error) {
+    fail("The charts cannot be drawn in this browser (" + error + ").");
+  }
+  document.addEventListener("toggle", () => void drawSeen(), true);
+  const widths = new Map();
+  addEventListener("beforeprint", () => {
+    for (const place of document.querySelectorAll(".js-plotly-plot")) {
+      widths.set(place, place._fullLayout.width);
+      Plotly.relayout(place, { width: 690, autosize: false });
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const [place] of widths) Plotly.relayout(place, { width: null, autosize: true });
+  });
+  document.documentElement.dataset.drawn = "yes";
+})();
