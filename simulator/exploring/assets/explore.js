@@ -1,0 +1,244 @@
+// The page's script: collects moves, asks the server for one answer at a time (the latest), and puts panels in place.
+"use strict";
+(function () {
+  let moves = {};            // texts by control, "~octaves" while a slider moves
+  let asking = false, waiting = false, started = false;
+  let movedAt = null;        // when the oldest move that is not yet answered happened
+  let settled = null;        // timer: a quiet moment after the last move
+  let pushed = null;         // the query of the newest entry of the history
+  let held = null;           // the slider under the pointer
+  let answer = null;
+  const shown = {};          // values that this script put into controls itself
+  const byId = (id) => document.getElementById(id);
+  const SLID = "~", AS_GIVEN = "as the scenario has it";
+
+  async function post(path, body) {
+    const reply = await fetch(path, {
+      method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body), cache: "no-store"});
+    if (!reply.ok) throw new Error(await reply.text());
+    return reply.json();
+  }
+
+  function say(text) { byId("status").textContent = text; }
+
+  function put(id, value) {
+    if (shown[id] === value) return;
+    shown[id] = value;
+    if (id.startsWith("pick-")) byId(id).value = value;
+    else window.dash_clientside.set_props(id, {value: value});
+  }
+
+  // ---- from a move to its answer --------------------------------------------------------------------------------
+
+  function ask() {
+    if (movedAt === null) movedAt = performance.now();
+    clearTimeout(settled);
+    if (asking) { waiting = true; return; }
+    asking = true;
+    waiting = false;
+    const since = movedAt, sent = Object.assign({}, moves);
+    movedAt = null;
+    post("answer", {moves: sent}).then((found) => {
+      draw(found, sent, waiting);
+      performance.measure("explore", {start: since, end: performance.now()});
+    }).catch(() => {
+      problem("The server does not answer: is kinesim explore still running?");
+    }).finally(() => {
+      asking = false;
+      if (waiting) ask(); else settled = setTimeout(settle, 150);
+    });
+  }
+
+  function draw(found, sent, more) {
+    const errors = found.errors || {};
+    for (const row of document.querySelectorAll(".wrong")) {
+      const key = row.id.slice("wrong-".length), text = errors[key] || "";
+      if (row.textContent !== text) row.textContent = text;
+      const box = byId("row-" + key), field = byId("text-" + key);
+      box.classList.toggle("bad", text !== "");
+      if (field) field.setAttribute("aria-invalid", text !== "" ? "true" : "false");
+      if (text !== "") for (let up = box.parentElement; up; up = up.parentElement) if (up.tagName === "DETAILS") up.open = true;
+    }
+    problem(errors[""] || "");
+    const bad = Object.keys(errors).length > 0;
+    byId("results").classList.toggle("stale", bad);
+    byId("do-run").disabled = bad;
+    byId("do-yaml").disabled = bad;
+    byId("do-command").disabled = bad;
+    if (bad) {
+      say("Not possible as it is; what is shown is from before.");
+      controls(found, more);
+      address(found.query);
+      return;
+    }
+    say("");
+    answer = found;
+    for (const [id, html] of Object.entries(found.panels)) byId(id).innerHTML = html;
+    byId("where").textContent = found.where;
+    for (const key of Object.keys(sent)) {  // what was a slider's position is a text now, unless it has moved on
+      if (moves[key] === sent[key] && key in found.moves) moves[key] = found.moves[key];
+    }
+    controls(found, more);
+    for (const [key, sizes] of Object.entries(found.possible)) {
+      for (const option of byId("pick-" + key).options) {
+        const text = option.value === "" || sizes.includes(option.value) ? option.value || AS_GIVEN : option.value + " (not with the rest)";
+        if (option.textContent !== text) option.textContent = text;
+      }
+    }
+    address(found.query);
+  }
+
+  // Texts, sliders and choices as the answer has them, but for what moves on meanwhile.
+  function controls(found, more) {
+    for (const [key, [text, octaves]] of Object.entries(found.sliders)) {
+      const field = byId("text-" + key), typing = document.activeElement === field && field.value !== shown["text-" + key];
+      const sliding = key in moves && moves[key].startsWith(SLID);
+      if (!typing && !sliding) put("text-" + key, text);
+      if (!more && !sliding && held !== "slide-" + key) put("slide-" + key, octaves);
+      byId("slide-" + key).setAttribute("aria-valuetext", text);
+    }
+    for (const [key, value] of Object.entries(found.choices)) if (!more) put("pick-" + key, value);
+  }
+
+  function problem(text) {
+    byId("problem").textContent = text;
+    byId("problem").hidden = text === "";
+  }
+
+  // Once nothing has moved for a moment: an entry of the history, and what takes longer.
+  function settle() {
+    if (pushed !== null && location.search !== pushed) {
+      const now = location.pathname + location.search;
+      history.replaceState(null, "", location.pathname + pushed);
+      history.pushState(null, "", now);
+    }
+    pushed = location.search;
+    if (answer === null || byId("results").classList.contains("stale")) return;
+    const query = answer.query;
+    post("elastic", {moves: answer.moves}).then((found) => {
+      if (found.panels && answer.query === query && !asking) byId("elastic").innerHTML = found.panels.elastic;
+    }).catch(() => {});
+  }
+
+  function address(query) {
+    const search = query ? "?" + query : "";
+    if (search !== location.search) history.replaceState(null, "", location.pathname + search);
+  }
+
+  function fromAddress() {
+    moves = {};
+    pushed = location.search;
+    post("parse", {query: location.search}).then((found) => {
+      if (found.errors) { draw(found, {}, false); problem(Object.values(found.errors).join("; ")); return; }
+      moves = found.moves;
+      ask();
+    }).catch(() => problem("The server does not answer: is kinesim explore still running?"));
+  }
+
+  function moved(id, value) {
+    const part = id.slice(0, id.indexOf("-")), key = id.slice(id.indexOf("-") + 1);
+    if (shown[id] === value || value === null || value === undefined || value === "" && part === "slide") return;
+    shown[id] = value;
+    const text = String(value).trim();
+    if (part === "slide") moves[key] = SLID + text;
+    else if (text === "") delete moves[key];
+    else moves[key] = text;
+    if (part === "pick" && key === "scenario") moves = {scenario: text};
+    if (part === "pick" && key === "gpu") {
+      for (const name of answer ? answer.figures : []) delete moves[name];
+    }
+    ask();
+  }
+
+  // ---- the whole simulation -------------------------------------------------------------------------------------
+
+  let run = null;
+  function buttons() {
+    byId("do-run").hidden = run !== null;
+    byId("do-cancel").hidden = run === null;
+  }
+
+  function start() {
+    run = "";
+    buttons();
+    post("run", {moves: answer.moves}).then((found) => {
+      if (!found.id) throw new Error(found.problem);
+      if (run === "") run = found.id; else { post("cancel", {id: found.id}); return; }
+      watch();
+    }).catch((error) => { run = null; buttons(); byId("simulated").innerHTML = ""; problem(error.message); });
+  }
+
+  function watch() {
+    const id = run;
+    if (!id) return;
+    post("progress", {id: id}).then((found) => {
+      if (run !== id) return;
+      byId("simulated").innerHTML = found.panel;
+      if (found.running) setTimeout(watch, 300); else { run = null; buttons(); }
+    }).catch(() => { run = null; buttons(); problem("The simulation was lost: is kinesim explore still running?"); });
+  }
+
+  function cancel() {
+    const id = run;
+    run = null;
+    buttons();
+    byId("simulated").innerHTML = "";
+    if (id) post("cancel", {id: id}).catch(() => {});
+    say("The simulation was cancelled.");
+  }
+
+  async function copy(text, what) {
+    try {
+      await navigator.clipboard.writeText(text);
+      say(what + " copied.");
+    } catch (refused) {
+      const dialog = document.createElement("dialog"), area = document.createElement("textarea");
+      const close = document.createElement("button");
+      area.value = text; area.rows = 24; area.cols = 90; area.readOnly = true;
+      area.setAttribute("aria-label", what);
+      close.textContent = "Close";
+      close.onclick = () => dialog.close();
+      dialog.onclose = () => dialog.remove();
+      dialog.append(area, close);
+      document.body.append(dialog);
+      dialog.showModal();
+      area.select();
+      say(what + ": the browser does not let it be copied by a button; it is selected.");
+    }
+  }
+
+  const actions = {
+    run: start, cancel: cancel,
+    yaml: () => post("yaml", {moves: answer.moves}).then((found) => copy(found.yaml, "YAML"))
+      .catch(() => problem("The server does not answer: is kinesim explore still running?")),
+    command: () => copy(answer.command, "Command"),
+    link: () => copy(location.href, "Link"),
+    reset: () => { moves = {}; ask(); },
+  };
+
+  document.addEventListener("change", (event) => {
+    if (event.target.tagName === "SELECT") moved(event.target.id, event.target.value);
+  });
+  window.addEventListener("popstate", fromAddress);
+  window.addEventListener("pointerdown", (event) => { held = event.target.id || null; });
+  window.addEventListener("pointerup", () => { held = null; });
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {explore: {
+    moved: function () {
+      const context = window.dash_clientside.callback_context;
+      if (!started) { started = true; fromAddress(); return window.dash_clientside.no_update; }
+      for (const one of context.triggered) {
+        const end = one.prop_id.lastIndexOf(".");
+        moved(one.prop_id.slice(0, end), one.value);
+      }
+      return window.dash_clientside.no_update;
+    },
+    pressed: function () {
+      for (const one of window.dash_clientside.callback_context.triggered) {
+        const key = one.prop_id.slice("do-".length, one.prop_id.lastIndexOf("."));
+        if (one.value && (answer !== null || key === "reset")) actions[key]();
+      }
+      return window.dash_clientside.no_update;
+    },
+  }});
+})();

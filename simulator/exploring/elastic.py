@@ -1,0 +1,107 @@
+"""Elasticities of a step's time: by how many per cent it changes when a resource of the GPU grows by one per cent.
+
+Rates (FLOP/s, bytes/s, clock) enter no correction of a fitted profile, so a step is timed once for a GPU whose rates
+are arrays, up and down by RATE_STEP each. SMs and the size of the L2 do enter, through trees whose values come in
+steps: they are moved farther, by SIZE_STEP, and the result is a mean over that range. Launches and the host take time
+that adds up with the rest: their elasticity is their share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hwspecs.gpu import Gpu
+from simulator.calibrated import Calibrated
+from simulator.exploring.steps import Step
+from simulator.stepcost import StepCost
+
+RATE_STEP, SIZE_STEP = 0.01, 0.1
+RATES = {
+    "tensor": "tensor rate",
+    "memory.bandwidth": "HBM bandwidth",
+    "l2.bandwidth": "L2 bandwidth",
+    "link.bandwidth": "link bandwidth",
+    "boost_clock": "SM clock",
+}
+SIZES = {"sms": "SMs, same FLOP/s", "l2.size": "L2 size"}
+TIMES = {"launch": "launch overhead", "host": "host time"}
+RESOURCES = RATES | SIZES | TIMES
+"""Key and title of every resource, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """d log(seconds of the step) / d log(resource)."""
+
+    key: str
+    title: str
+    value: float
+
+
+def elasticities(
+    cost: StepCost, timed: Callable[[StepCost], Step], base: Step, *, quick: bool = False
+) -> list[Elasticity]:
+    """Of the step that `timed` gives for a cost, `base` being that of `cost`: one for each of RESOURCES.
+
+    `quick` : only those that take no longer than a step or two.
+    """
+    values: dict[str, float] = {}
+    together = not _in_blocks(cost)
+    if together or not quick:
+        values |= _by_rates(cost, timed, together)
+    for key in () if quick else SIZES:
+        more, less = (scaled(cost.gpu, {key: factor}) for factor in (1 + SIZE_STEP, 1 / (1 + SIZE_STEP)))
+        ratio = more.sms / less.sms if key == "sms" else more.l2.size / less.l2.size
+        up, down = (float(timed(cost.with_gpu(gpu)).seconds) for gpu in (more, less))
+        values[key] = math.log(up / down) / math.log(ratio) if ratio > 1 else 0.0
+    whole = float(base.seconds)
+    values["launch"] = float(base.kernel_slope * base.launch) / whole
+    values["host"] = float(base.host_slope) / whole
+    return [Elasticity(key, title, values[key] + 0.0) for key, title in RESOURCES.items() if key in values]
+
+
+def _by_rates(cost: StepCost, timed: Callable[[StepCost], Step], together: bool) -> dict[str, float]:
+    """By each of RATES; `together` in one pass over arrays."""
+    count, up = 2 * len(RATES), 1 + RATE_STEP
+    factors = {key: np.ones(count) for key in RATES}
+    for i, key in enumerate(RATES):
+        factors[key][2 * i : 2 * i + 2] = up, 1 / up
+    if together:
+        seconds = np.broadcast_to(timed(cost.with_gpu(scaled(cost.gpu, factors))).seconds, (count,))
+    else:
+        one = [{key: float(by[i]) for key, by in factors.items()} for i in range(count)]
+        seconds = np.array([float(timed(cost.with_gpu(scaled(cost.gpu, each))).seconds) for each in one])
+    return {key: math.log(seconds[2 * i] / seconds[2 * i + 1]) / (2 * math.log(up)) for i, key in enumerate(RATES)}
+
+
+def _in_blocks(cost: StepCost) -> bool:
+    """Whether operators have their times from blocks, whose kernel models have arrays of their own inside."""
+    profile = cost.profile
+    return isinstance(profile, Calibrated) and any(profile.whole(op) is not None for op in cost.operators)
+
+
+def scaled(gpu: Gpu, factors: dict[str, Any]) -> Gpu:
+    """The GPU with figures times factors, each a number or an array, by the keys of RATES and SIZES."""
+
+    def by(key: str) -> Any:
+        return factors.get(key, 1.0)
+
+    memory = replace(gpu.memory, bandwidth=gpu.memory.bandwidth * by("memory.bandwidth"))
+    l2 = replace(gpu.l2, bandwidth=gpu.l2.bandwidth * by("l2.bandwidth"), size=gpu.l2.size * by("l2.size"))
+    link = replace(gpu.link, bandwidth=gpu.link.bandwidth * by("link.bandwidth"))
+    out = gpu.scale_out and replace(gpu.scale_out, bandwidth=gpu.scale_out.bandwidth * by("link.bandwidth"))
+    return replace(
+        gpu,
+        peak={dtype: rate * (1.0 if dtype == "fp32" else by("tensor")) for dtype, rate in gpu.peak.items()},
+        memory=memory,
+        l2=l2,
+        link=link,
+        scale_out=out,
+        boost_clock=gpu.boost_clock * by("boost_clock"),
+        sms=max(1, round(gpu.sms * by("sms"))),
+    )
