@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 KERNELS := $(VENV)/.kernels
 
-.PHONY: run test test-versions lint bench validate sparse-check serving findings docs figures clean
+.PHONY: run test test-versions lint bench validate sparse-check serving findings docs figures browser clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +28,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(KERNELS) lint  ## All checks: lint, types, tests.
+browser: $(STAMP)  ## Chromium for the tests of pages, from the system's packages where that is allowed.
+	$(BIN)/python tests/browser.py
+
+test: $(KERNELS) lint browser  ## All checks: lint, types, tests.
 	$(BIN)/python -m pytest -n 2
 
 test-versions: $(KERNELS)  ## The kernels' checks over versions of torch and triton (installs each; many GB).

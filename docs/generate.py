@@ -98,7 +98,7 @@ def result_page() -> str:
         "",
         "*Made from the code by `make docs`; do not edit.*",
         "",
-        "`kinesim run SCENARIO --out DIR` writes four files; `simulator.store.load_result(DIR)` reopens the first three",
+        "`kinesim run SCENARIO --out DIR` writes five files; `simulator.store.load_result(DIR)` reopens the first three",
         "without loss.",
         "",
         "## result.json",
@@ -141,6 +141,10 @@ def result_page() -> str:
         "",
         "The same for <https://ui.perfetto.dev>: replicas as processes, macro-steps and requests as tracks, batch size, KV use",
         "and queue as counters. Long runs are thinned, and the trace says so.",
+        "",
+        "## report.html",
+        "",
+        "The result as a page that opens in any browser, without a network: [report.md](report.md).",
     ]
     return "\n".join(lines) + "\n"
 

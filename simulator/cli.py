@@ -18,7 +18,13 @@ import typer
 from hwspecs.errors import InputError
 from simulator import lawcli
 from simulator.clioptions import Format, Formatted, Jobs, Sets
+from simulator.exploring import cli as exploringcli
+from simulator.importing import cli as importcli
+from simulator.planning import cli as planningcli
 from simulator.printing import print_json
+from simulator.reporting import cli as reportingcli
+from simulator.sweeping import cli as sweepingcli
+from simulator.varying import cli as varyingcli
 
 app = typer.Typer(
     name="kinesim",
@@ -78,7 +84,7 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for result.json, requests.parquet, timeline.parquet, trace.json.",
+            help="Folder for report.html, result.json, requests.parquet, timeline.parquet, trace.json.",
             parser=_folder,
             metavar="DIR",
         ),
@@ -364,6 +370,14 @@ def kinetics_h200(
 
 
 app.add_typer(lawcli.app, help="The Kinetics law: what a reasoning strategy costs, and whether that survives serving.")
+
+app.command("whatif")(varyingcli.whatif_command)
+app.command("plan")(planningcli.plan)
+app.command("sweep")(sweepingcli.sweep)
+app.add_typer(importcli.app, help="Other tools' files in: scenarios, and measured tables.")
+app.command("compare")(importcli.compare)
+app.command("explore")(exploringcli.explore)
+app.command("report")(reportingcli.report)
 
 
 @app.command("list")

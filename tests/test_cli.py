@@ -43,7 +43,7 @@ workload:
 LONG = CHAT.replace("requests: 40", "requests: 300000").replace("4 /s", "5 /s")
 """A simulation of about half a minute: long enough to be stopped in the middle."""
 
-RESULT_FILES = {"result.json", "requests.parquet", "timeline.parquet", "trace.json"}
+RESULT_FILES = {"report.html", "result.json", "requests.parquet", "timeline.parquet", "trace.json"}
 
 
 @pytest.fixture

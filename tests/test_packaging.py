@@ -119,7 +119,7 @@ def test_third_party_imports_are_dependencies() -> None:
 
 def data_files() -> list[Path]:
     """The files in the packages that the code reads, or that editors and type checkers look for."""
-    kept = {".yaml", ".json", ".md", ".typed", ".csv", ".parquet"}
+    kept = {".yaml", ".json", ".md", ".typed", ".csv", ".parquet", ".css", ".js"}
     return [p for package in PACKAGES for p in sorted((ROOT / package).rglob("*")) if p.suffix in kept and p.is_file()]
 
 
