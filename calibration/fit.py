@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +24,7 @@ from hwspecs.gpu import load_gpu
 from simulator.fitted import CAP, ErrorBand, Fitted, Group
 from simulator.kernels.base import TERMS
 from simulator.kernels.registry import LATTICE, MODELS
+from simulator.processes import process_pool
 from simulator.profilefile import quantised
 from simulator.trees import Trees
 
@@ -246,7 +246,7 @@ def run_tasks(
             if progress:
                 progress(done + 1, len(tasks))
     else:
-        with ProcessPoolExecutor(jobs) as pool:
+        with process_pool(jobs) as pool:
             futures = [pool.submit(function, tasks[i]) for i in order]
             for done, (i, future) in enumerate(zip(order, futures, strict=True)):
                 results[i] = future.result()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from simulator.disaggregated import simulate_pools
 from simulator.engine import RunLog, check_servable, simulate
 from simulator.fleet import Fleet, deploy_pools, rehost_pools
 from simulator.interval import run_interval
+from simulator.processes import process_pool
 from simulator.timeline import Timeline
 from workloads.engine import NO_ENGINE, engine_set
 from workloads.requests import generate
@@ -145,7 +146,7 @@ def replay_variants(
         for number, task in enumerate(tasks):
             keep(number, replay_group(*task))
     else:
-        with ProcessPoolExecutor(jobs) as pool:
+        with process_pool(jobs) as pool:
             futures = {pool.submit(replay_group, *task): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
                 keep(futures[future], future.result())

@@ -42,7 +42,7 @@ HEAD = """\
 DeepSeek's sparse attention (DSA) is the one sparse attention of which there are public kernel measurements: {rows}
 decode blocks of DeepSeek-V3.2 and GLM-5 on {gpus}.
 Its parts can be told apart without a model of the block, since beyond 2,048 tokens of past only the index grows
-([how](../calibration/sparsecheck.py)). All ratios below are **modelled over measured**: 0.7 means that the model takes
+(how: `calibration/sparsecheck.py`). All ratios below are **modelled over measured**: 0.7 means that the model takes
 30 % less time. Measurements: NVIDIA AIConfigurator 0.12.0, systems data (Apache-2.0).
 
 ## What the kernels do

@@ -13,7 +13,6 @@ the others. The errors of carrying a profile are measured three ways:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +33,7 @@ from calibration.tables import KernelTable
 from hwspecs.gpu import load_gpu
 from simulator.fitted import CAP, ErrorBand, Fitted, Group
 from simulator.kernels.registry import LATTICE, MODELS
+from simulator.processes import process_pool
 from simulator.profilefile import quantised
 from simulator.selection import ANY, BLOCKS, POOLED, TRANSFER, engine, is_pooled
 from simulator.trees import Trees
@@ -224,7 +224,7 @@ def _map(
     if jobs == 1:
         return [function(item) for item in items]
     results = []
-    with ProcessPoolExecutor(jobs) as pool:
+    with process_pool(jobs) as pool:
         for done, group in enumerate(pool.map(function, items)):
             results.append(group)
             if progress:

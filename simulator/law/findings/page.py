@@ -55,7 +55,7 @@ The claims of *Kinetics: Rethinking Test-Time Scaling Laws* (Sadhukhan et al., a
 [project page](https://infini-ai-lab.github.io/Kinetics)), one by one: what the paper says, what its law
 gives here, what a simulated engine gives on {gpus}, and why they differ. **Nothing here was measured
 for this page**: the law is a formula, the simulation rests on kernels and deployments that others measured
-([how far to trust it](../README.md#how-far-to-trust-it)).
+([how far to trust it](validation.md)).
 """
 
 COLUMNS = """

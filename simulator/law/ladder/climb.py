@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from simulator.law.ladder.rungs import RUNGS, closed_form, measure, spread
 from simulator.law.ladder.stages import Problem, Stages
 from simulator.law.options import Policy
 from simulator.law.strategies import ATTENTIONS, AXES, MODELS, SCENARIOS
+from simulator.processes import process_pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +182,7 @@ def _climb(groups: Sequence[Group], jobs: int | None) -> Iterator[tuple[int, lis
     # A forked process has the modules already; where there is no fork, a new one loads them.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with process_pool(processes, context=context) as pool:
         # Lists of models tend to end with the largest, which takes longest.
         numbers = {pool.submit(climb, groups[number]): number for number in reversed(range(len(groups)))}
         for future in as_completed(numbers):

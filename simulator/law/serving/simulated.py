@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from simulator.law.pricing import UNITS
 from simulator.law.serving.pointgrid import Grid, evaluate, make_grid
 from simulator.law.serving.steadyruns import Costs, Facts, Setting, Task, run_task, split
 from simulator.law.strategies import ATTENTIONS
+from simulator.processes import process_pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,7 +262,7 @@ def _simulate(
         for task in tasks:
             take(task, run_task(task))
         return costs, facts
-    with ProcessPoolExecutor(min(jobs, len(tasks))) as pool:
+    with process_pool(min(jobs, len(tasks))) as pool:
         futures = {pool.submit(run_task, task): task for task in tasks}
         try:
             for future in as_completed(futures):
