@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.trees import CHUNK, FEW, Trees
+from simulator.trees import CHUNK, FEW, SOME, Trees
 
 
 def random(seed: int, trees: int = 20, depth: int = 4, count: int = 6) -> Trees:
@@ -53,10 +53,20 @@ def test_a_value_at_the_threshold_is_not_above_it() -> None:
 def test_few_rows_and_many_give_equal_bits(seed: int, depth: int, n: int) -> None:
     trees = random(seed, depth=depth)
     rows = np.random.default_rng(seed).choice(np.linspace(-1.25, 1.25, 21), (6, n)).astype(np.float32)
-    many = trees(np.concatenate([rows, np.zeros((6, 2 * FEW), np.float32)], axis=1))[:n]
+    many = trees(np.concatenate([rows, np.zeros((6, SOME), np.float32)], axis=1))[:n]
+    some = trees(np.concatenate([rows, np.zeros((6, 2 * FEW), np.float32)], axis=1))[:n]
+    assert np.array_equal(some, many)
     one_by_one = np.concatenate([trees(rows[:, i : i + 1]) for i in range(n)])
     assert np.array_equal(trees(rows), many) and np.array_equal(one_by_one, many)
     assert many == pytest.approx(by_loops(trees, rows), abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [FEW + 1, 500, SOME - 1, SOME])
+def test_some_rows_of_many_trees_give_equal_bits(n: int) -> None:
+    """Also where the trees are taken in several lots."""
+    trees = random(7, trees=300, depth=8)
+    rows = np.random.default_rng(n).normal(0, 1, (6, n)).astype(np.float32)
+    assert np.array_equal(trees(rows), trees(np.tile(rows, 40))[:n])
 
 
 def test_rows_beyond_a_chunk() -> None:
