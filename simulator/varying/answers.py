@@ -28,6 +28,11 @@ class Gain:
     value: float
     uncertainty: float
 
+    @property
+    def name(self) -> str:
+        """`HBM bandwidth`, `less launch overhead`."""
+        return f"less {self.title}" if self.time else self.title
+
     def about(self) -> str:
         """`1.01 % ± 0.09`."""
         off = f" ± {self.uncertainty:.2f}" if self.uncertainty >= 0.005 else ""
@@ -41,7 +46,7 @@ def gains(answer: Answer, key: str) -> list[Gain]:
     for r in answer.resources:
         e = (answer.table or {}).get(r.key, {}).get(key)
         if e is not None and e.value is not None:
-            found.append(Gain(r.title, r.time, (-sign if r.time else sign) * e.value, e.uncertainty))
+            found.append(Gain(r.title, r.time, (-sign if r.time else sign) * e.value, e.off))
     return sorted(found, key=lambda gain: -gain.value)
 
 
@@ -62,12 +67,22 @@ def sentences(found: WhatIf) -> list[str]:
     return said
 
 
+def captions(found: WhatIf) -> list[str]:
+    """What a picture says beneath its title: a sentence for each setting."""
+    key = next(iter(distinct(found)), found.metrics[0])
+    said: list[str] = []
+    for answer in found.answers:
+        if answer.rows:
+            said += _best(answer, key, named=len(found.answers) > 1)
+        elif answer.table:
+            said += _first(answer, key, found.answers)
+    return said
+
+
 def _also(answer: Answer, key: str) -> str:
     """What counts for a further metric."""
     ranked = [gain for group in leader(answer, key) for gain in group][:3]
-    return (
-        f"For the {metric(key).title}: " + ", ".join(f"{g.title} {g.about()}" for g in ranked) + "." if ranked else ""
-    )
+    return f"For the {metric(key).title}: " + ", ".join(f"{g.name} {g.about()}" for g in ranked) + "." if ranked else ""
 
 
 def leader(answer: Answer, key: str) -> tuple[list[Gain], list[Gain]]:
@@ -99,7 +114,7 @@ def _first(answer: Answer, key: str, answers: Sequence[Answer]) -> list[str]:
     more = "less" if first[0].time else "more"
     text = f"{names} {verb}: 1 % {more} of it {better} {figures} {goes} the {what.title}"
     if rest:
-        text += "; then " + ", ".join(f"{gain.title} {gain.about()}" for gain in rest[:4])
+        text += "; then " + ", ".join(f"{gain.name} {gain.about()}" for gain in rest[:4])
     return [f"{named}, {text}." if named else f"{text}."]
 
 
@@ -119,7 +134,24 @@ def _compared(first: Answer, other: Answer, key: str) -> list[str]:
             said.append("which resource should change first is not told apart from before")
         else:
             said.append("and it changes which resource should change first")
+        said += _changes(first, other, key)
     return ["; ".join(said) + "."]
+
+
+def _changes(first: Answer, other: Answer, key: str) -> list[str]:
+    """Resources that count more, and less, than in the scenario as given, by more than the uncertainties."""
+    before, words = {gain.title: gain for gain in gains(first, key)}, []
+    after = gains(other, key)
+    for name, sign in (("more", 1.0), ("less", -1.0)):
+        moved = [
+            f"{now.title} ({now.value:.2f} against {was.value:.2f})"
+            for now in after
+            if (was := before.get(now.title)) is not None
+            and sign * (now.value - was.value) > max(SMALL, now.uncertainty + was.uncertainty)
+        ]
+        if moved:
+            words.append(f"{', '.join(moved)} count{'s' if len(moved) == 1 else ''} {name}")
+    return words
 
 
 def _best(answer: Answer, key: str, *, named: bool) -> list[str]:

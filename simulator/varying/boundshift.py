@@ -214,10 +214,14 @@ def _with(cost: StepCost, path: str, value: float) -> StepCost:
     gpu = cost.gpu
     if outer == "peak":
         gpu = replace(gpu, peak={**gpu.peak, inner: value})
-    elif inner:
-        gpu = replace(gpu, **{outer: replace(getattr(gpu, outer), **{inner: value})})
+    elif outer == "memory":
+        gpu = replace(gpu, memory=replace(gpu.memory, bandwidth=value))
+    elif outer == "l2":
+        gpu = replace(gpu, l2=replace(gpu.l2, bandwidth=value))
+    elif outer == "link":
+        gpu = replace(gpu, link=replace(gpu.link, bandwidth=value))
     else:
-        gpu = replace(gpu, **{outer: value})
+        gpu = replace(gpu, boost_clock=value)
     other = copy(cost)
     other.gpu, other._block = gpu, {}
     if isinstance(cost.profile, Calibrated):

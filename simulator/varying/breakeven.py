@@ -32,6 +32,7 @@ CURVES = ("predicted", "fast", "slow")
 SCAN = 9
 TOLERANCE = 1e-3
 MOST_SCANNED = 1000
+RANGES = "LO..HI, numbers with units as in --set, such as 2..10 TB/s, or factors on what it is, such as x0.5..x4"
 _FACTORS = re.compile(r"\s*[x×]\s*([\d._eE+-]+)\s*\.\.\s*[x×]\s*([\d._eE+-]+)\s*")
 
 
@@ -112,13 +113,13 @@ class BreakEven:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """As plain data: the part `break_even` of `kinesim-whatif/1`."""
+        """As plain data: `kinesim-whatif/1` with the part `break_even`."""
         from simulator.varying.breakevendoc import document
 
         return document(self)
 
     def frame(self) -> pd.DataFrame:
-        """One row a crossing and curve: case, curve, meets_at, misses_at, unit, metric, value_at, value_beside, rising."""
+        """One row a crossing and curve: where it meets and misses the target, and the metric on both sides."""
         from simulator.varying.breakevendoc import frame
 
         return frame(self)
@@ -146,8 +147,8 @@ def break_even(
     target : `METRIC<=VALUE`, `METRIC>=VALUE`, `METRIC<=x0.5` (of the scenario's own), or with `like` the metric alone.
     like : assignments; the metric has to be as good as under them.
     against : other settings, for which the same is asked, each an assignment or several.
-    scan : values of the scan. tolerance : relative width to which a crossing is narrowed; of a range that begins at zero
-        or below, a share of the range.
+    scan : values of the scan. tolerance : relative width to which a crossing is narrowed; of a range that begins at
+        zero or below, a share of the range.
 
     Raises
     ------
@@ -163,12 +164,11 @@ def break_even(
     base = load_scenario(plain_spec(spec), sets)
     over = parse_range(base, field)
     for x in (over.low, over.high):  # what no value can be is said before anything runs
-        load_scenario(plain_spec(spec), (*sets, *over.sets(x)))
-    if like:
-        load_scenario(plain_spec(spec), (*sets, *like))
+        check_setting(spec, sets, over.sets(x), "--break-even")
+    check_setting(spec, sets, like, "--like")
     settings = settings_of(base, against)
     for _, own in settings[1:]:
-        load_scenario(plain_spec(spec), (*sets, *own))
+        check_setting(spec, sets, own, "--against")
     cases = []
     with Runner(spec, sets, jobs, progress) as runner:
         for label, own in settings:
@@ -185,13 +185,16 @@ def parse_range(loaded: LoadedScenario, text: str) -> Range:
     if factors:
         ends = values_at(loaded, path, [f"x{factors[1]}", f"x{factors[2]}"], path)
         return _checked(path, here, text, *(_number(end) for end in ends))
-    if given.count("..") != 1 or ":" in given:
-        allowed = "PATH=LO..HI such as gpu.memory.bandwidth='2..10 TB/s' or gpu.memory.bandwidth=x0.5..x4"
-        raise InputError("not a range", file="--break-even", place=path, found=given, allowed=allowed)
-    try:
-        low, high = (s for s in parse_values(f"{given}:lin2", path) if isinstance(s, Stop))
-    except InputError as error:
-        raise InputError(error.problem, file="--break-even", place=path, found=given, allowed=error.allowed) from None
+    stops: list[Stop] = []
+    problem = "not a range"
+    if given.count("..") == 1 and ":" not in given:
+        try:
+            stops = [s for s in parse_values(f"{given}:lin2", path) if isinstance(s, Stop)]
+        except InputError as error:
+            problem = error.problem
+    if len(stops) != 2:
+        raise InputError(problem, file="--break-even", place=path, found=given, allowed=RANGES)
+    low, high = stops
     return _checked(path, here, text, (low.number, low.unit, low.whole), (high.number, high.unit, high.whole))
 
 
@@ -203,9 +206,7 @@ def _number(end: Any) -> tuple[float, str, bool]:
     return float(end), "", isinstance(end, int)
 
 
-def _checked(
-    path: str, here: Field, text: str, low: tuple[float, str, bool], high: tuple[float, str, bool]
-) -> Range:
+def _checked(path: str, here: Field, text: str, low: tuple[float, str, bool], high: tuple[float, str, bool]) -> Range:
     if low[0] >= high[0]:
         problem = "an empty range: " + ("one value" if low[0] == high[0] else "its end lies below its start")
         raise InputError(problem, file="--break-even", place=path, found=text, allowed="LO..HI with LO below HI")
@@ -246,9 +247,19 @@ def _case(
     return Case(label, own, base_value, goal, tuple(rows), crossings, turns, tuple(notes))
 
 
-def settings_of(
-    base: LoadedScenario, against: Sequence[str | Sequence[str]]
-) -> list[tuple[str, tuple[str, ...]]]:
+def check_setting(spec: Spec, sets: Sequence[str], own: Sequence[str], option: str) -> None:
+    """InputError, said of `option`, for assignments that are no good."""
+    try:
+        load_scenario(plain_spec(spec), (*sets, *own))
+    except InputError as error:
+        if error.file != "--set" or not own:
+            raise
+        raise InputError(
+            error.problem, file=option, place=error.place, found=error.found, allowed=error.allowed
+        ) from None
+
+
+def settings_of(base: LoadedScenario, against: Sequence[str | Sequence[str]]) -> list[tuple[str, tuple[str, ...]]]:
     """Names and assignments: the scenario's own setting, called by what it has where the others differ, and those of
     `against`.
     """

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 
 def document(found: BreakEven) -> dict[str, Any]:
-    """The part `break_even` of `kinesim-whatif/1`."""
+    """`kinesim-whatif/1` with the part `break_even`."""
+    return {
+        "schema": "kinesim-whatif/1",
+        "scenario": found.scenario,
+        "answer": [answer(found, case) for case in found.cases],
+        "break_even": _part(found),
+    }
+
+
+def _part(found: BreakEven) -> dict[str, Any]:
     over, target = found.range, found.target
     return {
         "field": over.path,
@@ -137,7 +146,7 @@ def _ends(found: BreakEven, case: Case, i: int) -> str:
     texts = []
     for curve in ("fast", "slow"):
         several = case.crossings[curve]
-        texts.append(over.words(several[i].inside.x) if len(several) == count else "outside of the range")
+        texts.append(over.words(several[i].inside.x) if len(several) == count else "none in the range")
     if texts[0] == texts[1]:
-        return f" (80 % interval: {texts[0]})" if "outside" not in texts[0] else ""
+        return f" (80 % interval: {texts[0]})" if "none" not in texts[0] else ""
     return f" (80 % interval: {texts[0]} to {texts[1]})"

@@ -297,6 +297,8 @@ def _bound(text: object, kind: Kind) -> Bound:
     if match is None:
         raise InputError("not bounds", found=text, allowed=allowed)
     first, last = match.groups()
+    if re.search(r"\binf|nan", text, re.IGNORECASE):
+        raise InputError("infinite bounds", found=text, allowed=allowed)
     factors = first[0] in "x×" and last[0] in "x×"
     if factors:
         low, high = (parse_quantity(end[1:].strip(), "1/s") for end in (first, last))

@@ -18,9 +18,9 @@ import numpy as np
 from hwspecs.errors import InputError
 from hwspecs.gpu import list_gpus
 from simulator.headline import Metric, metric
-from simulator.varying.breakeven import missing, settings_of
+from simulator.varying.breakeven import check_setting, missing, settings_of
 from simulator.varying.budget import Budget, read_budget
-from simulator.varying.descent import GAIN, LADDER, MOST, Flat, Search, Slope, descend, neighbours, optimise
+from simulator.varying.descent import GAIN, LADDER, MOST, Flat, Search, Slope, descend, neighbours, optimise, transfer
 from simulator.varying.designs import Space
 from simulator.varying.paths import split_assignment
 from simulator.varying.points import Point, Progress, Spec, plain_spec
@@ -55,10 +55,11 @@ class Optimum:
     Attributes
     ----------
     label, sets : the setting. x : the design (`designs.Space`). slope : d log(metric) / d log of each free resource,
-        the price of a GPU-hour included where it counts. worth : by budget, by how many times a share of it the metric
-        improves when that share is added (Lagrange's multipliers, fitted to the resources off their bounds).
-    returns : of each free resource what a share of the budgets, spent on it, brings; at the best design that of all
-        resources off their bounds is the same. flat : how far each can be moved.
+        with what the price of a GPU-hour adds where it counts. worth : by budget, how many times a share of it that is
+        added the metric improves by (Lagrange's multipliers, fitted to the resources off bounds and steps).
+    returns : of each free resource what a share of the budgets, spent on it, brings: at the best design the same for
+        all resources off bounds and steps. stepped : at a step, where less costs much and more brings little: `losses`
+        and `gains` are the returns to each side. flat : how far each can be moved.
     simulated, rejected : designs. reasons : why designs could not be served.
     """
 
@@ -68,6 +69,9 @@ class Optimum:
     slope: np.ndarray
     worth: Mapping[str, float]
     returns: tuple[float | None, ...]
+    losses: tuple[float | None, ...]
+    gains: tuple[float | None, ...]
+    stepped: tuple[bool, ...]
     flat: tuple[Flat, ...]
     simulated: int
     rejected: int
@@ -134,7 +138,7 @@ def codesign(
     settings = settings_of(base, against)
     for _, own in settings:
         _check_setting(own)
-        load_scenario(plain_spec(spec), (*sets, *own))
+        check_setting(spec, sets, own, "--against")
     free, count = len(space.free), len(settings)
     expected = count * (1 + free + 5 * (2 * free + 1) + 5 * free) + 3 * count * (count + 1)
     with Runner(spec, sets, jobs, progress, expected) as runner:
@@ -231,6 +235,7 @@ def _metric(runner: Runner, base: LoadedScenario, minimise: str | None, space: S
 def _settle(search: Search) -> list[Flat]:
     """The neighbours of the best design; from a better one among them the search goes on."""
     for _ in range(3):
+        transfer(search)
         before = search.best[1]
         flat = neighbours(search)
         if search.best[1] >= before - GAIN:
@@ -243,37 +248,50 @@ def _optimum(search: Search, one: _Asked, flat: list[Flat]) -> Optimum:
     space = search.space
     x, value = search.best
     known: Slope = search.slope_at(x, value)
-    slope = known.slope + (space.price_slope(x) if search.model.priced else 0.0)
-    worth, returns = multipliers(space, x, slope)
+    price = space.price_slope(x) if search.model.priced else np.zeros(len(x))
+    slope = known.slope + price
+    worth, returns = multipliers(space, x, slope, ~known.stepped)
+    losses, gains = (returns_of(space, x, side + price, worth) for side in (known.down, known.up))
     return Optimum(
-        one.label, one.sets, x, slope, worth, returns, tuple(flat), len(search.known), search.rejected,
+        one.label, one.sets, x, slope, worth, returns, losses, gains,
+        tuple(bool(s) for s in known.stepped), tuple(flat), len(search.known), search.rejected,
         dict(one.reasons),
     )  # fmt: skip
 
 
 def multipliers(
-    space: Space, x: np.ndarray, slope: np.ndarray
+    space: Space, x: np.ndarray, slope: np.ndarray, smooth: np.ndarray
 ) -> tuple[dict[str, float], tuple[float | None, ...]]:
     """What shares of the budgets are worth at a design, and what each resource brings for a share of them.
 
-    At the best design -slope_i = sum over budgets of worth_b x share_bi for every resource off its bounds (Karush, Kuhn,
-    Tucker). With one budget a resource's return is -slope / share; with several the shares are weighted by the worths.
+    At the best design -slope_i = sum over budgets of worth_b x share_bi for every resource off its bounds (Karush,
+    Kuhn, Tucker). With one budget a resource's return is -slope / share; with several the shares are weighted by the
+    worths.
+    smooth : which resources to go by.
     """
     from scipy.optimize import nnls
 
     tight = [b for b in space.budget.limits if space.cost(x, b) > space.totals[b.name] * (1 - 1e-3)]
-    shares = {b.name: space.shares(x, b)[space.free] for b in space.budget.limits}
     off = (x > space.low + 1e-6) & (x < space.high - 1e-6)
+    off = off & smooth if (off & smooth).any() else off
     worth = {b.name: 0.0 for b in space.budget.limits}
     if tight and off.any():
-        matrix = np.array([shares[b.name][off] for b in tight]).T
+        matrix = np.array([space.shares(x, b)[space.free][off] for b in tight]).T
         fitted, _ = nnls(matrix, np.maximum(-slope[off], 0.0))
         worth |= {b.name: float(w) for b, w in zip(tight, fitted, strict=True)}
-    total = sum(worth.values())
-    if not total:
-        return worth, tuple(None for _ in slope)
-    mixed = sum(np.asarray(shares[name]) * (w / total) for name, w in worth.items())
-    return worth, tuple(float(-s / m) if m > 0 else None for s, m in zip(slope, np.asarray(mixed), strict=True))
+    return worth, returns_of(space, x, slope, worth)
+
+
+def returns_of(space: Space, x: np.ndarray, slope: np.ndarray, worth: Mapping[str, float]) -> tuple[float | None, ...]:
+    """-slope over the shares of the budgets, these weighted by what they are worth (alike if nothing is); None where
+    nothing is spent.
+    """
+    total, count = sum(worth.values()), len(worth)
+    parts = [
+        space.shares(x, b)[space.free] * (worth[b.name] / total if total else 1 / count) for b in space.budget.limits
+    ]
+    mixed = np.sum(parts, axis=0)
+    return tuple(float(-s / m) if m > 0 else None for s, m in zip(slope, mixed, strict=True))
 
 
 def _measured(point: Point, which: Metric) -> Measured:
@@ -295,5 +313,6 @@ def _gpu_file(spec: Spec, sets: Sequence[str], space: Space, optimum: Optimum) -
 
 SEARCHED = (
     f"cutting planes from central differences of full simulations within a trust region, at most {MOST} rounds from "
-    f"several starts; then neighbours, each resource {LADDER[0]:.0%} to {np.expm1(LADDER[-1]):.0%} up and down"
+    "several starts; then parts of the budget moved between resources, and neighbours, each resource "
+    f"{LADDER[0]:.0%} to {np.expm1(LADDER[-1]):.0%} up and down"
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 JUMP = 10.0
 """Over a bracket of relative width w a metric may change by this many times w; if by more, it jumps there."""
@@ -16,8 +17,7 @@ JUMP = 10.0
 
 @dataclass(frozen=True)
 class Sample:
-    """The function at `x`. gap : of the value to the target, negative where it is met; None where there is no value.
-    """
+    """The function at `x`. gap : of the value to the target, negative where it is met; None where there is no value."""
 
     x: float
     value: float | None
@@ -59,10 +59,7 @@ def grid(low: float, high: float, count: int, *, whole: bool) -> list[float]:
     whole numbers, each once, if `whole`.
     """
     share = [i / (count - 1) for i in range(count)]
-    if low > 0:
-        inner = [low * (high / low) ** s for s in share]
-    else:
-        inner = [low + (high - low) * s for s in share]
+    inner = [low * (high / low) ** s if low > 0 else low + (high - low) * s for s in share]
     numbers = [low, *inner[1:-1], high]
     return sorted({float(round(n)) for n in numbers}) if whole else numbers
 
@@ -70,7 +67,7 @@ def grid(low: float, high: float, count: int, *, whole: bool) -> list[float]:
 def monotone(values: Sequence[float | None]) -> bool:
     """Whether the values that there are go one way only."""
     known = [v for v in values if v is not None]
-    steps = [b - a for a, b in zip(known, known[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(known)]
     return all(s <= 0 for s in steps) or all(s >= 0 for s in steps)
 
 
@@ -86,9 +83,7 @@ class Bracket:
         the search ends (half of it is ITP's). whole : x are whole numbers, and the search ends at neighbours.
     """
 
-    def __init__(
-        self, one: Sample, other: Sample, *, logarithmic: bool, tolerance: float, whole: bool = False
-    ) -> None:
+    def __init__(self, one: Sample, other: Sample, *, logarithmic: bool, tolerance: float, whole: bool = False) -> None:
         self.low, self.high = sorted((one, other), key=lambda s: s.x)
         if self.low.meets == self.high.meets:
             raise ValueError("no change between the two samples")
@@ -152,6 +147,6 @@ def brackets(samples: Sequence[Sample], *, logarithmic: bool, tolerance: float, 
     """A bracket around every change between neighbouring samples of a scan."""
     return [
         Bracket(a, b, logarithmic=logarithmic, tolerance=tolerance, whole=whole)
-        for a, b in zip(samples, samples[1:], strict=False)
+        for a, b in pairwise(samples)
         if a.meets != b.meets
     ]

@@ -64,11 +64,8 @@ class Model:
             Cut(cut.x, cut.value - max([0.0, *(cut.at(x)[0] - f for x, f in near)]), cut.slope) for cut in self.cuts
         ]
 
-    def best(
-        self, cuts: Sequence[Cut], centre: np.ndarray, radius: float
-    ) -> tuple[np.ndarray, float]:
-        """The design with the least model value within `radius` of `centre`, the bounds and the budgets, and the value.
-        """
+    def best(self, cuts: Sequence[Cut], centre: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
+        """The design with the least model value within `radius` of `centre`, bounds and budgets; and that value."""
         from scipy.optimize import minimize
 
         space = self.space

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,8 +20,8 @@ Evaluate = Callable[[Sequence[np.ndarray]], list[float | None]]
 """The metric of designs, of which less is better and more than zero; None for one that cannot be served."""
 
 STEP, LEAST_STEP = 0.05, 0.01
-"""Half of the width of the differences that slopes are taken over: wide enough for steps in a simulation to average out,
-and narrower in a small trust region, where a kink may be next to the design."""
+"""Half of the width of the differences that slopes are taken over: wide enough for steps in a simulation to average
+out, and narrower in a small trust region, where a kink may be next to the design."""
 KINK = 0.3
 """Slopes on both sides of a design that differ by this belong to two roofs, and their mean to neither."""
 RADIUS = 0.7
@@ -32,18 +33,32 @@ MOST = 25
 LADDER = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Neighbours: a resource that many e-folds up or down, the others scaled to what the budget leaves."""
 NEAR = 0.01
+TRANSFERS = (0.01, 0.03, 0.1)
+"""Parts of a budget that are tried to be spent elsewhere."""
+MOST_TRANSFERS = 5
 
 
 @dataclass(frozen=True)
 class Slope:
-    """d log(metric) / d log(resource) of the free resources at a design, without what a price adds. step : half of the
-    width of the differences.
+    """d log(metric) / d log(resource) of the free resources at a design, without what a price adds.
+
+    Attributes
+    ----------
+    slope : over both sides. down, up : towards less and towards more; the other one's where a side is out of bounds or
+        cannot be served. step : how far to each side.
     """
 
     x: np.ndarray
     value: float
     slope: np.ndarray
+    down: np.ndarray
+    up: np.ndarray
     step: float
+
+    @property
+    def stepped(self) -> np.ndarray:
+        """Where the two sides differ so much that the mean says nothing: at a step or a kink of the metric."""
+        return np.asarray(np.abs(self.up - self.down) > KINK)
 
 
 @dataclass
@@ -93,19 +108,20 @@ class Search:
                 ends.append(self.space.whole(moved))
             pairs.append(ends)
         values = self.ask([end for ends in pairs for end in ends])
-        slope, bend = np.zeros(len(x)), 0.0
+        slope, down, up = (np.zeros(len(x)) for _ in range(3))
         for j, ends in enumerate(pairs):
             points = [(x[j], value)] + [
                 (end[j], v) for end, v in zip(ends, values[2 * j : 2 * j + 2], strict=True) if v is not None
             ]
             points.sort()
-            sides = [(fb - fa) / (b - a) for (a, fa), (b, fb) in zip(points, points[1:], strict=False) if b > a]
+            sides = [(fb - fa) / (b - a) for (a, fa), (b, fb) in pairwise(points) if b > a]
             (a, fa), (b, fb) = points[0], points[-1]
-            slope[j] = (fb - fa) / (b - a) if b > a else 0.0
-            bend = max(bend, max(sides, default=0.0) - min(sides, default=0.0))
-        if bend > KINK and step > LEAST_STEP:
+            if sides:
+                slope[j], down[j], up[j] = (fb - fa) / (b - a), sides[0], sides[-1]
+        if np.any(np.abs(up - down) > KINK) and step > LEAST_STEP:
             return self.slope_at(x, value, LEAST_STEP)
-        found = Slope(x, value, slope - self.model.price(x)[1], step)
+        price = self.model.price(x)[1]
+        found = Slope(x, value, slope - price, down - price, up - price, step)
         self.slopes.append(found)
         self.model.cuts.append(Cut(x, value - self.model.price(x)[0], found.slope))
         self.rounds += 1
@@ -189,12 +205,37 @@ def neighbours(search: Search) -> list[Flat]:
         for j, sign in going:
             reach[j, sign] = asked[j, sign][j]
     now = space.now[space.free]
-    return [
-        Flat(
-            float(now[j] * math.exp(reach[j, -1])), float(now[j] * math.exp(reach[j, 1])), (j, -1) in going, (j, 1) in going
-        )
-        for j in range(len(best))
-    ]  # fmt: skip
+    ends = [(float(now[j] * math.exp(reach[j, -1])), float(now[j] * math.exp(reach[j, 1]))) for j in range(len(best))]
+    return [Flat(low, high, (j, -1) in going, (j, 1) in going) for j, (low, high) in enumerate(ends)]
+
+
+def transfer(search: Search) -> None:
+    """Moves parts of the budgets from the resource that brings the least for them to the one that brings the most, as
+    long as that helps: what the model, lowered by steps of the metric, no longer promises.
+    """
+    space = search.space
+    for _ in range(MOST_TRANSFERS):
+        x, value = search.best
+        found = search.slope_at(x, value)
+        slope = found.slope + search.model.price(x)[1]
+        shares = np.sum([space.shares(x, b)[space.free] for b in space.budget.limits], axis=0)
+        brings = -slope / np.maximum(shares, 1e-12)
+        giving = np.where(x > space.low + 1e-6, brings, math.inf)
+        taking = np.where(x < space.high - 1e-6, brings, -math.inf)
+        j, i = int(np.argmin(giving)), int(np.argmax(taking))
+        if i == j or not taking[i] > giving[j]:
+            return
+        designs = []
+        for part in TRANSFERS:
+            moved = x.copy()
+            moved[j] = math.log(max(math.exp(x[j]) * (1 - part / shares[j]), math.exp(space.low[j])))
+            freed = shares[j] * (1 - math.exp(moved[j] - x[j]))
+            moved[i] = min(x[i] + math.log1p(freed / shares[i]), space.high[i])
+            moved = space.whole(moved)
+            designs.append(moved if space.fits(moved) else space.spend(moved, held=(j,)))
+        search.ask([design for design in designs if space.fits(design)])
+        if search.best[1] >= value - GAIN:
+            return
 
 
 def optimise(space: Space, evaluate: Evaluate, priced: bool, begin: Sequence[np.ndarray] = ()) -> Search:

@@ -67,7 +67,9 @@ class Space:
         self.resources = [_resource(gpu, budget, kind) for kind in budget.kinds.values()]
         self.free = [i for i, r in enumerate(self.resources) if r.free]
         if not self.free:
-            raise budget.error("no resource may change", "bounds", allowed="bounds with LO < HI of one of them at least")
+            raise budget.error(
+                "no resource may change", "bounds", allowed="bounds with LO < HI of one of them at least"
+            )
         self.now = np.array([r.now for r in self.resources])
         self.low = np.log([self.resources[i].low / self.resources[i].now for i in self.free])
         self.high = np.log([self.resources[i].high / self.resources[i].now for i in self.free])
@@ -87,10 +89,8 @@ class Space:
         least = self.cost(self.low, limit)
         if least > self.totals[limit.name] * (1 + LATER):
             problem = "the budget is too small for the lower bounds"
-            parts = ", ".join(
-                f"{r.words(value)} {r.kind.title}" for r, value in zip(self.resources, self.values(self.low), strict=True)
-                if limit.costs.get(r.path)
-            )  # fmt: skip
+            lows = zip(self.resources, self.values(self.low), strict=True)
+            parts = ", ".join(f"{r.words(v)} {r.kind.title}" for r, v in lows if limit.costs.get(r.path))
             found, unit = f"{self.totals[limit.name]:g}", f" {limit.unit}" if limit.unit else ""
             allowed = f"at least {least:.6g}{unit} for {parts}; or lower bounds"
             raise self.budget.error(problem, f"budgets.{limit.name}.total", f"{found}{unit}", allowed)

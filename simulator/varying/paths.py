@@ -23,6 +23,10 @@ _BUDGETS = {"top_k": ("budget",), "sliding_window": ("window",), "block_top_k": 
 _KEY = re.compile(r"[^.\[\]]+(?!\])|\[\d+\]")
 
 
+_WRITTEN = re.compile(r"(\d[\d.e+-]*) (B|B/s|FLOP/s|Hz|W|s)")
+"""A quantity as `to_spec` writes it."""
+
+
 @dataclass(frozen=True)
 class Field:
     """What a path has in a scenario. value : plain data, None where nothing is set; numbers in SI units.
@@ -58,10 +62,8 @@ def field_at(loaded: LoadedScenario, path: str) -> Field:
 
 def _quantity(text: object) -> tuple[Any, str]:
     """`4800000000000.0 B/s` as `to_spec` writes it -> number and unit."""
-    number, space, unit = text.partition(" ") if isinstance(text, str) else (text, "", "")
-    if not space or unit not in ("B", "B/s", "FLOP/s", "Hz", "W", "s"):
-        return text, ""
-    return float(number), unit
+    match = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    return (text, "") if match is None else (float(match[1]), match[2])
 
 
 def values_at(loaded: LoadedScenario, path: str, given: object, place: str) -> list[Any]:

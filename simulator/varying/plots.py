@@ -13,11 +13,13 @@ from typing import Any
 
 from simulator.graphview import picture_format, write_picture
 from simulator.headline import metric
-from simulator.varying.answers import distinct, sentences, value_words
+from simulator.varying.answers import captions, distinct, value_words
 from simulator.varying.whatif import Answer, Row, WhatIf
 
 INK, SOFT, THIN = "#1D2733", "#5B6673", "#C9CFD5"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B3589A", "#7A7A7A", "#9A7400", "#56A0D3", "#4B4B9B")
+LINE, TITLE = 0.21, 0.65
+"""Inches: of a line beneath the title, and of the title with what is left above the panels' own titles."""
 SHOWN = 0.002
 """Elasticity below which a resource has no bar."""
 MOST_LINES = len(COLOURS)
@@ -30,7 +32,13 @@ def draw_whatif(found: WhatIf, path: Path | str) -> None:
     write_picture(curves(found) if found.vary else tornado(found), path)
 
 
-def _figure(found: WhatIf, width: float, height: float) -> Any:
+def _captions(found: WhatIf, width: float) -> list[str]:
+    """The lines beneath the title."""
+    whole = (text.replace(" %", "\u00a0%") for text in captions(found))  # no line begins with a sign
+    return [line for text in whole for line in textwrap.wrap(text, int(width * 12.5))]
+
+
+def _figure(found: WhatIf, lines: Sequence[str], width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,9 +46,8 @@ def _figure(found: WhatIf, width: float, height: float) -> Any:
     FigureCanvasAgg(figure)
     title = f"{found.scenario}: {found.model} on {found.gpu}"
     figure.text(0.16 / width, 1 - 0.26 / height, title, fontsize=14, color=INK, weight="bold", va="center")
-    lines = textwrap.wrap(" ".join(sentences(found)[:2]), int(width * 12.5))[:2]
     for i, line in enumerate(lines):
-        figure.text(0.16 / width, 1 - (0.56 + 0.22 * i) / height, line, fontsize=10, color=SOFT, va="center")
+        figure.text(0.16 / width, 1 - (0.56 + LINE * i) / height, line, fontsize=10, color=SOFT, va="center")
     return figure
 
 
@@ -68,12 +75,14 @@ def tornado(found: WhatIf) -> Any:
     ]
     live.sort(key=lambda r: abs((first.table or {})[r.key][keys[0]].value or 0.0))
     width, left, foot = max(9.0, 2.4 + 3.6 * len(keys)), 1.75, 0.95 if len(answers) > 1 else 0.7
-    height = 1.25 + foot + (0.28 * len(answers) + 0.12) * max(len(live), 2)
-    figure = _figure(found, width, height)
+    lines = _captions(found, width)
+    top = TITLE + LINE * len(lines)
+    height = top + foot + (0.28 * len(answers) + 0.12) * max(len(live), 2)
+    figure = _figure(found, lines, width, height)
     panel = (width - left - 0.3) / len(keys)
     for i, key in enumerate(keys):
         axes = figure.add_axes(
-            ((left + i * panel + 0.1) / width, foot / height, (panel - 0.35) / width, 1 - (foot + 1.25) / height)
+            ((left + i * panel + 0.1) / width, foot / height, (panel - 0.35) / width, 1 - (foot + top) / height)
         )
         _bars(axes, live, answers, key, titles[key])
         if i:
@@ -92,9 +101,9 @@ def _bars(axes: Any, live: Sequence[Any], answers: Sequence[Answer], key: str, t
                 continue
             at = y + 0.4 - (j + 0.5) * thick
             axes.barh(at, e.value, height=0.86 * thick, color=COLOURS[j])
-            if e.uncertainty >= SHOWN:
-                axes.plot([e.value - e.uncertainty, e.value + e.uncertainty], [at, at], color=INK, linewidth=1.2)
-            end = e.value + math.copysign(e.uncertainty, e.value)
+            if e.off >= SHOWN:
+                axes.plot([e.value - e.off, e.value + e.off], [at, at], color=INK, linewidth=1.2)
+            end = e.value + math.copysign(e.off, e.value)
             ends.append(end)
             axes.annotate(
                 f"{e.value:+.2f}" if abs(e.value) >= 0.005 else "0.00",
@@ -132,8 +141,9 @@ def curves(found: WhatIf) -> Any:
     keys = list(titles)
     names, lines = _lines(found)
     width, foot = max(8.0, 3.9 * len(keys)), 0.65 + 0.25 * (-(-len(names) // 4) if len(names) > 1 else 0)
-    height = 1.2 + foot + 3.0
-    figure = _figure(found, width, height)
+    said = _captions(found, width)
+    height = TITLE + LINE * len(said) + 0.35 + foot + 3.0
+    figure = _figure(found, said, width, height)
     panel = width / len(keys)
     for i, key in enumerate(keys):
         axes = figure.add_axes(((i * panel + 0.75) / width, foot / height, (panel - 1.0) / width, 3.0 / height))

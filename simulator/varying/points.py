@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 from hwspecs.errors import InputError
 from simulator.deployment import deploy
 from simulator.headline import headline
+from simulator.interval import KernelError, operator_errors
 from simulator.outlooks import outlook_of
+from simulator.processes import process_pool
 from simulator.result import Result
 from simulator.running import run_scenario
 from simulator.varying.boundshift import Shift, bound_shifts
@@ -35,7 +37,8 @@ class Point:
         for and are known.
     bounds : seconds of all replicas' steps by what bounds them. operators : by name, kind, seconds and `by_bound`.
     kernel_time : the 80 % interval of the time of steps, as factors. profile : what the times rest on.
-    shifts : where operators change their bounds, if that was asked for. notes : what has to be said beside the numbers.
+    shifts, errors : where operators change their bounds, and by name the errors of their kernels, if asked for.
+    notes : what has to be said beside the numbers.
     """
 
     sets: tuple[str, ...]
@@ -47,6 +50,7 @@ class Point:
     kernel_time: tuple[float, float] | None = None
     profile: str = ""
     shifts: tuple[Shift, ...] = ()
+    errors: Mapping[str, KernelError] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -60,7 +64,7 @@ class Point:
 @dataclass(frozen=True)
 class Task:
     """A scenario and assignments to it. intervals : whether those of all metrics are asked for (two more runs).
-    shifts : whether those of bounds are.
+    shifts : whether those of bounds are, and errors of kernels.
     """
 
     spec: str | Path | Mapping[str, Any]
@@ -101,6 +105,7 @@ def run_point(task: Task) -> Point:
         kernel_time=tuple(interval["kernel_time"]) if interval else None,
         profile=_profile(result.deployment),
         shifts=tuple(_shifts(loaded, result)) if task.shifts else (),
+        errors=_errors(loaded, result) if task.shifts else {},
         notes=tuple(result.notes),
     )
 
@@ -123,7 +128,7 @@ def run_points(tasks: Sequence[Task], jobs: int | None = None, progress: Progres
         for task in wanted:
             take(task, run_point(task))
     else:
-        with ProcessPoolExecutor(jobs) as pool:
+        with process_pool(jobs) as pool:
             futures = {pool.submit(run_point, task): task for task in wanted}
             try:
                 for future in as_completed(futures):
@@ -147,6 +152,14 @@ def _shifts(loaded: LoadedScenario, result: Result) -> list[Shift]:
                 own = [op for op in own if op.get("pool") == name]
             found += bound_shifts(deploy(part).cost, {op["name"]: op["seconds"] for op in own}, timeline, place)
     return found
+
+
+def _errors(loaded: LoadedScenario, result: Result) -> dict[str, KernelError]:
+    """Those of the kernels of replicas that prefill and decode; none for pools, whose times do not add up."""
+    if loaded.pools is not None:
+        return {}
+    by_bound = {op["name"]: op["by_bound"] for op in result.operators}
+    return operator_errors(deploy(loaded).cost, by_bound, result.timeline)
 
 
 def _reason(error: InputError) -> str:

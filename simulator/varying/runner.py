@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from types import TracebackType
 
+from simulator.processes import process_pool
 from simulator.varying.points import Point, Progress, Spec, Task, plain_spec, run_point
 
 
@@ -54,7 +55,7 @@ class Runner:
                 self._take(key, run_point(Task(self.spec, *key)))
         elif open_keys:
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(self.jobs)
+                self._pool = process_pool(self.jobs)
             futures: dict[Future[Point], tuple[tuple[str, ...], bool]] = {
                 self._pool.submit(run_point, Task(self.spec, *key)): key for key in open_keys
             }

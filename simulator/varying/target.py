@@ -1,4 +1,4 @@
-"""What a metric has to reach: `tpot_s.p99<=40 ms`, `usd_per_solved<=x0.5` (of the base's), or what another setting has."""
+"""What a metric has to reach: `tpot_s.p99<=40 ms`, `usd_per_solved<=x0.5` (of the base's), or what a setting has."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parse_target(text: str, *, bare: bool) -> Target:
     match = _SPLIT.fullmatch(text.strip())
     name, sign, given = match.groups() if match else (text.strip(), "", "")
     if not name:
-        raise InputError("no metric", file="--target", found=text, allowed=ALLOWED)
+        raise InputError("no target: which metric has to reach what?", file="--target", allowed=ALLOWED)
     try:
         which = metric(name)
     except InputError as error:

@@ -123,6 +123,15 @@ def number_of(value: object) -> float | None:
     return _number(match[1]) * factors[0] if factors else None
 
 
+def unit_of(value: object) -> str:
+    """The SI unit of a text with a unit, as `hwspecs.units` names it; empty of anything else."""
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(\S.*?)\s*", value) if isinstance(value, str) else None
+    if match is None:
+        return ""
+    dimension = next((name for name, units in DIMENSIONS.items() if match[1] in units), "")
+    return {"bytes": "B", "bytes/s": "B/s", "seconds": "s", "watts": "W"}.get(dimension, dimension)
+
+
 LOOK_BACK = 64
 """Values among which a repeated one is looked for; ranges are in order, so that theirs are next to each other."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -159,13 +159,17 @@ def _moved(found: WhatIf, answer: Answer) -> Table:
             before, share = answer.base.operators.get(name), op["seconds"] / total
             if before is None or share < LEAST_SHARE or not before["by_bound"]:
                 continue
-            one, two = (max(x["by_bound"], key=lambda b, x=x: x["by_bound"][b]) for x in (before, op))
+            one, two = _main_bound(before["by_bound"]), _main_bound(op["by_bound"])
             if one != two:
                 changes.setdefault((one, two), []).append(f"{name} {share:.0%}")
         for (one, two), names in changes.items():
             values = (value_words(value) for value in row.values.values())
             table.add_row(*values, BOUND_TEXT[one], BOUND_TEXT[two], ", ".join(names))
     return table
+
+
+def _main_bound(seconds: Mapping[str, float]) -> str:
+    return max(seconds, key=lambda bound: seconds[bound])
 
 
 def _failures(found: WhatIf) -> list[str]:
@@ -211,7 +215,7 @@ def _live(answer: Answer, key: str) -> bool:
 def _elasticity(e: Elasticity | None) -> Text:
     if e is None or e.value is None:
         return Text("-")
-    off = f" ± {e.uncertainty:.3f}" if e.uncertainty >= ZERO else ""
+    off = f" ± {e.off:.3f}" if e.off >= ZERO else ""
     value = f"{e.value:+.3f}" if abs(e.value) >= ZERO else "0.000"
     return Text(f"{value}{off}", style="bold" if abs(e.value) >= 0.1 else "")
 
@@ -258,17 +262,21 @@ def _amount(path: str, value: float) -> str:
 
 
 def _notes(found: WhatIf) -> list[str]:
-    """What has to be said: of the elasticities, then the base's own notes, then what holds for points only."""
-    notes: list[str] = []
+    """What has to be said, each note once: of elasticities, then the settings' own, then what holds for points only.
+
+    A note that is not of all settings has the names of those that it is of.
+    """
+    said: dict[str, list[str]] = {}
     for answer in found.answers:
-        mark = f"{answer.name}: " if len(found.answers) > 1 else ""
-        if answer.table:
-            notes += [mark + text for text in elasticity_notes(found, answer)]
-        notes += [text for text in answer.base.notes if text not in notes]
+        own = elasticity_notes(found, answer) if answer.table else []
+        for note in [*own, *answer.base.notes]:
+            said.setdefault(note, []).append(answer.name)
+    every = len(found.answers)
+    notes = [note if len(names) == every else f"{', '.join(names)}: {note}" for note, names in said.items()]
     for answer in found.answers:
         for row in answer.rows:
-            said = [n for n in row.point.notes if n.startswith(("transferred", "extrapolated"))]
-            notes += [note for note in said if note not in notes]
+            points = [n for n in row.point.notes if n.startswith(("transferred", "extrapolated"))]
+            notes += [note for note in points if note not in said and note not in notes]
     return notes
 
 
@@ -288,7 +296,7 @@ def elasticity_notes(found: WhatIf, answer: Answer) -> list[str]:
         notes.append(
             f"over ± {WIDE[0]:.0%}, since metrics move in steps with them: {', '.join(wide)}; all others over "
             f"± {NARROW[0]:.0%}; "
-            "the figure behind ± is the difference that other steps make"
+            "behind ± is the difference that other steps make, and of the time that of errors of kernels, too"
         )
     total = answer.rates_total
     if total is not None and found.closed:

@@ -200,7 +200,7 @@ def whatif(
     wanted = elasticities if elasticities is not None else not lists
     answers = []
     for name, texts in settings:
-        answer = _ask(spec, (*sets, *texts), name, wanted, keys, jobs, progress)
+        answer = _ask(spec, (*sets, *texts), name, wanted, keys, closed, jobs, progress)
         answers.append(replace(answer, sets=texts))
     if combos:
         rows = _vary(spec, tuple(sets), settings, lists, combos, jobs, progress)
@@ -279,8 +279,8 @@ def _about(place: str, path: str) -> bool:
 
 
 def _ask(
-    spec: Spec, sets: tuple[str, ...], name: str, wanted: bool, keys: Sequence[str], jobs: int | None,
-    progress: Progress | None,
+    spec: Spec, sets: tuple[str, ...], name: str, wanted: bool, keys: Sequence[str], closed: bool,
+    jobs: int | None, progress: Progress | None,
 ) -> Answer:  # fmt: skip
     """The base of one setting, with elasticities if they are wanted."""
     plain = plain_spec(spec)
@@ -292,7 +292,7 @@ def _ask(
         if name == "as given":
             raise
         return Answer(name, sets, Point(sets, error=error.message()))
-    base, table = elasticities(plain, sets, found, keys, jobs=jobs, progress=progress)
+    base, table = elasticities(plain, sets, found, keys, closed=closed, jobs=jobs, progress=progress)
     return Answer(name, sets, base, found, table)
 
 
