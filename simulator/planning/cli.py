@@ -103,7 +103,7 @@ def plan(
     from hwspecs.errors import InputError
     from simulator.planning import launch, spaceoptions
     from simulator.planning.candidates import Base
-    from simulator.planning.display import show_plan
+    from simulator.planning.display import closest_words, show_plan
     from simulator.planning.model import Space
     from simulator.planning.output import check_output, write_output
     from simulator.planning.planner import default_gpus, make_plan
@@ -146,10 +146,10 @@ def plan(
         write_output(answer, out)
     if output is PlanFormat.json:
         print_json(answer.document())
-    elif output is PlanFormat.table or answer.plan.best is None:
+    elif output is PlanFormat.table:
         show_plan(answer, out)
-    else:
+    elif answer.plan.best is not None:
         print(launch.text(answer, kubernetes=output is PlanFormat.k8s), end="")
     if answer.plan.best is None:
-        tell("no candidate meets the objectives; the closest, and what stops it, is shown")
+        tell(f"no candidate meets the objectives{closest_words(answer)}")
         raise typer.Exit(2)

@@ -9,7 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from simulator.planning.model import Outcome
+from simulator.planning.loads import RESOLUTION
+from simulator.planning.model import Outcome, gpu_label
 from simulator.planning.prices import HOURS_A_MONTH
 from simulator.planning.why import what_stops, why_lost
 from simulator.planning.words import (
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from simulator.planning.planner import Answer
     from simulator.planning.stability import End, Stability
 
-MOST_ROWS = 12
-"""Of the Pareto front; all are in the document."""
+MOST_ROWS, MOST_OBJECTIVES = 12, 4
+"""Of the table of the Pareto front; all are in the document."""
 
 
 def show_plan(answer: Answer, out: Path | None = None) -> None:
@@ -47,7 +48,7 @@ def show_plan(answer: Answer, out: Path | None = None) -> None:
     elif plan.closest is not None:
         parts = [_nothing(answer), _facts(answer, plan.closest), _objectives(plan.closest, None)]
     else:
-        parts = [Text("No candidate can serve this load at all", style="bold red")]
+        parts = [_nothing(answer)]
     for part in [*parts, _searched(answer)]:
         if part is not None:
             console.print(part)
@@ -66,13 +67,17 @@ def _buy(answer: Answer, best: Outcome) -> Text:
     return text
 
 
-def _nothing(answer: Answer) -> Text:
+def closest_words(answer: Answer) -> str:
+    """What comes closest where nothing meets the objectives, and what stops it."""
     closest = answer.plan.closest
-    assert closest is not None
-    text = Text("No candidate meets the objectives. ", style="bold red")
-    text.append(f"Closest: {gpu_words(closest.candidate, answer.titles)} as {deployment_words(closest.candidate)}. ")
-    text.append(f"What stops it: {what_stops(answer.plan, closest)}")
-    return text
+    if closest is None:
+        return ", and none is left to simulate: what is not ruled out by a limit cannot serve this load"
+    words = f"{gpu_words(closest.candidate, answer.titles)} as {deployment_words(closest.candidate)}"
+    return f"; closest: {words}; what stops it: {what_stops(answer.plan, closest)}"
+
+
+def _nothing(answer: Answer) -> Text:
+    return Text(f"No candidate meets the objectives{closest_words(answer)}", style="bold red")
 
 
 def _facts(answer: Answer, outcome: Outcome) -> Table:
@@ -85,7 +90,9 @@ def _facts(answer: Answer, outcome: Outcome) -> Table:
     tokens = outcome.metrics.get("output_tokens_per_s")
     if tokens:
         each = outcome.usd_per_hour / 3600 / tokens * 1e6
-        table.add_row("", f"{each:.3g} USD per million output tokens at this load, {joules(outcome.metrics)} a token")
+        whole = outcome.usd_per_hour / 3600 * (outcome.metrics.get("makespan_s") or 0.0)
+        words = f"{usd(whole)} USD for this load, {each:.3g} USD per million output tokens"
+        table.add_row("", f"{words}, {joules(outcome.metrics)} a token")
     table.add_row("power", f"{power(outcome.power_w)} at the GPUs' TDP; {_mean_power(outcome)}")
     if outcome.highest_load is not None:
         table.add_row("headroom", _headroom(outcome))
@@ -96,7 +103,8 @@ def _facts(answer: Answer, outcome: Outcome) -> Table:
         if other:
             table.add_row("", other)
     elif outcome is answer.plan.best:
-        table.add_row("how sure", "not known: the profile has no error interval, or it was not asked for")
+        why = "it was not asked for (--no-sure)" if outcome.interval else "the profile has no error interval"
+        table.add_row("how sure", f"not known: {why}")
     return table
 
 
@@ -104,7 +112,7 @@ def _prices(answer: Answer, outcome: Outcome) -> str:
     prices, rates = answer.prices, []
     for name in outcome.candidate.gpus_by_name():
         date = prices.dates.get(name)
-        rates.append(f"{prices.of(name):g} USD per {name} and hour" + (f" ({date})" if date else ""))
+        rates.append(f"{prices.of(name):g} USD per {gpu_label(name)} and hour" + (f" ({date})" if date else ""))
     text = f"{', '.join(rates)}: {prices.source}; a month is {HOURS_A_MONTH:g} hours"
     return text + (f"; left out without a price: {', '.join(prices.left_out)}" if prices.left_out else "")
 
@@ -115,12 +123,17 @@ def _mean_power(outcome: Outcome) -> str:
 
 
 def _headroom(outcome: Outcome) -> str:
-    load = outcome.highest_load
+    load, binding = outcome.highest_load, outcome.verdict.binding
     assert load is not None
-    more = "at least " if outcome.load_is_least else ""
-    binding = outcome.verdict.binding
-    words = f"{objective_title(binding.objective)} binds, with {room(binding)}"
-    return f"holds the objectives up to {more}{load:.2f} x the asked load; {words}"
+    words = f"{objective_title(binding.objective)} has the least room, {room(binding).removesuffix(' room')}"
+    if outcome.load_is_least:
+        return f"the objectives hold up to {load:.2f} x the asked load at least; {words}"
+    beyond = ""
+    if outcome.lost_beyond is not None:
+        beyond = f", then {objective_title(outcome.lost_beyond)} is lost"
+    if load < 1 + RESOLUTION:
+        return f"none to speak of: the objectives hold up to {load:.2f} x the asked load{beyond}; {words}"
+    return f"the objectives hold up to {load:.2f} x the asked load{beyond}; {words}"
 
 
 def _how_sure(answer: Answer, sure: Stability) -> str:
@@ -188,7 +201,7 @@ def _runner_up(answer: Answer) -> Text | None:
         return None
     text = Text("Runner-up: ", style="bold")
     words = f"{gpu_words(other.candidate, answer.titles)} as {deployment_words(other.candidate)}"
-    text.append(f"{words}, {usd(other.usd_per_hour)} USD/h. {why_lost(best, other, answer.plan.outcomes)}")
+    text.append(f"{words}, {usd(other.usd_per_hour)} USD/h. {why_lost(best, other, answer.plan)}")
     return text
 
 
@@ -202,20 +215,20 @@ def _front(answer: Answer) -> Group | None:
     table = Table(box=None, pad_edge=False)
     table.add_column("GPUs", no_wrap=True)
     table.add_column("as")
-    for name in ("USD/h", "end to end mean", "TTFT p99", "TPOT p99", "tokens/s", "J/token", "highest load"):
+    asked = [objective_title(one) for one in answer.plan.objectives[:MOST_OBJECTIVES]]
+    for name in ("USD/h", "end to end mean", *asked, "tokens/s", "J/token", "highest load"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in front[:MOST_ROWS]:
         get = one.metrics.get
         load = "-" if one.highest_load is None else f"{'>= ' * one.load_is_least}{one.highest_load:.2f} x"
-        names = " + ".join(f"{count} {name}" for name, count in one.candidate.gpus_by_name().items())
+        names = " + ".join(f"{count} {gpu_label(name)}" for name, count in one.candidate.gpus_by_name().items())
         tokens = get("output_tokens_per_s")
         table.add_row(
             names,
             _short(one),
             usd(one.usd_per_hour),
             duration(get("e2e_s.mean")),
-            duration(get("ttft_s.p99")),
-            duration(get("tpot_s.p99")),
+            *(amount(of.objective, of.value) for of in one.verdict.reached[:MOST_OBJECTIVES]),
             "-" if tokens is None else f"{tokens:,.0f}",
             joules(one.metrics).removesuffix(" J"),
             load,
@@ -237,8 +250,13 @@ def _searched(answer: Answer) -> Group:
     table.add_row(f"{len(plan.outcomes):,}", "simulated to the end")
     for one in plan.pruned:
         table.add_row(f"{one.count:,}", one.why + (f" ({one.example})" if one.example else ""))
-    for why, count in plan.dropped:
-        table.add_row(f"{count:,}", f"not allowed: {why}")
+    dropped: dict[str, tuple[int, str]] = {}
+    for why, count in plan.dropped:  # alike but for the numbers behind a colon: those of the first are shown
+        kind, _, numbers = why.partition(": ")
+        known, example = dropped.get(kind, (0, numbers))
+        dropped[kind] = known + count, example
+    for kind, (count, example) in dropped.items():
+        table.add_row(f"{count:,}", f"not allowed: {kind}" + (f" (such as: {example})" if example else ""))
     return _titled(title, table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simulator.planning.candidates import assignments
-from simulator.planning.model import Candidate, Outcome, Reached, Workers
+from simulator.planning.model import Candidate, Failed, Outcome, Reached, Workers
 from simulator.planning.objectives import short
 from simulator.planning.prices import HOURS_A_MONTH
 from simulator.planning.stability import End, Stability
@@ -44,11 +44,16 @@ def document(answer: Answer) -> dict[str, Any]:
         "runner_up": None if other is None else outcome_document(answer, other, answer.runner_up),
         "front": [outcome_document(answer, one) for one in plan.front],
         "closest": None if plan.closest is None else outcome_document(answer, plan.closest),
-        "search": {**facts(plan), **plan.facts, "wall_s": plan.wall_s},
+        "search": {
+            **facts(plan),
+            "lost": [_lost(answer, one) for one in plan.lost],
+            **plan.facts,
+            "wall_s": plan.wall_s,
+        },
         "notes": list(answer.notes),
     }
     if best is not None and other is not None:
-        found["runner_up"]["why_it_lost"] = why_lost(best, other, plan.outcomes)
+        found["runner_up"]["why_it_lost"] = why_lost(best, other, plan)
     if best is None and plan.closest is not None:
         found["closest"]["what_stops_it"] = what_stops(plan, plan.closest)
     whole: dict[str, Any] = plain(found)
@@ -58,7 +63,7 @@ def document(answer: Answer) -> dict[str, Any]:
 def outcome_document(answer: Answer, outcome: Outcome, sure: Stability | None = None) -> dict[str, Any]:
     """A candidate, what it costs, what it reaches."""
     candidate, metrics = outcome.candidate, outcome.metrics
-    tokens = metrics.get("output_tokens_per_s")
+    tokens, makespan = metrics.get("output_tokens_per_s"), metrics.get("makespan_s")
     return {
         "words": f"{gpu_words(candidate, answer.titles)}: {deployment_words(candidate)}",
         "sets": assignments(answer.base, candidate),
@@ -70,6 +75,7 @@ def outcome_document(answer: Answer, outcome: Outcome, sure: Stability | None = 
         "samples": candidate.samples,
         "usd_per_hour": outcome.usd_per_hour,
         "usd_per_month": outcome.usd_per_hour * HOURS_A_MONTH,
+        "usd_for_load": None if makespan is None else outcome.usd_per_hour / 3600 * makespan,
         "usd_per_million_output_tokens": outcome.usd_per_hour / 3600 / tokens * 1e6 if tokens else None,
         "gpu_tdp_w": outcome.power_w,
         "met": outcome.verdict.met,
@@ -79,6 +85,18 @@ def outcome_document(answer: Answer, outcome: Outcome, sure: Stability | None = 
         "highest_load_is_least": outcome.load_is_least,
         "metrics": {key: metrics.get(key) for key in KEPT},
         "interval": None if sure is None else {"low": _end(sure.low), "high": _end(sure.high)},
+    }
+
+
+def _lost(answer: Answer, failed: Failed) -> dict[str, Any]:
+    """A candidate whose simulation ended once an objective was lost for good."""
+    return {
+        "words": failed.candidate.words(),
+        "gpus": failed.candidate.gpus_by_name(),
+        "usd_per_hour": answer.prices.usd_per_hour(failed.candidate),
+        "objective": short(failed.objective),
+        "value": failed.value,
+        "at_s": failed.at_s,
     }
 
 

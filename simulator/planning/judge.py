@@ -28,7 +28,11 @@ def verdict_of(result: Result, objectives: Sequence[Objective]) -> Verdict:
     values = headline(result.summary)
     late: dict[str, np.ndarray] = {}
     if any(one.metric not in values and one.metric != "itl_s" for one in objectives):
-        late = lateness(result.requests, problems="problems" in result.summary)
+        late = lateness(
+            result.requests,
+            problems="problems" in result.summary,
+            stop_on_accept=bool(result.scenario["workload"]["strategy"].get("stop_on_accept")),
+        )
     reached = []
     for one in objectives:
         if one.metric == "itl_s":
@@ -41,12 +45,16 @@ def verdict_of(result: Result, objectives: Sequence[Objective]) -> Verdict:
     return Verdict(tuple(reached))
 
 
-def lateness(columns: Mapping[str, np.ndarray], *, problems: bool) -> dict[str, np.ndarray]:
+def lateness(
+    columns: Mapping[str, np.ndarray], *, problems: bool, stop_on_accept: bool = False
+) -> dict[str, np.ndarray]:
     """Seconds of every request by metric, infinite for those who were not served; NaN where there is nothing to count
-    (the TPOT of a single token). With `problems` also `first_accepted_s`, one entry a problem.
+    (the TPOT of a single token). With `problems` also `first_accepted_s`, one entry a problem. Only with
+    `stop_on_accept` a request that was aborted may have been stopped rather than lost.
     """
     columns = dict(columns)
-    lost = (columns["status"] == Status.REJECTED) | (columns["status"] == Status.ABORTED) & ~stopped_early(columns)
+    aborted = columns["status"] == Status.ABORTED
+    lost = (columns["status"] == Status.REJECTED) | (aborted & ~stopped_early(columns) if stop_on_accept else aborted)
     found = {name: np.where(lost, np.inf, values) for name, values in request_times(columns).items()}
     if problems:
         first = by_problem(columns)["first_accepted_s"]

@@ -133,6 +133,11 @@ class Workers:
         return " ".join([f"tp{self.tensor}", *(f"{name}{size}" for name, size in rest.items() if size > 1)])
 
 
+def gpu_label(name: str) -> str:
+    """A GPU's name; of a file, the file's."""
+    return name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A deployment that could be bought.
@@ -163,7 +168,7 @@ class Candidate:
 
     def words(self) -> str:
         """`6 x h200-sxm: 3 replicas of tp2, fp8`."""
-        counts = " and ".join(f"{count} x {name}" for name, count in self.gpus_by_name().items())
+        counts = " and ".join(f"{count} x {gpu_label(name)}" for name, count in self.gpus_by_name().items())
         w, p = self.workers, self.prefill
         if p is None:
             parts = [f"{w.replicas} replica{'s' * (w.replicas > 1)} of {w.layout}"]
@@ -211,6 +216,7 @@ class Outcome:
     verdict : against the objectives. metrics : `simulator.headline.headline` of the run. usd_per_hour : of all GPUs.
     power_w : TDP of all GPUs. highest_load : factor on the asked load up to which the objectives hold; None if it was
     not looked for. load_is_least : whether the search for it ended at its own limit, so that it may be higher.
+    lost_beyond : the objective that is lost at the next load above it, where one was found.
     notes : of the run. interval : factors between which 80 % of its service times lie; None if they are not known.
     """
 
@@ -223,6 +229,19 @@ class Outcome:
     load_is_least: bool = False
     notes: tuple[str, ...] = ()
     interval: tuple[float, float] | None = None
+    lost_beyond: Objective | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A candidate whose simulation ended before its time: at `at_s` simulated seconds `objective` was lost for good,
+    since it comes to `value` at the least.
+    """
+
+    candidate: Candidate
+    objective: Objective
+    at_s: float
+    value: float
 
 
 @dataclass(frozen=True)
@@ -266,6 +285,7 @@ class Plan:
     closest: Outcome | None = None
     dropped: tuple[tuple[str, int], ...] = ()
     pruned: tuple[Pruned, ...] = ()
+    lost: tuple[Failed, ...] = ()
     load: str = ""
     wall_s: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,16 @@ from simulator.planning.words import amount, limit_words, objective_title, usd
 from simulator.tables import SUFFIXES, check_table_path, write_columns
 
 if TYPE_CHECKING:
-    from simulator.planning.model import Outcome
+    from simulator.planning.model import Candidate, Outcome
     from simulator.planning.planner import Answer
 
 _INK, _SOFT, _THIN = "#1D2733", "#5B6673", "#D5DAE0"
+_HEAD: dict[str, Any] = {"fontsize": 12, "color": _INK, "weight": "bold"}
+LETTERS = 175
+"""Of a line beneath the title."""
 _COLOURS = ("#4280bd", "#cf6a2c", "#349a6a", "#9a68c6", "#a5820f", "#cb5781", "#3f95a3", "#85874f")
 _MARKS = "osD^vPX*"
+_WORSE = {"arrowstyle": "<-", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
 
 
 def check_output(path: Path) -> None:
@@ -53,17 +58,17 @@ def draw_plan(answer: Answer, path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = [("binding", _binding_title(answer)), ("joules_per_output_token", "energy per output token, J")]
     for i, (key, title) in enumerate(panels):
-        axes = figure.add_axes((0.07 + 0.5 * i, 0.2, 0.41, 0.6))
+        axes = figure.add_axes((0.07 + 0.5 * i, 0.2, 0.41, 0.57))
         _panel(axes, answer, key, title)
     head = answer.plan.best
-    text = f"{answer.base.loaded.model.name}: {answer.plan.load}"
-    figure.text(0.07, 0.945, text, fontsize=11, color=_INK, weight="bold")
+    figure.text(0.07, 0.945, f"{answer.base.loaded.model.name}, {answer.base.loaded.config.name}", **_HEAD)
     words = "no candidate meets the objectives"
     if head is not None:
         words = f"best: {head.candidate.words()}, {usd(head.usd_per_hour)} USD/h"
-    figure.text(0.07, 0.9, words, fontsize=10, color=_INK)
+    figure.text(0.07, 0.905, words, fontsize=10, color=_INK)
     asked = ", ".join(f"{objective_title(one)} {limit_words(one)}" for one in answer.plan.objectives)
-    figure.text(0.07, 0.86, f"asked: {asked}", fontsize=9, color=_SOFT)
+    below = textwrap.fill(f"asked: {asked}; load: {answer.plan.load}", LETTERS, max_lines=2)
+    figure.text(0.07, 0.885, below, fontsize=9, color=_SOFT, va="top")
     _legend(figure, answer)
     write_picture(figure, path)
 
@@ -95,7 +100,7 @@ def _panel(axes: Any, answer: Answer, key: str, title: str) -> None:
         value = _value(answer, outcome, key)
         if not np.isfinite(value):
             continue
-        colour, mark = _style(answer, outcome)
+        colour, mark = _style(answer, outcome.candidate)
         chosen = plan.best is not None and outcome.candidate == plan.best.candidate
         front = outcome.candidate in fronts
         axes.scatter(
@@ -111,12 +116,20 @@ def _panel(axes: Any, answer: Answer, key: str, title: str) -> None:
         )
     if key == "binding":
         wanted = _binding(answer)
+        early = [one for one in plan.lost if one.objective == wanted and np.isfinite(one.value)]
+        away = -11 if wanted.at_least else 11  # points, towards what is worse
+        for one in early:
+            colour, mark = _style(answer, one.candidate)
+            at = answer.prices.usd_per_hour(one.candidate), one.value
+            axes.scatter(*at, s=22, marker=mark, facecolor="none", edgecolor=colour, zorder=3)
+            axes.annotate("", at, xytext=(0, away), textcoords="offset points", arrowprops=_WORSE | {"color": colour})
         axes.axhline(wanted.limit, color=_SOFT, lw=1, ls="--")
         axes.annotate(
             f"limit {amount(wanted, wanted.limit)}", (1, wanted.limit), xycoords=("axes fraction", "data"),
             ha="right", va="bottom", fontsize=8, color=_SOFT,
         )  # fmt: skip
         values = [v for o in plan.outcomes if np.isfinite(v := _value(answer, o, key)) and v > 0]
+        values += [one.value for one in early]
         if values and max(values) > 20 * min(values):
             axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: amount(wanted, value))
@@ -135,22 +148,26 @@ def _panel(axes: Any, answer: Answer, key: str, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _style(answer: Answer, outcome: Outcome) -> tuple[str, str]:
-    index = list(answer.titles).index(outcome.candidate.workers.gpu)
+def _style(answer: Answer, candidate: Candidate) -> tuple[str, str]:
+    index = list(answer.titles).index(candidate.workers.gpu)
     return _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
 
 
 def _legend(figure: Any, answer: Answer) -> None:
     from matplotlib.lines import Line2D
 
-    shown = {outcome.candidate.workers.gpu: _style(answer, outcome) for outcome in answer.plan.outcomes}
+    plan = answer.plan
+    candidates = [one.candidate for one in plan.outcomes] + [one.candidate for one in plan.lost]
+    shown = {one.workers.gpu: _style(answer, one) for one in candidates}
     handles = [
         Line2D([], [], ls="", marker=mark, color=colour, label=answer.titles[name], ms=6)
         for name, (colour, mark) in shown.items()
     ]
     handles += [
         Line2D([], [], ls="", marker="o", color=_SOFT, label="meets the objectives", ms=5),
-        Line2D([], [], ls="", marker="o", mfc="none", color=_SOFT, label="does not", ms=5),
+        Line2D(
+            [], [], ls="", marker="o", mfc="none", color=_SOFT, label="does not (arrow: or worse, lost early)", ms=5
+        ),
         Line2D([], [], ls="", marker="o", color=_SOFT, label="on the Pareto front", ms=8),
     ]
     legend = figure.legend(

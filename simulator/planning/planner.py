@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hwspecs.errors import InputError
 from simulator.planning.candidates import Base, gpu_of, own_gpu
 from simulator.planning.model import Objective, Plan, Space
@@ -16,6 +18,7 @@ from simulator.planning.search import search
 from simulator.planning.stability import Stability, stabilities
 from simulator.planning.why import accuracy, notes
 from simulator.planning.words import load_words
+from simulator.printing import duration
 from workloads.requests import Requests, generate
 from workloads.scenario import LoadedScenario
 from workloads.strategies import BestOfN
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 MEASURED = ("a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm")
 """GPUs on which kernels were measured: what is looked at where nothing else is said, beside the scenario's own."""
+
+LASTING = 20
+"""Times that a request takes in the mean; a load that is shorter is said to be."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,9 @@ def make_plan(
     space = replace(space, gpus=tuple(name for name in space.gpus if name in table.per_hour))
     requests = generate(loaded.config.workload, loaded.config.seed)
     plan = search(base, space, objectives.each, table, jobs=jobs, progress=progress)
-    plan = replace(plan, load=load_words(requests))
+    plan = replace(plan, load=load_words(requests, samples=not any(space.samples)))
     found = [plan.best, plan.runner_up] if sure else []
-    sureness = stabilities(base, found, objectives.each, table, max_gpus=2 * space.max_gpus, jobs=jobs)
+    sureness = stabilities(base, found, objectives.each, table, jobs=jobs, progress=progress)
     sureness += [None, None]
     limits = loaded.config.objective.model_dump() if loaded.config.objective else {}
     titles = {name: gpu.title for name, gpu in gpus.items()}
@@ -129,6 +135,12 @@ def _check(objectives: Objectives, loaded: LoadedScenario, space: Space) -> None
             "this workload has no samples to choose the number of",
             file="--samples", found=strategy.kind, allowed="a best_of_n strategy",
         )  # fmt: skip
+    sizes = [tensor * pipeline * data for tensor, pipeline, data, _ in space.layouts]
+    if sizes and min(sizes) > space.max_gpus:
+        raise InputError(
+            f"a replica of the smallest layout has {min(sizes)} GPUs",
+            file="--layouts", allowed=f"--max-gpus of at least that, or layouts of at most {space.max_gpus} GPUs",
+        )  # fmt: skip
     for one in objectives.each:
         if one.metric == "first_accepted_s" and not (isinstance(strategy, BestOfN) and strategy.acceptance is not None):
             raise InputError(
@@ -149,4 +161,15 @@ def _notes(
 ) -> list[str]:
     some = plan.best or plan.closest
     found = notes(objectives, limits, requests.n, requests.n_jobs)
-    return found if some is None else [*found, *accuracy(some.candidate), *some.notes]
+    if some is None:
+        return found
+    span, mean = float(np.ptp(requests.job_arrival_s)), some.metrics.get("e2e_s.mean")
+    if span > 0 and mean is not None and span < LASTING * mean:
+        found.append(
+            f"requests come for {duration(span)}, {span / mean:.2g} times as long as one takes in the mean: queues may "
+            "not have settled by then, a longer load would be surer"
+        )
+    if requests.timeout_s is not None or any("were rejected" in note for note in some.notes):
+        found.append("requests that are rejected or given up count as infinitely late")
+    said = [note for note in some.notes if not note.endswith("cost in money is not given")]  # prices are the plan's
+    return [*found, *accuracy(some.candidate), *said]

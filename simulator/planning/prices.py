@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def read_prices(gpus: Mapping[str, Gpu], file: Path | None = None, *, skip_unpri
     InputError : a price that is missing, not positive or not finite; a table that is none; no GPU left.
     """
     names = list(gpus)
-    known, source = (_bundled(gpus), "list prices in the GPUs' files") if file is None else _own(file, names)
+    known, source = (_bundled(gpus), "list prices in the GPUs' files") if file is None else _own(file, gpus)
     missing = [name for name in names if name not in known]
     if missing and not skip_unpriced:
         raise InputError(
@@ -91,7 +91,7 @@ def _bundled(gpus: Mapping[str, Gpu]) -> dict[str, tuple[float, str]]:
     return {name: (price.usd_per_hour, price.date) for name, price in prices.items() if price is not None}
 
 
-def _own(file: Path, names: list[str]) -> tuple[dict[str, tuple[float, str]], str]:
+def _own(file: Path, gpus: Mapping[str, Gpu]) -> tuple[dict[str, tuple[float, str]], str]:
     content = read_yaml(file)
     allowed = "usd_per_gpu_hour: {h200-sxm: 3.10, b200-sxm: 4.50}, and perhaps date and source"
     if not isinstance(content.data, Mapping):
@@ -104,15 +104,22 @@ def _own(file: Path, names: list[str]) -> tuple[dict[str, tuple[float, str]], st
     if not isinstance(table, Mapping) or not table:
         raise InputError("no prices", file=file, place="usd_per_gpu_hour", found=table, allowed=allowed)
     date, source = (str(content.data.get(key) or "") for key in ("date", "source"))
-    found = {str(name): (_price(content, str(name), value, names), date) for name, value in table.items()}
+    called = {name: name for name in gpus}  # a GPU of a file by its path, from here or from the table, or by its name
+    called = {gpu.name: name for name, gpu in gpus.items()} | called
+    found: dict[str, tuple[float, str]] = {}
+    for key, value in table.items():
+        name = str(key)
+        paths = [str((folder / Path(name).expanduser()).resolve()) for folder in (Path.cwd(), file.parent)]
+        price = _price(content, name, value, called)
+        found[next((called[one] for one in (name, *paths) if one in called), name)] = price, date
     return found, source or str(file)
 
 
-def _price(content: YamlFile, name: str, value: object, names: list[str]) -> float:
+def _price(content: YamlFile, name: str, value: object, names: Iterable[str]) -> float:
     place, line, file = f"usd_per_gpu_hour.{name}", content.line(("usd_per_gpu_hour", name)), content.path
     known = [*dict.fromkeys([*list_gpus(), *names])]
     if name not in known and "/" not in name and not name.endswith((".yaml", ".yml")):
-        allowed = near_matches(name, known) + ", or a GPU's file as --gpus has it"
+        allowed = near_matches(name, known) + ", or a GPU's file"
         raise InputError("unknown GPU", file=file, place=place, line=line, found=name, allowed=allowed)
     allowed = "USD per GPU-hour above 0, such as 3.10"
     try:

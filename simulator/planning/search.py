@@ -24,9 +24,10 @@ from typing import Any, Protocol
 from simulator.planning import trial
 from simulator.planning.candidates import Base, check_size, counts, number_of, own_gpu, shape_of, shapes
 from simulator.planning.loads import HighestLoad, has_load, probe
-from simulator.planning.model import Candidate, Objective, Outcome, Plan, Pruned, Space
+from simulator.planning.model import Candidate, Failed, Objective, Outcome, Plan, Pruned, Space
 from simulator.planning.pareto import front
-from simulator.planning.trial import Bounded, Failed, Question, Trials
+from simulator.planning.trial import Bounded, Question, Trials
+from simulator.planning.words import amount, objective_title
 from workloads.arrivals import AllAtOnce
 from workloads.requests import generate
 
@@ -129,21 +130,27 @@ class _Runner:
             self._tell()
             yield candidate, answer
 
-    def loads(self, candidates: Sequence[Candidate]) -> dict[Candidate, HighestLoad]:
-        """The highest load that each holds, all of them looked for at the same time."""
+    def loads(self, candidates: Sequence[Candidate]) -> dict[Candidate, tuple[HighestLoad, Objective | None]]:
+        """The highest load that each holds, all of them looked for at the same time; and what is lost beyond it."""
         probes = {candidate: probe() for candidate in candidates}
         asked = {candidate: next(each) for candidate, each in probes.items()}
-        found: dict[Candidate, HighestLoad] = {}
+        found: dict[Candidate, tuple[HighestLoad, Objective | None]] = {}
+        lost: dict[tuple[Candidate, float | None], Objective] = {}
         while asked:
             self.expect(3 * len(asked))
             begun = {candidate: self._begin((candidate, factor, True)) for candidate, factor in asked.items()}
             for candidate, future in begun.items():
                 answer = future.result()
                 self._tell()
+                held = isinstance(answer, Outcome) and answer.verdict.met
+                if not held:
+                    of = answer.verdict.binding if isinstance(answer, Outcome) else answer
+                    lost[candidate, asked[candidate]] = of.objective
                 try:
-                    asked[candidate] = probes[candidate].send(isinstance(answer, Outcome) and answer.verdict.met)
+                    asked[candidate] = probes[candidate].send(held)
                 except StopIteration as end:
-                    found[candidate] = end.value
+                    load: HighestLoad = end.value
+                    found[candidate] = load, lost.get((candidate, load.fails_at))
                     del asked[candidate]
         return found
 
@@ -156,7 +163,7 @@ class _Runner:
         return future
 
 
-class _Later(Future):  # type: ignore[type-arg]
+class _Later(Future[Outcome | Failed]):
     """An answer of this process, which is worked out when it is asked for."""
 
     def __init__(self, trials: Trials | None, task: tuple[Candidate, float, bool]) -> None:
@@ -221,6 +228,7 @@ class _Search:
             closest=closest,
             dropped=tuple(self.dropped.most_common()),
             pruned=tuple(self.pruned.values()),
+            lost=tuple(sorted(self.failed.values(), key=lambda one: self._order(one.candidate))),
             wall_s=time.perf_counter() - started,
             facts=facts,
         )
@@ -264,14 +272,14 @@ class _Search:
     def _prune_alone(self, answer: Bounded, number: int) -> None:
         assert answer.broken is not None
         one, value = answer.broken.objective, answer.broken.value
-        why = f"{one.key}: too many requests miss it even if each is served alone, as fast as any batch allows"
-        example = f"{answer.shape.words()}: at best {value:.4g} against {one.limit:.4g}"
+        why = f"{objective_title(one)} is missed even if every request is served alone, as fast as any batch allows"
+        example = f"{answer.shape.words()}: at best {amount(one, value)} against {amount(one, one.limit)}"
         self._prune("alone", one.key, why, example, number)
 
     def _prune_work(self, answer: Bounded, number: int) -> None:
-        why = "the requests' tokens take longer than so few replicas have until they must be there, in the best batches"
+        why = "too few: even in the best batches the tokens take longer than there is until they must be there"
         numbers = [f"{need:.2f}" for need in answer.need if need]
-        example = f"{answer.shape.words()}: needs at least {' and '.join(numbers)} times as many"
+        example = f"{answer.shape.words()}: at least {' and '.join(numbers)} times as many are needed"
         self._prune("work", "", why, example, number)
 
     def _prune(self, bound: str, of: str, why: str, example: str, number: int = 1, proven: bool = True) -> None:
@@ -301,8 +309,10 @@ class _Search:
             return answer.verdict.met
         if candidate not in self.failed:
             one = answer.objective
-            why = f"{one.key}: lost in the simulation before its end, by more requests than it allows"
-            example = f"{candidate.words()}: after {answer.at_s:,.4g} s at {answer.value:.4g} against {one.limit:.4g}"
+            why = f"{objective_title(one)} was lost for good before the end of the simulation"
+            reached = f"at least {amount(one, answer.value)}" if not one.at_least else amount(one, answer.value)
+            at = f"{reached} against {amount(one, one.limit)} after {answer.at_s:,.4g} s"
+            example = f"{candidate.words()}: {at}"
             self._prune("lost", one.key, why, example)
         self.failed[candidate] = answer
         return False
@@ -412,10 +422,10 @@ class _Search:
         known = self.runner.loads([one.candidate for one in (best, runner_up) if one is not None])
 
         def with_load(one: Outcome) -> Outcome:
-            load = known.get(one.candidate)
-            if load is None:
+            if one.candidate not in known:
                 return one
-            return replace(one, highest_load=load.factor, load_is_least=load.fails_at is None)
+            load, lost = known[one.candidate]
+            return replace(one, highest_load=load.factor, load_is_least=load.fails_at is None, lost_beyond=lost)
 
         self.outcomes = {of: with_load(one) for of, one in self.outcomes.items()}
         return with_load(best), None if runner_up is None else with_load(runner_up), tuple(map(with_load, kept))

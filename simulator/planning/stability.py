@@ -7,10 +7,10 @@ shorter, than predicted (`simulator.outlooks`). The load stays as it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from hwspecs.errors import InputError
 from simulator.deployment import Deployment, deploy, rehost
 from simulator.fleet import Fleet, deploy_pools, rehost_pools
 from simulator.outlooks import stretched
@@ -18,9 +18,11 @@ from simulator.planning.candidates import Base, scenario_of
 from simulator.planning.judge import verdict_of
 from simulator.planning.model import Candidate, Objective, Outcome, Verdict
 from simulator.planning.prices import Prices
+from simulator.processes import process_pool
 from workloads.requests import generate
 from workloads.scenario import LoadedScenario
 
+Progress = Callable[[int, int], None]
 MOST = 2.0
 """Times as many replicas as planned: beyond, no number is looked for."""
 
@@ -56,26 +58,21 @@ def stabilities(
     objectives: Sequence[Objective],
     prices: Prices,
     *,
-    max_gpus: int,
     jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> list[Stability | None]:
     """Serve the load again at both ends of the interval of every outcome; None for one without.
 
     For each end about two simulations, and one more for every halving of the numbers of replicas that come into
-    question. No more than `max_gpus` are tried. The ends are worked on by `jobs` processes.
+    question. The ends are worked on by `jobs` processes.
     """
     tasks = [
-        _Task(base, one.candidate, tuple(objectives), factor, max_gpus)
+        _Task(base, one.candidate, tuple(objectives), factor)
         for one in outcomes
         if one is not None and one.interval is not None
         for factor in one.interval
     ]
-    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    if jobs > 1:
-        with ProcessPoolExecutor(jobs) as pool:
-            found = iter(list(pool.map(_end, tasks)))
-    else:
-        found = iter([_end(task) for task in tasks])
+    found = iter(_ends(tasks, min(jobs or os.cpu_count() or 1, len(tasks)), progress))
     sure: list[Stability | None] = []
     for one in outcomes:
         if one is None or one.interval is None:
@@ -95,13 +92,29 @@ class _Task:
     candidate: Candidate
     objectives: tuple[Objective, ...]
     factor: float
-    max_gpus: int
+
+
+def _ends(tasks: list[_Task], jobs: int, progress: Progress | None) -> list[End]:
+    """What is found at each end, in order."""
+    found: list[End] = []
+
+    def keep(answers: Iterable[End]) -> list[End]:
+        for answer in answers:
+            found.append(answer)
+            if progress is not None:
+                progress(len(found), len(tasks))
+        return found
+
+    if jobs <= 1:
+        return keep(map(_end, tasks))
+    with process_pool(jobs) as pool:
+        return keep(pool.map(_end, tasks))
 
 
 def _end(task: _Task) -> End:
     probe = _Probe(task.base, task.candidate, task.objectives)
     verdict = probe.verdict(task.candidate, task.factor)
-    return End(task.factor, verdict, probe.fewest(task.candidate, task.factor, verdict.met, task.max_gpus), None)
+    return End(task.factor, verdict, probe.fewest(task.candidate, task.factor, verdict.met), None)
 
 
 class _Probe:
@@ -117,12 +130,19 @@ class _Probe:
         served = self._served(scenario_of(self.base, candidate))
         return verdict_of(stretched(served, self.requests, factor), self.objectives)
 
+    def meets(self, candidate: Candidate, factor: float) -> bool:
+        """Whether it is allowed (a link may not reach so many workers) and meets the objectives."""
+        try:
+            return self.verdict(candidate, factor).met
+        except InputError:
+            return False
+
     def _served(self, scenario: LoadedScenario) -> Deployment | Fleet:
         if isinstance(self.served, Fleet):
             return rehost_pools(self.served, scenario)
         return rehost(self.served, scenario)
 
-    def fewest(self, candidate: Candidate, factor: float, met: bool, max_gpus: int) -> Candidate | None:
+    def fewest(self, candidate: Candidate, factor: float, met: bool) -> Candidate | None:
         """The fewest replicas that meet the objectives: from the planned number in steps that double, downwards where
         it does and else upwards, then by bisection.
         """
@@ -135,16 +155,16 @@ class _Probe:
                     break
             else:
                 tried = min(fails + step, int(MOST * planned))
-                if tried == fails or scaled(candidate, tried).gpus > max_gpus:
+                if tried == fails:
                     return None
-            if self.verdict(scaled(candidate, tried), factor).met:
+            if self.meets(scaled(candidate, tried), factor):
                 does = tried
             else:
                 fails = tried
             step *= 2
         while does - fails > 1:
             middle = (does + fails) // 2
-            if self.verdict(scaled(candidate, middle), factor).met:
+            if self.meets(scaled(candidate, middle), factor):
                 does = middle
             else:
                 fails = middle

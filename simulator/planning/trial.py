@@ -28,7 +28,7 @@ from simulator.planning.candidates import Base, gpu_of, scenario_of, shape_of
 from simulator.planning.demand import Work, contracts, shared_tokens, windows, work_of
 from simulator.planning.floors import step_floor
 from simulator.planning.judge import verdict_of
-from simulator.planning.model import Candidate, Objective, Outcome
+from simulator.planning.model import Candidate, Failed, Objective, Outcome
 from simulator.planning.watch import Lost, Tally
 from simulator.policy import SECONDS_PER_TICK, EngineParams
 from simulator.result import Result
@@ -55,18 +55,6 @@ class Bounded:
     broken: Broken | None = None
     least: tuple[int, int] = (1, 1)
     need: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A candidate whose simulation ended before its time: at `at_s` simulated seconds `objective` was lost for good,
-    since it comes to `value` at the least.
-    """
-
-    candidate: Candidate
-    objective: Objective
-    at_s: float
-    value: float
 
 
 @dataclass(frozen=True)

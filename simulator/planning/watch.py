@@ -15,7 +15,7 @@ from simulator.engine import Engine
 from simulator.planning.bounds import Alone
 from simulator.planning.demand import ROOM, may_exceed, may_miss
 from simulator.planning.model import Objective
-from simulator.policy import SECONDS_PER_TICK, Status
+from simulator.policy import DECODE, SECONDS_PER_TICK, Status
 from workloads.requests import Requests
 
 LOOKS = 256
@@ -104,9 +104,11 @@ class Tally:
                 [math.nan if seq.first_token is None else seq.first_token * SECONDS_PER_TICK for seq in live]
             )
             age = now - submitted[index]
-            waited = np.where(np.isnan(begun), age, begun - submitted[index])
-            # Its first token is exact; else it has waited so long already.
-            found["ttft_s"][index] = np.where(np.isnan(begun), np.maximum(found["ttft_s"][index], waited), waited)
+            # Its first token is exact; else it has waited so long already, unless it decodes: a decode worker that
+            # makes the first token notes at the end of a run of steps when in it that was.
+            noted = np.array([seq.state != DECODE for seq in live])
+            waited = np.where(noted, np.maximum(found["ttft_s"][index], age), found["ttft_s"][index])
+            found["ttft_s"][index] = np.where(np.isnan(begun), waited, begun - submitted[index])
             found["e2e_s"][index] = np.maximum(found["e2e_s"][index], age)
             tokens = self._tokens[index]
             slow = np.divide(

@@ -6,31 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulator.planning.candidates import shape_of
-from simulator.planning.model import Candidate, Objective, Outcome, Plan
-from simulator.planning.words import amount, limit_words, miss, objective_title, usd, workers_words
+from simulator.planning.model import Candidate, Objective, Outcome, Plan, Reached
+from simulator.planning.words import amount, deployment_words, limit_words, miss, objective_title, usd
 
 FEW = 10
 """Requests beyond a percentile below which it is said how few there are."""
 
 
-def why_lost(best: Outcome, other: Outcome, outcomes: Sequence[Outcome]) -> str:
-    """One or two sentences: how much dearer, and what it misses with as little money as the best."""
+def why_lost(best: Outcome, other: Outcome, plan: Plan) -> str:
+    """One or two sentences: how much dearer, and what the largest of its kind misses that costs less."""
     more = other.usd_per_hour - best.usd_per_hour
     if more <= 0:
         first = "It costs the same" + _tie(best, other)
     else:
         first = f"It costs {usd(more)} USD/h more ({100 * more / best.usd_per_hour:.1f} %)"
+    misses = [(one.candidate, miss(one.verdict.binding)) for one in plan.outcomes if not one.verdict.met]
+    misses += [(one.candidate, miss(Reached(one.objective, one.value), bound=True)) for one in plan.lost]
     smaller = [
-        one
-        for one in outcomes
-        if not one.verdict.met and shape_of(one.candidate) == shape_of(other.candidate)
-        and one.usd_per_hour < other.usd_per_hour
-    ]  # fmt: skip
+        (candidate, words)
+        for candidate, words in misses
+        if shape_of(candidate) == shape_of(other.candidate) and candidate.gpus < other.candidate.gpus
+    ]
     if not smaller:
         return first
-    nearest = max(smaller, key=lambda one: one.usd_per_hour)
-    words = workers_words(nearest.candidate.workers)
-    return f"{first}: with {words}, {usd(nearest.usd_per_hour)} USD/h, {miss(nearest.verdict.binding)}"
+    candidate, words = max(smaller, key=lambda one: one[0].gpus)
+    return f"{first}: with {deployment_words(candidate)}, {words}"
 
 
 def _tie(best: Outcome, other: Outcome) -> str:
@@ -68,10 +68,8 @@ def notes(
             and (beyond := (1 - one.quantile) * count) < FEW
         ):
             what = "problems" if one.metric == "first_accepted_s" else "requests"
-            found.append(
-                f"{objective_title(one)} of {count:,} {what} rests on the {max(1, round(beyond))} slowest: a longer "
-                "workload would be surer"
-            )
+            few = f"{round(beyond)} slowest" if beyond >= 1.5 else "slowest alone"
+            found.append(f"{objective_title(one)} of {count:,} {what} rests on the {few}: more of them would be surer")
         found += [
             f"{objective_title(one)} {limit_words(one)} asks nothing more: {objective_title(other)} is limited to "
             f"{amount(other, other.limit)} already"

@@ -15,6 +15,7 @@ import pytest
 
 from hwspecs.errors import InputError
 from simulator.planning import search as searching
+from simulator.planning import trial
 from simulator.planning.candidates import Base, counts, shape_of, shapes
 from simulator.planning.judge import verdict_of
 from simulator.planning.model import Candidate, Objective, Outcome, Plan, Space
@@ -23,7 +24,7 @@ from simulator.planning.search import search
 from simulator.planning.trial import Question, Trials
 from simulator.result import Result
 
-PROBLEMS = int(os.environ.get("KINESIM_PROBLEMS", "200"))
+PROBLEMS = int(os.environ.get("KINESIM_PROBLEMS", "60"))
 EACH = 20
 GPU = ("h200-sxm",)
 PRICES = {"h200-sxm": 4.0, "b200-sxm": 5.0, "l40s": 1.5}
@@ -44,20 +45,20 @@ def problem(seed: int) -> tuple[dict[str, Any], Space, list[tuple[str, str]], fl
         return values[rng.integers(len(values))]
 
     kind = pick("chat", "chat", "best_of_n")
-    requests = int(rng.integers(8, 25)) if kind == "chat" else int(rng.integers(2, 5))
+    requests = int(rng.integers(6, 16)) if kind == "chat" else int(rng.integers(2, 5))
     strategy: dict[str, Any] = {"kind": kind}
     if kind == "best_of_n":
         strategy |= {"samples": pick(3, 6), "acceptance": pick(0.2, 0.6), "stop_on_accept": pick(True, False)}
     disaggregated = pick("no", "no", "no", "also")
     engine = pick("none", "none", "vllm", "sglang") if disaggregated == "no" else pick("none", "vllm")
-    profile = "auto" if disaggregated == "no" and rng.random() < 0.25 else "ideal"
+    profile = "auto" if disaggregated == "no" and rng.random() < 0.15 else "ideal"
     arrivals = pick("all_at_once", *({"kind": "poisson", "rate": rate} for rate in (2.0, 8.0, 30.0)))
     if rng.random() < 0.1:
         arrivals = {"kind": "closed_loop", "concurrency": pick(2, 5)}
     data: dict[str, Any] = {
         "gpu": "h200-sxm",
         "model": pick("qwen3-8b", "qwen3-8b", "qwen3-30b-a3b"),
-        "engine": {"name": engine, "max_num_seqs": 8, "max_num_batched_tokens": pick(256, 1024)},
+        "engine": {"name": engine, "max_num_seqs": 8, "max_num_batched_tokens": pick(256, 256, 1024)},
         "profile": profile,
         "workload": {
             "strategy": strategy,
@@ -83,10 +84,10 @@ def problem(seed: int) -> tuple[dict[str, Any], Space, list[tuple[str, str]], fl
         layouts += ((1, 1, 2, 2),) if moe else ((2, 1, 1, 1),)
     space = Space(
         gpus=pick(("h200-sxm",), ("h200-sxm", "b200-sxm"), ("l40s", "h200-sxm")) if disaggregated == "no" else GPU,
-        max_gpus=pick(2, 3, 4) if disaggregated == "no" else 3,
+        max_gpus=pick(2, 2, 3) if disaggregated == "no" else 3,
         layouts=layouts,
         disaggregated=disaggregated,
-        max_num_seqs=pick((None,), (2, None)) if disaggregated == "no" else (None,),
+        max_num_seqs=pick((None,), (None,), (2, None)) if disaggregated == "no" else (None,),
         samples=(2, None) if kind == "best_of_n" and rng.random() < 0.3 else (None,),
         power_cap_w=pick(None, None, None, 2000.0),
     )
@@ -133,6 +134,7 @@ def solve(seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
     question = Question(base, objectives, PRICES)
     truth = {candidate: question.outcome(candidate, result) for candidate, result in tried.items()}
     monkeypatch.setattr(searching, "Trials", lambda question: Trials(question, ENGINES))
+    monkeypatch.setattr(trial, "KEPT_SHAPES", 10_000)
     plan = search(base, space, objectives, Prices(), jobs=1, beyond=None, loads=False)
     able = {candidate: one for candidate, one in truth.items() if one.verdict.met}
     found = {one.candidate: one for one in plan.outcomes if one.verdict.met}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.planning.model import Candidate, Objective, Outcome, Plan, Reached, Space, Verdict, Workers
+from simulator.planning.model import Candidate, Failed, Objective, Outcome, Plan, Reached, Space, Verdict, Workers
 from simulator.planning.pareto import front
 from simulator.planning.stability import scaled
 from simulator.planning.why import accuracy, what_stops, why_lost
@@ -59,23 +61,38 @@ def test_throughput_counts_where_the_deployment_decides_it() -> None:
     assert front([slow, quick], timed=True) == (slow,) and front([slow, quick], timed=False) == (slow, quick)
 
 
+def plan(*outcomes: Outcome, lost: tuple[Failed, ...] = ()) -> Plan:
+    return Plan((TPOT,), Space(("h200-sxm",), 8), 8, None, None, (), outcomes, lost=lost)
+
+
 def test_why_the_runner_up_lost() -> None:
-    """36 against 32 USD is 12.5 % more; the largest of its kind that costs less misses by 50 ms to 40 ms."""
+    """36 against 32 USD is 12.5 % more; the largest of its kind that costs less misses, by 50 ms to 40 ms or, where its
+    simulation was ended early, by what was certain then.
+    """
     best, other = outcome(32.0, tensor=4, replicas=2), outcome(36.0, tensor=1, replicas=9)
-    smaller = [outcome(4.0 * n, tpot=0.05, tensor=1, replicas=n) for n in (7, 8)]
-    assert why_lost(best, other, [best, other, *smaller]) == (
-        "It costs 4.00 USD/h more (12.5 %): with 8 replicas of 1 GPU (tp1), 32.00 USD/h, TPOT p99 is 50 ms where "
-        "<= 40 ms is asked"
+    smaller = [outcome(4.0 * n, tpot=0.05, tensor=1, replicas=n) for n in (6, 7)]
+    first = "It costs 4.00 USD/h more (12.5 %)"
+    assert why_lost(best, other, plan(best, other)) == first
+    assert why_lost(best, other, plan(best, other, *smaller)) == (
+        f"{first}: with 7 replicas of 1 GPU (tp1), TPOT p99 is 50 ms where <= 40 ms is asked"
+    )
+    early = Failed(Candidate(Workers("h200-sxm", replicas=8)), TPOT, 100.0, 0.042)
+    assert why_lost(best, other, plan(best, other, *smaller, lost=(early,))) == (
+        f"{first}: with 8 replicas of 1 GPU (tp1), TPOT p99 is at least 42 ms where <= 40 ms is asked"
+    )
+    near = Failed(Candidate(Workers("h200-sxm", replicas=8)), TPOT, 100.0, 0.04000001)
+    assert why_lost(best, other, plan(best, other, lost=(near,))).endswith(
+        "TPOT p99 is at least just above 40 ms where <= 40 ms is asked"
     )
     alike = outcome(32.0, joules=1.1, tensor=2, replicas=4)
-    assert why_lost(best, alike, [best, alike]) == "It costs the same and takes 10.0 % more energy a token"
+    assert why_lost(best, alike, plan(best, alike)) == "It costs the same and takes 10.0 % more energy a token"
 
 
 def test_what_stops_the_closest() -> None:
     closest = outcome(32.0, tpot=0.05, replicas=8)
-    plan = Plan((TPOT,), Space(("h200-sxm",), 8, power_cap_w=5600.0), 8, None, None, (), (closest,), closest)
+    found = Plan((TPOT,), Space(("h200-sxm",), 8, power_cap_w=5600.0), 8, None, None, (), (closest,), closest)
     words = "TPOT p99 is 50 ms where <= 40 ms is asked, with at most 8 GPUs and at most 5.6 kW of GPUs"
-    assert what_stops(plan, closest) == words
+    assert what_stops(found, closest) == words
     assert room(closest.verdict.binding) == "missed by 1.25 x" and room(Reached(TPOT, 0.030)) == "25.0 % room"
     assert room(Reached(TPOT, float("inf"))) == "missed"
 
@@ -114,11 +131,9 @@ def test_words_of_a_load(sets: list[str], words: str) -> None:
     assert load_words(generate(config.workload, config.seed)).startswith(words)
 
 
-def test_the_busiest_minute_of_a_load(tmp_path: object) -> None:
+def test_the_busiest_minute_of_a_load(tmp_path: Path) -> None:
     """Ten in the first ten seconds and one after five minutes: 11 in 300 s, ten in the busiest minute."""
-    from pathlib import Path
-
-    file = Path(str(tmp_path)) / "trace.csv"
+    file = tmp_path / "trace.csv"
     rows = [f"{t},10,20" for t in (*range(10), 300)]
     file.write_text("\n".join(["arrival_s,input_len,output_len", *rows]) + "\n")
     config = load_scenario("production-reasoning", [f"workload.trace.path={file}"]).config

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.headline import headline
+from simulator.metrics import stopped_early
 from simulator.planning.judge import inter_token, lateness, statistic, verdict_of
 from simulator.planning.model import Objective
 from simulator.planning.objectives import parse
@@ -94,6 +95,19 @@ def test_samples_that_early_stopping_ended_are_no_misses() -> None:
     assert found.met
     assert found.reached[0].value == result.summary["latency"]["ttft_s"]["max"]
     assert found.reached[1].value == result.summary["problems"]["first_accepted_s"]["p90"]
+
+
+def test_samples_that_time_out_are_misses_where_nothing_is_stopped_early() -> None:
+    """Of a problem that was solved, too: nobody stopped them."""
+    result = run(
+        "workload.strategy={kind: best_of_n, samples: 8, acceptance: 0.9}",
+        "workload.requests=5", "workload.arrivals={kind: all_at_once}", "workload.timeout=0.1",
+    )  # fmt: skip
+    timed_out = stopped_early(result.requests)  # aborted, of a problem with an accepted sample
+    assert timed_out.any() and not timed_out.all()
+    late = lateness(result.requests, problems=True)
+    assert np.isinf(late["e2e_s"][timed_out]).all()
+    assert verdict_of(result, [Objective("e2e_s", "max", 3600.0)]).reached[0].value == math.inf
 
 
 def test_a_problem_without_an_accepted_sample_is_never_answered() -> None:

@@ -93,7 +93,7 @@ def test_notes_tell_idle_objectives_and_few_requests() -> None:
     found = notes(asked, {}, 100_000, None)
     assert found == ["TTFT p99 <= 5 s asks nothing more: end to end p99 is limited to 4 s already"]
     few = notes(parse(["ttft.p99<=5s"]).each, {}, 240, None)
-    assert few == ["TTFT p99 of 240 requests rests on the 2 slowest: a longer workload would be surer"]
+    assert few == ["TTFT p99 of 240 requests rests on the 2 slowest: more of them would be surer"]
 
 
 # ---- the space and prices --------------------------------------------------------------------------------------------
@@ -138,6 +138,21 @@ def test_own_prices_replace_the_bundled(tmp_path: Path) -> None:
     assert prices.usd_per_hour(mixed) == pytest.approx(8 * 3.10 + 2 * 4)
     assert prices.source == "our contract" and prices.dates["b200-sxm"] == "2026-11"
     assert read_prices(gpus("h200-sxm")).of("h200-sxm") == load_gpu("h200-sxm").price.usd_per_hour  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["own/mine.yaml", "../own/mine.yaml", "mine"])
+def test_a_gpu_of_a_file_is_priced_by_its_path_or_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Paths count from here, and from the table's folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text("{base: h200-sxm, name: mine, title: Mine, price: null}\n")
+    (tmp_path / "tables" / "prices.yaml").write_text(f"usd_per_gpu_hour: {{{name}: 3}}\n")
+    (path,) = spaceoptions.gpus("own/mine.yaml")
+    prices = read_prices({path: load_gpu(path)}, Path("tables/prices.yaml"))
+    assert prices.of(path) == 3.0
 
 
 def test_gpus_without_a_price_are_left_out_only_if_asked(tmp_path: Path) -> None:
