@@ -46,6 +46,7 @@ def run_batches(
     InputError : the scheduler is gone.
     """
     from distributed import wait
+    from distributed.client import FuturesCancelledError
 
     bases, folder, program = arguments
     waiting, suspects, deaths = deque(points), deque[Point](), Counter[int]()
@@ -64,8 +65,6 @@ def run_batches(
                     done = wait(list(flying), timeout=TICK, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 done = set()
-            if client.status != "running":
-                raise _lost()
             for future in done:
                 batch, begun = flying.pop(future)
                 if future.status == "finished":
@@ -77,8 +76,10 @@ def run_batches(
                     raise _lost()
                 future.release()
             tick()
+    except (FuturesCancelledError, OSError):  # OSError: a connection that was closed
+        raise _lost() from None
     finally:
-        if flying:
+        if flying and client.status == "running":
             client.cancel(list(flying), force=True)
 
 
@@ -112,4 +113,5 @@ def _again(
 
 
 def _lost() -> InputError:
-    return InputError("the scheduler has gone away", place="--scheduler", allowed="one that runs until the sweep ends")
+    problem = "the scheduler has gone away; what was written is kept, and the same command goes on"
+    return InputError(problem, place="--scheduler", allowed="one that runs until the sweep ends")

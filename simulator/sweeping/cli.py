@@ -46,30 +46,35 @@ def sweep(
     The rows are a Parquet data set, and one that is there is not simulated again unless its scenario or the program has
     changed.
     """
-    from simulator.printing import print_json
+    from simulator.printing import print_json, tell
     from simulator.progress import progress_bar
     from simulator.sweeping import sweep as sweeps
     from simulator.sweeping.display import show_estimate, show_sweep
+    from simulator.sweeping.plan import estimate
 
     if dry_run:
-        found = sweeps.estimate(file, out, sets=sets or (), workers=workers, limit=limit)
+        found = estimate(file, out, sets=sets or (), workers=workers, limit=limit)
         if output is Format.json:
             print_json(found.document())
         else:
             show_estimate(found)
         return
-    with progress_bar("simulating") as progress:
-        result = sweeps.sweep(
-            file,
-            out,
-            sets=sets or (),
-            workers=workers,
-            scheduler=scheduler,
-            timeout=timeout,
-            limit=limit,
-            retry=retry,
-            progress=progress,
-        )
+    try:
+        with progress_bar("simulating") as progress:
+            result = sweeps.sweep(
+                file,
+                out,
+                sets=sets or (),
+                workers=workers,
+                scheduler=scheduler,
+                timeout=timeout,
+                limit=limit,
+                retry=retry,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        tell("stopped; what is done is kept, and the same command goes on")
+        raise
     if output is Format.json:
         print_json(result.document())
     else:

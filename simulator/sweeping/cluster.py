@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,8 @@ def local_cluster(workers: int) -> Iterator[Client]:
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
+            # Its HTTP port is any that is free, and the usual one left to others.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs=logging.CRITICAL,
         )
         client = None
@@ -79,14 +83,40 @@ def existing_cluster(address: str, timeout: float = TIMEOUT) -> Iterator[Client]
         raise fail("not the address of a scheduler", "such as tcp://10.0.0.1:8786")
     with _quiet():
         try:
+            _call(address, timeout)
             client = Client(address, timeout=timeout, set_as_default=False)
         except (OSError, TimeoutError):
             raise fail(f"no answer within {timeout:g} s", "the address of a running `dask scheduler`") from None
+        except Exception:  # whatever comes of reading what something else has said
+            raise fail("what answers is no Dask scheduler", "the address of a running `dask scheduler`") from None
         try:
             _check_workers(client, timeout, fail)
             yield client
         finally:
             client.close(timeout=2)
+
+
+def _call(address: str, timeout: float) -> None:
+    """Ask a scheduler who it is. A client would wait for ever where something listens that is none, and says nothing.
+
+    Raises
+    ------
+    OSError, TimeoutError : no answer.
+    """
+    from distributed.core import connect
+    from distributed.security import Security
+
+    async def ask() -> None:
+        comm = await connect(address, timeout=timeout, **Security().get_connection_args("client"))
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            await comm.read()
+        finally:
+            comm.abort()
+
+    # In a thread, since a notebook has a loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, asyncio.wait_for(ask(), timeout)).result()
 
 
 def _check_workers(client: Client, timeout: float, fail: Any) -> None:
@@ -118,10 +148,12 @@ def default_workers() -> int:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Dask's own messages: a worker that died, or a connection that ended, is the sweep's to tell."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    spoke = [logger for logger in loggers if not logger.disabled]
+    for logger in spoke:
+        logger.disabled = True
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger in spoke:
+            logger.disabled = False

@@ -13,7 +13,7 @@ from simulator.printing import duration, percent
 from simulator.sweeping.grid import SCENARIO
 
 if TYPE_CHECKING:
-    from simulator.sweeping.sweep import Estimate, SweepResult
+    from simulator.sweeping.results import Estimate, SweepResult
 
 SHOWN = ("makespan_s", "ttft_s.p99", "tpot_s.p99", "output_tokens_per_s_per_gpu", "usd_per_million_output_tokens")
 """Metrics of the table where the file names none."""
@@ -79,7 +79,7 @@ def _rows(result: SweepResult, keep: tuple[str, ...]) -> Table:
     for key in keep:
         table.add_column(METRICS[key].title, justify="right")
     for row in result.table.to_dict("records"):
-        cells = [_value(row[path]) for path in (*lead, *result.paths)]
+        cells = [_value(row[path], result.units.get(path, "")) for path in (*lead, *result.paths)]
         if row["status"] == "ok":
             table.add_row(*cells, *(cell(key, row[key]) for key in keep))
         else:
@@ -126,9 +126,10 @@ def cell(key: str, value: Any) -> str:
     return format_quantity(value, unit)
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, unit: str) -> str:
+    """A varied value with its unit."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1e7 else format_quantity(value, "")
+        return format_quantity(value, unit.removeprefix("1"), 4) if unit else f"{value:,.6g}"
     return str(value)

@@ -1,8 +1,8 @@
 """What a result belongs to: a hash of the resolved scenario, of the files that it reads, and of the program.
 
-Two scenarios with one hash give one result. The name and the description do not count, nor does where files lie; the
-content of a trace, of a table of lengths and of a profile does, and so does every line of the program that a simulation
-goes through: after a change of it a scenario is simulated again.
+Two scenarios with one hash give one result. Names and descriptions do not count, nor does where files lie; the content
+of a trace, of a table of lengths and of a profile does, and so does every line of the program that a simulation goes
+through: after a change of it a scenario is simulated again.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ def scenario_hash(data: Mapping[str, Any], folder: Path, program: str) -> str:
     """
     known = copy.deepcopy(dict(data))
     _files_by_content(known, folder)
+    pools = known.get("disaggregation") or {}
+    for gpu in (known["gpu"], *(pools[name]["gpu"] for name in ("prefill", "decode") if "gpu" in pools.get(name, {}))):
+        for key in ("title", "sources"):  # for people; a source may name the file that a figure was written in
+            gpu.pop(key, None)
     return _hash(known, program)
 
 
