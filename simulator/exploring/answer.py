@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from hwspecs.gpu import Gpu
 from simulator.cost import hbm_bytes, operator_time
 from simulator.deployment import single_steps
 from simulator.exploring.controls import SIZES, SLIDERS
-from simulator.exploring.elastic import elasticities
+from simulator.exploring.elastic import elasticities, several
 from simulator.exploring.lawcost import law_costs
 from simulator.exploring.state import Refused, View, chosen, control_at, position, said, write_query
 from simulator.exploring.steps import Part, Step, bound_of, decode_step, prefill_step
@@ -35,7 +35,11 @@ MEMORY_PARTS = ("weights", "kv", "window_kv", "states", "activations", "graphs",
 
 @dataclass(frozen=True)
 class Shown:
-    """The steps of a view, ready to be described."""
+    """The steps of a view, ready to be described.
+
+    `chunk` : tokens of the prompt's first chunk, which is what `prefill` computes. `many` : the steps for GPUs with
+    other rates (`elastic.several`), by name.
+    """
 
     view: View
     memory: MemoryPlan
@@ -43,19 +47,7 @@ class Shown:
     decode: Step
     prefill: Step
     chunk: int
-    """Tokens of the prompt's first chunk, which is what `prefill` computes."""
-
-    def timed(self) -> dict[str, Callable[[StepCost], Step]]:
-        """The same steps for another cost."""
-        return timed_steps(self.view, self.chunk)
-
-
-def timed_steps(view: View, chunk: int) -> dict[str, Callable[[StepCost], Step]]:
-    """The two steps of a view as functions of the cost."""
-    return {
-        "decode": partial(decode_step, batch=view.batch, context=view.context),
-        "prefill": partial(prefill_step, query=chunk),
-    }
+    many: Mapping[str, Step]
 
 
 def show(view: View) -> Shown:
@@ -66,8 +58,18 @@ def show(view: View) -> Shown:
         raise Refused({control_at(error.place): said(error)}) from None
     _check_step(view, cost)
     chunk = min(view.prompt, view.scenario.config.engine.max_num_batched_tokens)
-    steps = {name: timed(cost) for name, timed in timed_steps(view, chunk).items()}
-    return Shown(view, memory, cost, steps["decode"], steps["prefill"], chunk)
+    others, timed = several(cost), _timed(view, chunk)
+    many = {} if others is None else {name: steps(others) for name, steps in timed.items()}
+    shown = {name: many[name].first(cost) if many else steps(cost) for name, steps in timed.items()}
+    return Shown(view, memory, cost, shown["decode"], shown["prefill"], chunk, many)
+
+
+def _timed(view: View, chunk: int) -> dict[str, Callable[[StepCost], Step]]:
+    """The two steps of a view as functions of the cost."""
+    return {
+        "decode": partial(decode_step, batch=view.batch, context=view.context),
+        "prefill": partial(prefill_step, query=chunk),
+    }
 
 
 def _check_step(view: View, cost: StepCost) -> None:
@@ -131,11 +133,10 @@ def document(shown: Shown) -> dict[str, Any]:
 
 
 def elastic_document(shown: Shown, *, quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """Elasticities of both steps' times; `quick` : those that do not take much longer than the steps."""
-    base = {"decode": shown.decode, "prefill": shown.prefill}
+    """Elasticities of both steps' times; `quick` : those that need no further step."""
     return {
-        name: [asdict(one) for one in elasticities(shown.cost, timed, base[name], quick=quick)]
-        for name, timed in shown.timed().items()
+        name: [asdict(one) for one in elasticities(shown.cost, timed, shown.many.get(name), quick=quick)]
+        for name, timed in _timed(shown.view, shown.chunk).items()
     }
 
 
@@ -165,7 +166,12 @@ def possible_sizes(model: Model, layout: Layout, gpu: Gpu) -> dict[str, list[str
         return True
 
     plain = replace(layout, all_to_all="none")
-    return {key: [size for size in SIZES if fits(replace(plain, **{name: int(size)}))] for key, name in names.items()}
+
+    def with_size(name: str, size: str) -> Layout:
+        changed: dict[str, Any] = {name: int(size)}
+        return replace(plain, **changed)
+
+    return {key: [size for size in SIZES if fits(with_size(name, size))] for key, name in names.items()}
 
 
 def _formats(cost: StepCost, main: str) -> list[str]:

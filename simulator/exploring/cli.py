@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -39,6 +40,8 @@ def explore(
         import webbrowser
 
         webbrowser.open(address)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a page that goes away while it is answered ends nothing
     serve(start, listener)
 
 

@@ -1,9 +1,9 @@
 """Elasticities of a step's time: by how many per cent it changes when a resource of the GPU grows by one per cent.
 
 Rates (FLOP/s, bytes/s, clock) enter no correction of a fitted profile, so a step is timed once for a GPU whose rates
-are arrays, up and down by RATE_STEP each. SMs and the size of the L2 do enter, through trees whose values come in
-steps: they are moved farther, by SIZE_STEP, and the result is a mean over that range. Launches and the host take time
-that adds up with the rest: their elasticity is their share.
+are arrays: as they are, and each up and down by RATE_STEP. SMs and the size of the L2 do enter, through trees whose
+values come in steps: they are moved farther, by SIZE_STEP, and the result is a mean over that range. Launches and the
+host take time that adds up with the rest: their elasticity is their share.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ RATES = {
     "link.bandwidth": "link bandwidth",
     "boost_clock": "SM clock",
 }
-SIZES = {"sms": "SMs, same FLOP/s", "l2.size": "L2 size"}
-TIMES = {"launch": "launch overhead", "host": "host time"}
+SIZES = {"sms": "SMs", "l2.size": "L2 size"}
+TIMES = {"launch": "launch overhead", "host": "host"}
 RESOURCES = RATES | SIZES | TIMES
 """Key and title of every resource, in the order in which they are shown."""
 
@@ -43,46 +43,57 @@ class Elasticity:
     value: float
 
 
-def elasticities(
-    cost: StepCost, timed: Callable[[StepCost], Step], base: Step, *, quick: bool = False
-) -> list[Elasticity]:
-    """Of the step that `timed` gives for a cost, `base` being that of `cost`: one for each of RESOURCES.
+Timed = Callable[[StepCost], Step]
 
-    `quick` : only those that take no longer than a step or two.
+
+def elasticities(cost: StepCost, timed: Timed, many: Step | None, *, quick: bool = False) -> list[Elasticity]:
+    """Of the step that `timed` gives for a cost: one for each of RESOURCES.
+
+    many : the step for `several(cost)`; None if that is. quick : only those that need no further step.
     """
     values: dict[str, float] = {}
-    together = not _in_blocks(cost)
-    if together or not quick:
-        values |= _by_rates(cost, timed, together)
+    if many is not None:
+        values |= _slopes(np.broadcast_to(many.seconds, (1 + 2 * len(RATES),)))
+    elif not quick:
+        values |= _slopes(np.array([float(timed(cost.with_gpu(gpu)).seconds) for gpu in _one_by_one(cost.gpu)]))
     for key in () if quick else SIZES:
         more, less = (scaled(cost.gpu, {key: factor}) for factor in (1 + SIZE_STEP, 1 / (1 + SIZE_STEP)))
         ratio = more.sms / less.sms if key == "sms" else more.l2.size / less.l2.size
         up, down = (float(timed(cost.with_gpu(gpu)).seconds) for gpu in (more, less))
         values[key] = math.log(up / down) / math.log(ratio) if ratio > 1 else 0.0
-    whole = float(base.seconds)
-    values["launch"] = float(base.kernel_slope * base.launch) / whole
-    values["host"] = float(base.host_slope) / whole
+    base = timed(cost) if many is None else many.first(cost)
+    values["launch"] = float(base.kernel_slope * base.launch) / float(base.seconds)
+    values["host"] = float(base.host_slope) / float(base.seconds)
     return [Elasticity(key, title, values[key] + 0.0) for key, title in RESOURCES.items() if key in values]
 
 
-def _by_rates(cost: StepCost, timed: Callable[[StepCost], Step], together: bool) -> dict[str, float]:
-    """By each of RATES; `together` in one pass over arrays."""
-    count, up = 2 * len(RATES), 1 + RATE_STEP
-    factors = {key: np.ones(count) for key in RATES}
-    for i, key in enumerate(RATES):
-        factors[key][2 * i : 2 * i + 2] = up, 1 / up
-    if together:
-        seconds = np.broadcast_to(timed(cost.with_gpu(scaled(cost.gpu, factors))).seconds, (count,))
-    else:
-        one = [{key: float(by[i]) for key, by in factors.items()} for i in range(count)]
-        seconds = np.array([float(timed(cost.with_gpu(scaled(cost.gpu, each))).seconds) for each in one])
-    return {key: math.log(seconds[2 * i] / seconds[2 * i + 1]) / (2 * math.log(up)) for i, key in enumerate(RATES)}
-
-
-def _in_blocks(cost: StepCost) -> bool:
-    """Whether operators have their times from blocks, whose kernel models have arrays of their own inside."""
+def several(cost: StepCost) -> StepCost | None:
+    """The cost on the GPU as it is and with each of RATES a little up and down, as arrays; None where operators have
+    their times from blocks, whose kernel models have arrays of their own inside.
+    """
     profile = cost.profile
-    return isinstance(profile, Calibrated) and any(profile.whole(op) is not None for op in cost.operators)
+    if isinstance(profile, Calibrated) and any(profile.whole(op) is not None for op in cost.operators):
+        return None
+    return cost.with_gpu(scaled(cost.gpu, _factors()))
+
+
+def _factors() -> dict[str, np.ndarray]:
+    """By resource: 1, and at its own two places RATE_STEP up and down."""
+    up, factors = 1 + RATE_STEP, {key: np.ones(1 + 2 * len(RATES)) for key in RATES}
+    for i, key in enumerate(RATES):
+        factors[key][1 + 2 * i : 3 + 2 * i] = up, 1 / up
+    return factors
+
+
+def _one_by_one(gpu: Gpu) -> list[Gpu]:
+    factors = _factors()
+    return [scaled(gpu, {key: float(by[i]) for key, by in factors.items()}) for i in range(1 + 2 * len(RATES))]
+
+
+def _slopes(seconds: np.ndarray) -> dict[str, float]:
+    """From seconds in the order of `_factors`."""
+    width = 2 * math.log(1 + RATE_STEP)
+    return {key: math.log(seconds[1 + 2 * i] / seconds[2 + 2 * i]) / width for i, key in enumerate(RATES)}
 
 
 def scaled(gpu: Gpu, factors: dict[str, Any]) -> Gpu:

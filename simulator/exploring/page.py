@@ -13,7 +13,7 @@ from simulator.exploring.controls import CHOICE, CONTROLS, COUNT, OCTAVES, SLIDE
 from simulator.exploring.state import Start
 from simulator.reporting.palette import ACCENT, BOUND_COLOURS, IDLE_COLOUR, MEMORY_COLOURS
 
-OPEN = ("Scenario", "GPU", "Model", "Step")
+OPEN = ("Scenario", "GPU", "Model", "Layout", "Step")
 """Groups of controls that are open at first."""
 AS_GIVEN = "as the scenario has it"
 PANELS = {
@@ -37,9 +37,10 @@ ACTIONS = {
 
 def build_app(start: Start) -> Any:
     """The Dash application of a page that begins with `start`; its assets are all served by itself."""
-    import dash
-    from dash import Input, Output, dcc, html
+    from importlib import import_module
 
+    dash: Any = import_module("dash")  # its stubs know no attributes such as aria-label
+    html, dcc, Input, Output = dash.html, dash.dcc, dash.Input, dash.Output
     app = dash.Dash(
         "kinesim",
         title="kinesim explore",

@@ -41,7 +41,7 @@ def headline(doc: Document) -> Markup:
     spread = decode["interval"] and [cost["tpot_s"] * end / decode["seconds"] for end in decode["interval"]]
     price = cost["usd_per_million_output_tokens"]
     fits = min(held["sequences"], held["most_sequences"])
-    return element(
+    tiles = element(
         "dl",
         _tile("TPOT", duration(cost["tpot_s"]), _range(spread)),
         _tile("tokens/s per GPU", f"{cost['output_tokens_per_s_per_gpu']:,.0f}",
@@ -54,6 +54,18 @@ def headline(doc: Document) -> Markup:
         _tile("over Kinetics law", f"{doc['law']['ratio']:,.2f} x", "GPU-seconds of a token"),
         class_="cards",
     )  # fmt: skip
+    return join([tiles, element("p", f"Kernel times: {statuses(doc)}", class_="said")])
+
+
+def statuses(doc: Document) -> str:
+    """What the decode step's time rests on, in a line: shares that were measured so, carried there, or assumed."""
+    shares: dict[str, float] = {}
+    for kernel in doc["decode"]["kernels"]:
+        shares[kernel["status"]] = shares.get(kernel["status"], 0.0) + kernel["share"]
+    if not shares:
+        return f"{doc['profile']['name']}, fitted on {doc['profile']['fitted_on']}"
+    found = sorted(shares.items(), key=lambda item: -item[1])
+    return f"{doc['profile']['name']}; decode step {', '.join(f'{name} {percent(share)}' for name, share in found)}"
 
 
 def _tile(title: str, value: str, more: str | None) -> Markup:
@@ -226,8 +238,8 @@ def elastic_panel(elastic: dict[str, list[dict[str, Any]]]) -> Markup:
         heads += [element("th", name, scope="col", class_="n"), element("th", class_="bar")]
     return join([
         element("table", element("thead", element("tr", *heads)), element("tbody", rows)),
-        element("p", "−0.9 is: one per cent more of it, and the step takes 0.9 per cent less time. Launch overhead and "
-                "host time are times: more of them is slower.", class_="said"),
+        element("p", "−0.9: with one per cent more of it the step takes 0.9 per cent less time. Each alone: more SMs "
+                "bring neither FLOP/s nor L2 bandwidth. Launch overhead and host are times.", class_="said"),
     ])  # fmt: skip
 
 

@@ -58,8 +58,8 @@ def _found(name: str, query: str, found: dict[str, Any]) -> Markup:
         element("h2", "The whole simulation"),
         element("dl", tiles, class_="cards small"),
         element("ul", (element("li", note) for note in found["notes"]), class_="notes") if found["notes"] else None,
-        element("p", element("a", "Open the report", href=f"report/{name}", target="_blank"), ". Of ",
-                element("a", "this state", href=f"?{query}"), " of the controls, simulated in ",
+        element("p", element("a", "Open the report", href=f"/report/{name}", target="_blank"), ". Of ",
+                element("a", "this state", href=f"/?{query}"), " of the controls, simulated in ",
                 duration(found["wall_s"]), ".", class_="said"),
     ])  # fmt: skip
 

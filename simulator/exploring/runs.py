@@ -10,7 +10,7 @@ import multiprocessing
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -72,10 +72,10 @@ class Run:
 
 
 class Runs:
-    """The simulations of all pages, by names that cannot be guessed."""
+    """The simulations of all pages, by names that cannot be guessed; `most` of them at a time."""
 
-    def __init__(self, work: Callable[..., None] | None = None) -> None:
-        self._work = work or simulate
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 
@@ -83,12 +83,14 @@ class Runs:
         """Start simulating plain data of a scenario, that of these moves. Raises InputError if as many run as may."""
         self.sweep()
         with self._lock:
+            for run in self._runs.values():
+                run.read()
             busy = sum(run.running for run in self._runs.values())
-            if busy >= MOST:
-                raise InputError("enough simulations run already", found=busy, allowed=f"{MOST}; cancel one")
+            if busy >= self._most:
+                raise InputError("enough simulations run already", found=busy, allowed=f"{self._most}; cancel one")
             context = multiprocessing.get_context("spawn")  # the server has threads, which a fork would not survive
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=self._work, args=(dict(scenario), theirs), daemon=True)
+            process = context.Process(target=simulate, args=(dict(scenario), theirs), daemon=True)
             process.start()
             theirs.close()
             name, now = secrets.token_urlsafe(16), time.monotonic()

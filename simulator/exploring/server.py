@@ -74,7 +74,6 @@ def serve(start: Start, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     app = build_server(start, runs, port)
     server = make_server(HOST, port, app, threaded=True, request_handler=Quiet, fd=listener.fileno())
-    server.daemon_threads = True
     threading.Thread(target=sweep, daemon=True).start()
     try:
         server.serve_forever(poll_interval=0.2)

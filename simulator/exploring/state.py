@@ -110,9 +110,9 @@ def checked_moves(data: object) -> dict[str, str]:
 def resolve(start: Start, moves: Moves) -> View:
     """The scenario and the step of a state. Raises Refused, with a message beside the control that is to blame."""
     spec, sets = start.spec, start.sets
-    if "scenario" in moves and moves["scenario"] != start.spec:
-        spec, sets = _choice(CONTROLS["scenario"], moves["scenario"]), ()
     try:
+        if "scenario" in moves and moves["scenario"] != start.spec:
+            spec, sets = _choice(CONTROLS["scenario"], moves["scenario"]), ()
         return _resolve(spec, sets, dict(moves))
     except InputError as error:
         raise Refused({control_at(error.place): said(error)}) from None
@@ -185,7 +185,8 @@ def _text(control: Control, text: str, gpu: Gpu | None) -> str:
             return str(_count(control, text))
         if control.kind == FACTOR:
             return f"{_factor(text):.4g}"
-        return _plain(parse_quantity(text, control.dimension, bare_ok=control.dimension == "USD/h"), control)
+        parse_quantity(text, control.dimension, bare_ok=control.dimension == "USD/h")
+        return text
     except InputError as error:
         raise error.at(place=control.places[0]) from None
 
@@ -336,6 +337,8 @@ def _attention(scenario: LoadedScenario, moves: Moves) -> str:
 
 def _figure_assignments(gpu: Gpu, figures: Moves) -> tuple[str, ...]:
     sets = []
+    if "sms" in figures and "l2rate" not in figures:  # it may be derived from the SMs, and each slider moves one figure
+        sets.append(f"gpu.l2.bandwidth={gpu.l2.bandwidth!r} B/s")
     for key, text in figures.items():
         if key == "tensor":
             rates = {dtype: rate * float(text) for dtype, rate in gpu.peak.items() if dtype != "fp32"}

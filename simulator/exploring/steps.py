@@ -67,6 +67,11 @@ class Step:
         """Seconds of kernels' latencies, which no rate of the GPU shortens."""
         return sum(part.op.count * part.once.overhead for part in self.parts)
 
+    def first(self, cost: StepCost) -> Step:
+        """Of a step whose times are arrays over GPUs, that of the first, which `cost` is of."""
+        parts = tuple(Part(p.op, p.shape, OpTime(*map(_first, p.once)), p.work) for p in self.parts)
+        return Step(cost, parts, _first(self.host), _first(self.host_slope), _first(self.kernel_slope))
+
     def totals(self) -> list[OperatorTotals]:
         """Of every operator of the graph its seconds and what bounds them, as intervals are made of; no work is
         counted.
@@ -121,14 +126,14 @@ def decode_step(cost: StepCost, batch: int, context: int) -> Step:
     return Step(cost, _working(parts), waited, waited)
 
 
-def prefill_step(cost: StepCost, query: int, past: int = 0) -> Step:
-    """A step that computes `query` tokens of one prompt after `past` earlier ones, and nothing else."""
+def prefill_step(cost: StepCost, query: int) -> Step:
+    """A step that computes the first `query` tokens of one prompt, and nothing else."""
     ranks, host = cost.ranks, cost.host
     chunk = PrefillShape(
         query,
         1,
-        tuple(causal_pairs(query, past, cap) for cap in cost.prefill_caps),
-        tuple(keys_read(query, past, cap) for cap in cost.prefill_caps),
+        tuple(causal_pairs(query, 0, cap) for cap in cost.prefill_caps),
+        tuple(keys_read(query, 0, cap) for cap in cost.prefill_caps),
     )
     shape = StepShape(query, 1, 0, tuple(0 for _ in cost.decode_caps), chunk)
     parts = []
@@ -153,6 +158,10 @@ def prefill_step(cost: StepCost, query: int, past: int = 0) -> Step:
         host_slope=own + launching * late,
         kernel_slope=1 + host.prefill_share - late,
     )
+
+
+def _first(value: Any) -> Any:
+    return value[0] if np.ndim(value) else value
 
 
 def _stages(cost: StepCost) -> tuple[int, float]:

@@ -3,7 +3,8 @@
 (function () {
   let moves = {};            // texts by control, "~octaves" while a slider moves
   let asking = false, waiting = false, started = false;
-  let movedAt = null;        // when the oldest move that is not yet answered happened
+  let input = null;          // when the browser last took an input
+  let movedAt = null;        // when the oldest move that is not yet answered was made
   let settled = null;        // timer: a quiet moment after the last move
   let pushed = null;         // the query of the newest entry of the history
   let held = null;           // the slider under the pointer
@@ -13,7 +14,7 @@
   const SLID = "~", AS_GIVEN = "as the scenario has it";
 
   async function post(path, body) {
-    const reply = await fetch(path, {
+    const reply = await fetch("/" + path, {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body), cache: "no-store"});
     if (!reply.ok) throw new Error(await reply.text());
     return reply.json();
@@ -31,7 +32,8 @@
   // ---- from a move to its answer --------------------------------------------------------------------------------
 
   function ask() {
-    if (movedAt === null) movedAt = performance.now();
+    if (movedAt === null) movedAt = input === null ? performance.now() : input;
+    input = null;
     clearTimeout(settled);
     if (asking) { waiting = true; return; }
     asking = true;
@@ -40,7 +42,9 @@
     movedAt = null;
     post("answer", {moves: sent}).then((found) => {
       draw(found, sent, waiting);
-      performance.measure("explore", {start: since, end: performance.now()});
+      requestAnimationFrame(() => setTimeout(() => {  // once it is painted
+        performance.measure("explore", {start: since, end: performance.now()});
+      }));
     }).catch(() => {
       problem("The server does not answer: is kinesim explore still running?");
     }).finally(() => {
@@ -216,6 +220,9 @@
     reset: () => { moves = {}; ask(); },
   };
 
+  for (const kind of ["input", "change"]) {
+    document.addEventListener(kind, (event) => { input = event.timeStamp; }, true);
+  }
   document.addEventListener("change", (event) => {
     if (event.target.tagName === "SELECT") moved(event.target.id, event.target.value);
   });
