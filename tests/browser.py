@@ -73,43 +73,48 @@ def _without(why: str) -> NoReturn:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Visitor]:
-    """`visit(address, allow=("file:",), **options)`: open a page in a fresh profile; options are those of
-    `browser.new_context`, such as `color_scheme="dark"` or `viewport={"width": 400, "height": 800}`.
+    """`visit(address, ...)` is `open_visit(browser, address, ...)`, closed at the end of the test."""
+    opened: list[Visit] = []
+
+    def call(address: str, **options: Any) -> Visit:
+        opened.append(open_visit(browser, address, **options))
+        return opened[-1]
+
+    yield call
+    for one in opened:
+        one.page.context.close()
+
+
+def open_visit(browser: Any, address: str, *, allow: tuple[str, ...] = ("file:",), **options: Any) -> Visit:
+    """Open a page in a fresh profile; options are those of `browser.new_context`, such as `color_scheme="dark"` or
+    `viewport={"width": 400, "height": 800}`.
 
     `allow` are the beginnings of the addresses that the page may ask for; `blob:` and `data:` are in the page itself.
     """
-    contexts = []
+    context = browser.new_context(**options)
+    page = context.new_page()
+    found = Visit(page)
 
-    def call(address: str, *, allow: tuple[str, ...] = ("file:",), **options: Any) -> Visit:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        found = Visit(page)
+    def judge(route: Any) -> None:
+        if route.request.url.startswith(allow):
+            route.continue_()
+        else:
+            found.foreign.append(route.request.url)
+            route.abort()
 
-        def judge(route: Any) -> None:
-            if route.request.url.startswith(allow):
-                route.continue_()
-            else:
-                found.foreign.append(route.request.url)
-                route.abort()
+    def judge_socket(route: Any) -> None:
+        if route.url.startswith(allow):
+            route.connect_to_server()
+        else:
+            found.foreign.append(route.url)
+            route.close()
 
-        def judge_socket(route: Any) -> None:
-            if route.url.startswith(allow):
-                route.connect_to_server()
-            else:
-                found.foreign.append(route.url)
-                route.close()
-
-        context.route("**/*", judge)
-        context.route_web_socket("**/*", judge_socket)
-        page.on("console", lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: found.errors.append(str(error)))
-        page.goto(address)
-        return found
-
-    yield call
-    for context in contexts:
-        context.close()
+    context.route("**/*", judge)
+    context.route_web_socket("**/*", judge_socket)
+    page.on("console", lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: found.errors.append(str(error)))
+    page.goto(address)
+    return found
 
 
 def install() -> str | None:

@@ -46,50 +46,53 @@ def plain_numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
 
 def course_chart(named: Sequence[tuple[Named, Course]]) -> Chart:
     """Panels one above the other with a common axis of time: of one result mean and highest, of several the means."""
-    titles = [series.title for series in max((course.series for _, course in named), key=len)]
+    fullest = sorted((course.series for _, course in named), key=len, reverse=True)
+    titles = list(dict.fromkeys(series.title for found in fullest for series in found))
     unit, size = time_unit(max(float(course.edges[-1]) for _, course in named))
     traces: list[Chart] = []
     layout: Chart = {"height": 118 * len(titles) + 46, "showlegend": len(named) > 1, "hovermode": "x unified"}
-    layout["annotations"] = []
+    layout |= {"hoversubplots": "axis", "annotations": []}
+    layout["xaxis"] = {
+        "anchor": f"y{len(titles) if len(titles) > 1 else ''}", "zeroline": False, "hoverformat": ".4~g",
+        "unifiedhovertitle": {"text": f"%{{x:.4~g}} {unit}"}, "title": {"text": f"time from the first arrival, {unit}"},
+    }  # fmt: skip
     several = len(named) > 1
     for i, title in enumerate(titles):
         axis = "" if i == 0 else str(i + 1)
         top, bottom = 1 - i / len(titles), 1 - (i + 1) / len(titles)
         gap = 27 / layout["height"]
         layout[f"yaxis{axis}"] = {"domain": [bottom, top - gap], "rangemode": "tozero", "nticks": 4}
-        last = i == len(titles) - 1
-        layout[f"xaxis{axis}"] = {"anchor": f"y{axis}", "showticklabels": last, "zeroline": False}
-        if i:
-            layout[f"xaxis{axis}"]["matches"] = "x"
-        if last:
-            layout[f"xaxis{axis}"]["title"] = {"text": f"time from the first arrival, {unit}"}
         layout["annotations"].append(_heading(_title_of(named, title), 0, top - gap + 4 / layout["height"]))
         for one, course in named:
             series = next((s for s in course.series if s.title == title), None)
             if series is None:
                 continue
             x = plain_numbers(course.edges / size, 6)
-            common = {"x": x, "xaxis": f"x{axis}", "yaxis": f"y{axis}", "type": "scatter", "mode": "lines"}
-            ending = {"%": " %"}.get(series.unit, "")
+            common = {"x": x, "xaxis": "x", "yaxis": f"y{axis}", "type": "scatter", "mode": "lines"}
+            told = f"%{{y:.4~g}}{' %' if series.unit else ''}{f' {_short(title)}' if several else ''}"
             if series.most is not None and not several:
                 traces.append(
                     common
                     | {
-                        "y": _steps(series.most), "name": "highest", "fill": "tozeroy", "fillcolor": f"{ACCENT}2e",
+                        "y": _steps(series.most), "name": f"{_short(title)}, highest", "hovertemplate": told,
                         "line": {"shape": "hv", "width": 0.8, "color": f"{ACCENT}80"},
-                        "hovertemplate": f"%{{y:.4~g}}{ending}",
+                        "fill": "tozeroy", "fillcolor": f"{ACCENT}2e",
                     }
                 )  # fmt: skip
             line = {"shape": "hv", "width": 1.7, "color": one.colour, "dash": one.dash if several else "solid"}
-            name = one.label if several else "mean" if series.most is not None else series.title.partition(",")[0]
+            name = one.label if several else _short(title) + (", mean" if series.most is not None else "")
             traces.append(
                 common
                 | {
-                    "y": _steps(series.mean), "name": name, "line": line, "showlegend": i == 0,
-                    "legendgroup": one.label, "hovertemplate": f"%{{y:.4~g}}{ending}",
+                    "y": _steps(series.mean), "name": name, "line": line, "hovertemplate": told,
+                    "showlegend": i == 0, "legendgroup": one.label if several else title,
                 }
             )  # fmt: skip
     return {"data": traces, "layout": layout}
+
+
+def _short(title: str) -> str:
+    return title.partition(",")[0]
 
 
 def _title_of(named: Sequence[tuple[Named, Course]], title: str) -> str:
@@ -176,6 +179,20 @@ def _across(x: float, window: tuple[float, float]) -> float:
     return float((np.log10(x) - low) / max(high - low, 1e-12))
 
 
+def _beside(seconds: np.ndarray, shares: np.ndarray, k: int, window: tuple[float, float]) -> str:
+    """Where the text of the curve's point `k` is free of the curve: below and right of it, near the axis's end left of
+    it, where the curve is flat there below it.
+    """
+    across = _across(float(seconds[k]), window)
+    if across <= 0.55:
+        return "bottom right"
+    low, high = np.log10(window)
+    before = float(np.interp(10 ** (low + (across - 0.25) * (high - low)), seconds, shares))
+    if before < shares[k] - 0.25:
+        return "middle left"
+    return "bottom center" if across < 0.85 else "bottom left"
+
+
 def _distribution(
     one: Named, seconds: np.ndarray, axis: str, window: tuple[float, float], *, alone: bool, first: bool
 ) -> list[Chart]:
@@ -198,8 +215,7 @@ def _distribution(
     }  # fmt: skip
     if alone:
         words = [f"p{q * 100:g} {duration(float(seconds[k]))}" for q, k in zip(MARKED, at, strict=True)]
-        # Above and left of the curve is free, and so is below and right of it, where the axis goes on.
-        places = ["middle left" if _across(float(floor[k]), window) > 0.55 else "bottom right" for k in at]
+        places = [_beside(floor, shares, k, window) for k in at]
         marks |= {"text": words, "textposition": places, "cliponaxis": False}
     return [*traces, common | marks]
 

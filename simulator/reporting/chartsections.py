@@ -83,8 +83,6 @@ def latency_section(shown: Shown, level: int, page: Page) -> Markup:
     """How long requests waited: percentiles, and the whole distributions."""
     found = distributions(shown.result)
     limits = objective(shown.result)
-    if not any(len(d.seconds) for d in found):
-        return section(level, f"{shown.prefix}latency-section", "Latency", paragraph("No request was served."))
     goodput = shown.result.summary.get("goodput")
     said = ""
     if goodput:

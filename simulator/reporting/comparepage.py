@@ -191,8 +191,6 @@ def _time(shown: Sequence[Shown]) -> Markup:
 
 def _latency(shown: Sequence[Shown], named: Sequence[Named], page: Page) -> Markup:
     found = [distributions(one.result) for one in shown]
-    if not any(len(d.seconds) for ds in found for d in ds):
-        return section(2, "latency-section", "Latency", paragraph("No request was served."))
     limits = [objective(one.result) for one in shown]
     same = limits[0] if all(each == limits[0] for each in limits) else {}
     labels = [(one.label, one.result, ds) for one, ds in zip(shown, found, strict=True)]

@@ -13,6 +13,7 @@ from simulator import metrics
 from simulator.policy import Status
 from simulator.reporting.bins import bin_counts, bin_edges, bin_most, bin_totals
 from simulator.result import Result
+from workloads.speculation import Speculation
 
 BINS = 240
 PROBABILITIES = np.unique(np.concatenate([np.linspace(0, 1, 101), 1 - np.geomspace(0.01, 1e-4, 13)]))
@@ -101,13 +102,20 @@ def courses(result: Result, bins: int = BINS) -> list[Course]:
     return found
 
 
+def _tokens_a_step(result: Result) -> tuple[int, float]:
+    """Tokens of a decoding sequence that a step computes, and by how many it advances in the mean."""
+    said = result.scenario.get("speculation")
+    return (said["tokens"] + 1, float(Speculation(**said).mean)) if said else (1, 1.0)
+
+
 def _course(
     result: Result, kind: str, rows: np.ndarray, workers: int, memory: dict[str, float], edges: np.ndarray
 ) -> Course:
     runs = result.timeline.select(rows)
     start, duration, steps = runs["start_s"], runs["duration_s"], runs["steps"]
     width = edges[1] - edges[0]
-    growth = runs["decode_seqs"] * (steps - 1) / memory["block_size"]  # blocks, as `metrics` has it
+    queries, advance = _tokens_a_step(result)
+    growth = advance * runs["decode_seqs"] * (steps - 1) / memory["block_size"]  # blocks
     blocks = float(memory["kv_blocks"])
 
     def series(title: str, mean: np.ndarray, most: np.ndarray, unit: str = "") -> Series:
@@ -119,10 +127,13 @@ def _course(
     ends = np.minimum(runs["kv_blocks"] + growth, blocks)
     found.append(series("KV cache in use", (runs["kv_blocks"] + growth / 2) / blocks * 100, ends / blocks * 100, "%"))
     found.append(series("requests waiting", runs["waiting"], runs["waiting"]))
-    tokens = runs["prefill_tokens"] if kind == "prefill" else runs["rows"] * steps
+    if kind == "prefill":
+        tokens = runs["prefill_tokens"]
+    else:  # rows are those of finished prompts and, with drafts, all that are verified
+        tokens = (runs["rows"] + runs["decode_seqs"] * (advance - queries)) * steps
     rate = bin_totals(edges, start, duration, tokens / np.maximum(duration, 1e-300)) / width
-    title = "prompt tokens per second, all workers" if kind == "prefill" else "output tokens per second, all replicas"
-    found.append(Series(title.replace("replicas", "workers") if kind else title, rate))
+    what = "prompt" if kind == "prefill" else "output"
+    found.append(Series(f"{what} tokens per second, all {f'{kind} workers' if kind else 'replicas'}", rate))
     preempted = bin_counts(edges, result.gaps[:, 1])
     if kind != "prefill":
         found.append(Series("preemptions in each bin", preempted.astype(float)))

@@ -32,8 +32,9 @@
 
   async function draw(name) {
     const place = document.getElementById(name), { data, layout } = charts[name];
+    const titled = Object.entries(layout).some(([key, value]) => key.startsWith("xaxis") && value.title);
     const top = layout.showlegend ? 30 : 4;
-    const whole = { ...base, margin: { l: layout.yaxis.ticktext ? 80 : layout.yaxis.title ? 60 : 50, r: 18, t: top, b: 46 }, ...layout };
+    const whole = { ...base, margin: { l: layout.yaxis.ticktext ? 80 : layout.yaxis.title ? 60 : 50, r: 18, t: top, b: titled ? 46 : 20 }, ...layout };
     for (const key of Object.keys(whole)) {
       if (/^[xy]axis\d*$/.test(key)) {
         const title = whole[key].title ? { title: { standoff: 6, font, ...whole[key].title } } : {};
@@ -47,8 +48,15 @@
 
   async function drawSeen() {
     for (const name of Object.keys(charts)) {
-      if (seen(document.getElementById(name))) await draw(name);
+      if (name in charts && seen(document.getElementById(name))) await draw(name);
     }
+  }
+
+  for (const frame of document.querySelectorAll(".scroll")) {
+    if (frame.scrollWidth <= frame.clientWidth) continue;
+    frame.tabIndex = 0;
+    frame.setAttribute("role", "region");
+    frame.setAttribute("aria-label", frame.querySelector("caption").textContent);
   }
 
   for (const button of document.querySelectorAll("button[data-copy]")) {
@@ -66,13 +74,14 @@
     });
   }
 
+  const unable = (error) => fail("The charts cannot be drawn in this browser (" + error + ").");
   try {
     await unpack();
     await drawSeen();
+    document.addEventListener("toggle", () => void drawSeen().catch(unable), true);
   } catch (error) {
-    fail("The charts cannot be drawn in this browser (" + error + ").");
+    unable(error);
   }
-  document.addEventListener("toggle", () => void drawSeen(), true);
   const widths = new Map();
   addEventListener("beforeprint", () => {
     for (const place of document.querySelectorAll(".js-plotly-plot")) {
@@ -83,5 +92,6 @@
   addEventListener("afterprint", () => {
     for (const [place] of widths) Plotly.relayout(place, { width: null, autosize: true });
   });
+  performance.mark("drawn");
   document.documentElement.dataset.drawn = "yes";
 })();

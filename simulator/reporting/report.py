@@ -94,7 +94,7 @@ def report(
     given = [results] if isinstance(results, Result | str | Path) else list(results)
     if not 1 <= len(given) <= MOST:
         raise InputError("not a number of results that can be compared", found=len(given), allowed=f"1 to {MOST}")
-    loaded = [one if isinstance(one, Result) else load_result(Path(one)) for one in given]
+    loaded = [one if isinstance(one, Result) else _load(Path(one)) for one in given]
     names = _labels(loaded, given) if labels is None else list(labels)
     if len(names) != len(loaded) or len(set(names)) != len(names):
         raise InputError(
@@ -111,6 +111,27 @@ def report(
     return Report(title, several_results(shown, title), compare_results(shown))
 
 
+NEEDED = {
+    "summary": ("requests", "tokens", "makespan_s", "latency", "batch", "kv", "utilisation", "cost", "work",
+                "seconds_by_bound", "kinetics_law_eflops"),
+    "deployment": ("gpu", "model", "memory", "profile"),
+    "scenario": ("precision", "attention", "engine", "parallelism", "replicas", "router", "workload"),
+}  # fmt: skip
+"""What a page speaks of and `load_result` does not ask for."""
+
+
+def _load(path: Path) -> Result:
+    """A saved result. Raises InputError also for one that lacks what an older version did not write."""
+    result = load_result(path)
+    for part, keys in NEEDED.items():
+        absent = [key for key in keys if key not in getattr(result, part)]
+        if absent:
+            raise InputError(
+                "a key is missing", file=path, place=f"{part}.{absent[0]}", allowed="what kinesim run --out wrote"
+            )
+    return result
+
+
 def _shown(
     name: str, result: Result, prefix: str, intervals: bool, progress: Callable[[int, int], None] | None
 ) -> Shown:
@@ -119,7 +140,12 @@ def _shown(
     from simulator.outlooks import outlook_of
     from workloads.scenario import load_scenario
 
-    found = outlook_of(result, load_scenario(result.scenario), progress=progress)
+    try:
+        scenario = load_scenario(result.scenario)
+    except InputError as error:  # such as a trace that is no longer there
+        place = f"scenario.{error.place}" if error.place else "scenario"
+        raise InputError(error.problem, file=name, place=place, found=error.found, allowed=error.allowed) from None
+    found = outlook_of(result, scenario, progress=progress)
     return Shown(name, result, found.intervals(), simulated_ends=True, prefix=prefix)
 
 

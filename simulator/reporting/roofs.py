@@ -17,8 +17,8 @@ from simulator.reporting.palette import BOUND_COLOURS, IDLE_COLOUR
 from simulator.result import Result
 from simulator.resultwords import BOUND_TEXT
 
-LABELLED = 0.015
-"""Share of the time from which on a point is named."""
+LABELLED, DRAWN = 0.015, 0.002
+"""Share of the time from which on a point is named, and drawn."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _formats(gpu: dict[str, Any], peak: float) -> str:
 
 def roofline_chart(roofline: Roofline) -> dict[str, Any]:
     """Points in the colours of what bounds them, their areas as their shares of the time."""
-    shown = [p for p in roofline.points if p.intensity and p.rate]
+    shown = drawn(roofline)
     top = roofline.peaks[0][0]
     ridge = top / roofline.bandwidth
     xs, ys = [p.intensity or 1.0 for p in shown], [p.rate or 1.0 for p in shown]
@@ -133,6 +133,11 @@ def roofline_chart(roofline: Roofline) -> dict[str, Any]:
     return {"data": data, "layout": layout}
 
 
+def drawn(roofline: Roofline) -> list[Point]:
+    """Its points that have a place on the chart and matter enough to widen it."""
+    return [p for p in roofline.points if p.intensity and p.rate and p.share >= DRAWN]
+
+
 def _decades(low: float, high: float, unit: str) -> dict[str, Any]:
     """Ticks at the powers of ten between."""
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
@@ -162,9 +167,9 @@ def _words(p: Point) -> str:
     )  # fmt: skip
 
 
-WIDTH, HEIGHT = 1060, 430
+WIDTH, HEIGHT = 720, 430
 _INSIDE = (WIDTH - 80, HEIGHT - 100)
-"""Pixels of the chart, and of the plot in it, for which labels are placed."""
+"""Pixels of the narrowest chart that labels are placed for (on paper), and of the plot in it."""
 
 
 def _labels(points: list[Point], window: tuple[float, float, float, float]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from simulator.reporting.amounts import amount, significant
 from simulator.reporting.markup import Markup, element
 from simulator.reporting.palette import BOUND_COLOURS, IDLE_COLOUR, MEMORY_COLOURS, RESULT_COLOURS
 from simulator.reporting.parts import Page, Part, bar, bullets, chart, facts, paragraph, section, strip, table, together
-from simulator.reporting.roofs import Roofline, roofline_chart, rooflines
+from simulator.reporting.roofs import DRAWN, Roofline, drawn, roofline_chart, rooflines
 from simulator.result import Result
 from simulator.resultwords import (
     BOUND_TEXT,
@@ -147,7 +147,7 @@ def headline_section(shown: Shown, level: int) -> Markup:
         "Headline",
         element(
             "div",
-            table(["", "value", "80 % from", "80 % to"], rows, caption="Headline metrics and their 80 % intervals"),
+            _with_ends(rows, "Headline metrics and their 80 % intervals"),
             facts([row for row in headline_rows(shown.result) if row[0] not in ("time", "")]),
             class_="beside",
         ),
@@ -158,6 +158,13 @@ def headline_section(shown: Shown, level: int) -> Markup:
 def _ends(shown: Shown, key: str) -> list[Any]:
     ends = shown.intervals.get(key)
     return ["", ""] if ends is None else [(amount(key, end), end) for end in ends]
+
+
+def _with_ends(rows: list[list[Any]], caption: str) -> Markup:
+    """A table of values and the ends of their intervals, without these columns where no row has one."""
+    if any(row[2] for row in rows):
+        return table(["", "value", "80 % from", "80 % to"], rows, caption=caption)
+    return table(["", "value"], [row[:2] for row in rows], caption=caption)
 
 
 def _interval_words(shown: Shown) -> str:
@@ -338,12 +345,14 @@ def roofline_section(shown: Shown, level: int, page: Page) -> Markup:
 
 
 def _off_chart(found: Roofline) -> str:
-    off = [p for p in found.points if not (p.intensity and p.rate)]
+    on = drawn(found)
+    off = [p for p in found.points if p not in on]
     share = sum(p.share for p in off)
     if share < 0.0005:
         return ""
     names = ", ".join(p.name for p in off[:6]) + (" and others" if len(off) > 6 else "")
-    return f"Without FLOPs or without HBM traffic, so not drawn: {names} ({percent(share)} of the kernel time)."
+    why = f"without FLOPs, without HBM traffic, or below {percent(DRAWN)}"
+    return f"Not drawn: {names} ({why}; together {percent(share)} of the kernel time)."
 
 
 def _roofline_table(found: Roofline) -> Markup:
@@ -402,10 +411,11 @@ def money_section(shown: Shown, level: int) -> Markup:
         level,
         f"{shown.prefix}money",
         "Money and energy",
-        table(["", "value", "80 % from", "80 % to"], rows, caption="What the run costs"),
+        _with_ends(rows, "What the run costs"),
         strip(title, parts, cost["energy_j"], texts) if cost["energy_j"] else None,
         paragraph(
-            "Energy rests on a power model fitted to one GPU type; awake is what a board takes between kernels.",
+            "Energy rests on a power model fitted to one GPU type, whose error no interval here includes; awake is "
+            "what a board takes between kernels.",
             class_="said",
         ),
     )
