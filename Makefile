@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 KERNELS := $(VENV)/.kernels
 
-.PHONY: run test test-versions lint bench validate sparse-check serving findings docs figures browser clean
+.PHONY: run test test-versions lint bench validate sparse-check serving findings docs site docs-check answers figures browser clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,10 +57,25 @@ findings: $(STAMP)  ## The Kinetics paper's claims, by the law and simulated; wr
 docs: $(STAMP)  ## Regenerate the pages that come from the code.
 	$(BIN)/python docs/generate.py
 
+DOCS := $(VENV)/.docs
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+site: $(DOCS)  ## The documentation as a site in site/, readable without a network; broken links are errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-check: $(STAMP)  ## Every code block of README and docs, those that take minutes too.
+	KINESIM_SLOW_DOCS=1 $(BIN)/python -m pytest tests/test_code_blocks.py -rs
+
+answers: $(STAMP)  ## The head of the README: three questions, their answers and a picture of them (minutes).
+	$(BIN)/python docs/answers.py
+
 figures: $(STAMP)  ## Redraw the pictures of the README.
 	$(BIN)/kinesim graph aime24-best-of-32 --batch 64 --context 8192 --out docs/decode-step.svg
 	$(BIN)/kinesim roofline aime24-best-of-32 --batch 64 --context 8192 --query 2048 --out docs/roofline.png
 	$(BIN)/kinesim law frontier --cost law,simulated --unit seconds --out docs/law-frontier.png
 
 clean:
-	rm -rf $(VENV) .versions out bench.json build dist *.egg-info
+	rm -rf $(VENV) .versions out site bench.json build dist *.egg-info

@@ -440,6 +440,19 @@ def load_gpu(
     ------
     InputError : unknown GPU or key, missing or bad value, a cycle of bases, an unreadable file.
     """
+    if isinstance(spec, str) and spec in list_gpus():
+        return _bundled_gpu(spec)
+    return _load(spec, origin, place, lines, relative_to)
+
+
+@lru_cache(maxsize=64)
+def _bundled_gpu(name: str) -> Gpu:
+    """One that comes with kinesim, built once: nothing about it depends on who asks."""
+    return _load(name, None, "gpu", None, None)
+
+
+def _load(spec: object, origin: object, place: str, lines: LineOf | None, relative_to: Path | None) -> Gpu:
+    """`load_gpu`."""
     if isinstance(spec, Mapping):
         top = _Layer(spec, origin, lines, place, relative_to, None)
     elif isinstance(spec, str | Path):

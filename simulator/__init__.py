@@ -27,7 +27,10 @@ if TYPE_CHECKING:
         scenario,
         step_cost,
     )
+    from simulator.questions import break_even, codesign, plan, whatif
+    from simulator.reporting.report import report
     from simulator.result import Result
+    from simulator.sweeping.sweep import sweep
     from workloads.model import load_model
     from workloads.scenario import LoadedScenario
 
@@ -35,6 +38,8 @@ __all__ = [
     "InputError",
     "LoadedScenario",
     "Result",
+    "break_even",
+    "codesign",
     "compare",
     "graph",
     "law",
@@ -46,18 +51,28 @@ __all__ = [
     "load_model",
     "load_result",
     "outlook",
+    "plan",
+    "report",
     "run",
     "save_result",
     "scenario",
     "step_cost",
+    "sweep",
+    "whatif",
 ]
 
 _ELSEWHERE = {
     "InputError": "hwspecs.errors",
     "LoadedScenario": "workloads.scenario",
     "Result": "simulator.result",
+    "break_even": "simulator.questions",
+    "codesign": "simulator.questions",
     "load_gpu": "hwspecs.gpu",
     "load_model": "workloads.model",
+    "plan": "simulator.questions",
+    "report": "simulator.reporting.report",
+    "sweep": "simulator.sweeping.sweep",
+    "whatif": "simulator.questions",
 }
 """Where what is not defined in `simulator.api` is."""
 

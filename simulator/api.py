@@ -47,18 +47,19 @@ def scenario(spec: Spec, sets: Sets = (), **changes: Any) -> LoadedScenario:
     ------
     InputError : whatever is wrong, with file, line and place.
     """
-    assigned = [_assignment(key, value) for key, value in changes.items()]
-    if isinstance(sets, Mapping):
-        assigned += [_assignment(path, value) for path, value in sets.items()]
-    elif isinstance(sets, str):
-        assigned.append(sets)
-    else:
-        assigned += sets
+    assigned = [_assignment(key, value) for key, value in changes.items()] + assignments(sets)
     if not isinstance(spec, LoadedScenario):
         return load_scenario(spec, assigned)
     if not assigned:
         return spec
     return load_scenario(spec.to_dict() if spec.given is None else spec.given, assigned)
+
+
+def assignments(sets: Sets) -> list[str]:
+    """The changes as assignments."""
+    if isinstance(sets, Mapping):
+        return [_assignment(path, value) for path, value in sets.items()]
+    return [sets] if isinstance(sets, str) else list(sets)
 
 
 def _assignment(path: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -109,6 +109,44 @@ def run_interval(
             for entry in sorted(used, key=lambda e: -e["seconds"])
         ],
     }
+
+
+class KernelError(NamedTuple):
+    """The kernel that an operator's time is of, and how far 80 % of such times lie from the predicted one, as shares
+    below and above it.
+    """
+
+    kernel: tuple[str, ...]
+    low: float
+    high: float
+
+
+HOST_ERROR = KernelError(("host",), -math.expm1(ASSUMED.low), math.expm1(ASSUMED.high))
+
+
+def operator_errors(
+    cost: StepCost, by_bound: Mapping[str, Mapping[str, float]], timeline: Timeline | None = None
+) -> dict[str, KernelError]:
+    """The errors of operators by name, those of one kernel going the same way; empty without a fitted profile.
+
+    `by_bound` : seconds of each operator by what bounds it. `timeline` : as of `run_interval`.
+    """
+    profile = cost.profile
+    if not isinstance(profile, Calibrated):
+        return {}
+    found: dict[str, KernelError] = {}
+    for op in cost.operators:
+        seconds = by_bound.get(op.name, {})
+        total = sum(seconds.values())
+        if not total:
+            continue
+        choice = profile.choice(op)
+        wide = WIDEN if choice is not None and _outside(cost, op, choice, timeline) else 1.0
+        bands = [(part, _band(choice, name)) for name, part in seconds.items()]
+        low = sum(part * -math.expm1(errors.low * wide) for part, errors in bands) / total
+        high = sum(part * math.expm1(errors.high * wide) for part, errors in bands) / total
+        found[op.name] = KernelError(_key(op, choice), low, high)
+    return found
 
 
 def _key(op: Operator, choice: Choice | None) -> tuple[str, ...]:

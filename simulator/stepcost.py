@@ -378,7 +378,8 @@ class StepCost:
         key, asked = (replace(module, block=""), op.axis), (steps[0].tokens, *columns.values())
         same = tuple(np.asarray(value).tobytes() for value in asked)
         if key not in self._block or self._block[key][0] != same:
-            block = modules.estimate(whole, module, op.axis, columns, self.gpu, self.profile.launch)
+            launch = self.profile.launch if isinstance(self.profile, Calibrated) else 1.0
+            block = modules.estimate(whole, module, op.axis, columns, self.gpu, launch)
             parts = [modules.as_measured(part, whole) for part in modules.others(members, op.axis)]
             known: Any = sum(self.kernel_terms(part, steps[0]).seconds for part in parts)
             self._block[key] = same, block, known

@@ -1,10 +1,10 @@
-"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, the law's commands, start-up. `make bench`
-prints them and writes bench.json.
+"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, the law's commands, a sweep, how soon the page
+of `kinesim explore` follows, the report, start-up. `make bench` prints them and writes bench.json.
 
 Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading,
 compiling, drawing the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
 
-    python tests/bench.py [--out bench.json] [--rows A,B,...,law] [--trace FILE] [--repeat 3]
+    python tests/bench.py [--out bench.json] [--rows A,B,...,law,sweep,explore,report] [--trace FILE] [--repeat 3]
 """
 
 from __future__ import annotations
@@ -209,6 +209,39 @@ def law_rows() -> dict[str, dict[str, float]]:
     return found
 
 
+SWEEP = """
+name: {name}
+base: chat-poisson
+set: {{workload.requests: 100}}
+vary:
+  gpu.memory.bandwidth: 4..16 TB/s:lin20
+  engine.max_num_seqs: 16..256:x2
+  workload.arrivals.rate: 1..20 /s:lin100
+limit: {count}
+"""
+
+
+def sweep_rows() -> dict[str, dict[str, float]]:
+    """Seconds of `kinesim sweep` over 10,000 small scenarios on two workers, and of 1,000 of them on one and on two."""
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, count, workers in (("all", 10_000, 2), ("one", 1_000, 1), ("two", 1_000, 2)):
+            Path(folder, f"{name}.yaml").write_text(SWEEP.format(name=name, count=count))
+            command = ["-m", "simulator.cli", "sweep", f"{folder}/{name}.yaml", "--out", f"{folder}/{name}"]
+            begun = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *command, "--workers", str(workers)], check=True, capture_output=True, cwd=ROOT
+            )
+            wall = time.perf_counter() - begun
+            found[name] = {"scenarios": count, "workers": workers, "wall_s": wall}
+            print(f"{f'sweep, {count:,} on {workers} workers':<40}{wall:>9.2f} s", flush=True)
+    found["all"]["goal_s"] = 600.0
+    speed_up = found["one"]["wall_s"] / found["two"]["wall_s"]
+    print(f"{'sweep, from 1 to 2 workers':<40}{speed_up:>9.2f} x as fast", flush=True)
+    found["two"]["speed_up"] = speed_up
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
@@ -221,12 +254,12 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.trace)))
         return
     table = rows(options.trace)
-    wanted = options.rows.split(",") if options.rows else [*table, "law"]
+    wanted = options.rows.split(",") if options.rows else [*table, "law", "sweep", "explore", "report"]
     results: dict[str, Any] = {}
     head = ("wall s", 9), ("total s", 9), ("RSS MiB", 9), ("requests", 10), ("events", 11), ("preempt.", 10)
     print(f"{'row':<16}" + "".join(f"{name:>{width}}" for name, width in (*head, ("makespan s", 13))))
     for name in wanted:
-        if name == "law":
+        if name in ("law", "sweep", "explore", "report"):
             continue
         if table[name] is None:
             print(f"{name:<16}skipped: no trace at {options.trace}")
@@ -248,6 +281,16 @@ def main() -> None:
             print(f"{label:<16}{results[over]['wall_s'] / results[under]['wall_s']:>9.2f} x the wall")
     if "law" in wanted:
         results["law"] = law_rows()
+    if "sweep" in wanted:
+        results["sweep"] = sweep_rows()
+    if "explore" in wanted:
+        from explorelatency import explore_rows
+
+        results["explore"] = explore_rows()
+    if "report" in wanted:
+        from reportspeed import report_rows
+
+        results["report"] = report_rows(options.trace)
     results["start_up"] = start_up()
     print(", ".join(f"{key} {value:.2f}" for key, value in results["start_up"].items()))
     temporary = options.out.with_suffix(".tmp")
