@@ -56,10 +56,12 @@ class Calibrated:
         self.name = f"{TRANSFER} of {main.name}" if carried else main.name
         self.description, self.fitted_on = main.description, main.fitted_on
 
-    def with_gpu(self, gpu: Gpu) -> Calibrated:
-        """The same kernels with the same corrections on a GPU with other figures, which may be arrays."""
+    def with_gpu(self, gpu: Gpu, launch: float = 1.0) -> Calibrated:
+        """The same kernels and corrections on a GPU with other figures, which may be arrays; `launch` : factor on every
+        kernel's latency.
+        """
         other = copy(self)
-        other.gpu = gpu
+        other.gpu, other.launch, other.fallback = gpu, launch * self.launch, self.fallback.launched(launch)
         return other
 
     def whole(self, op: Operator) -> Whole | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from simulator.printing import duration
 if TYPE_CHECKING:
     from simulator.law.ladder.compare import Comparison, Judged
 
+MODIFIED = " (modified)"
 STYLE = {"holds": "green", "weaker": "yellow", "gone": "red", "unknown": "dim"}
 COUNTED = {"holds": "hold", "weaker": "weaker", "gone": "gone", "unknown": "not judged"}
 LENGTHS = 8
@@ -29,12 +31,14 @@ BUDGETS = 7
 """Costs at which the best models are shown."""
 
 
-def show_comparison(comparison: Comparison, out: Path | None) -> None:
-    """For each GPU the ladder, the best models and the verdicts, and what they rest on."""
+def show_comparison(comparison: Comparison, out: Path | None, changes: Sequence[str] = ()) -> None:
+    """For each GPU the ladder, the best models and the verdicts, and what they rest on. `changes` : what was assigned
+    to figures of the GPUs.
+    """
     console = law_console()
     steps = comparison.steps()
     for gpu in comparison.gpus:
-        for text in _headline(comparison, steps, gpu):
+        for text in _headline(comparison, steps, gpu, changes):
             console.print(text)
         console.print()
         console.print(_costs(comparison, steps, gpu))
@@ -71,9 +75,10 @@ def _sparse(comparison: Comparison) -> str:
     return f"{comparison.attention.replace('_', ' ')} B={comparison.reference.budget:,}"
 
 
-def _headline(comparison: Comparison, steps: Any, gpu: str) -> list[Text]:
+def _headline(comparison: Comparison, steps: Any, gpu: str, changes: Sequence[str]) -> list[Text]:
     model, last = comparison.reference.model, max(comparison.rungs)
-    lines = [Text(f"Does the law survive on {gpu_title(gpu)}? {comparison.axis.replace('_', ' ')}", style="bold")]
+    name = gpu_title(gpu.removesuffix(MODIFIED)) + (f" with {', '.join(changes)}" if changes else "")
+    lines = [Text(f"Does the law survive on {name}? {comparison.axis.replace('_', ' ')}", style="bold")]
     for attention in dict.fromkeys(steps["attention"]):
         largest = largest_step(steps, gpu, model, attention)
         rows = steps[(steps["gpu"] == gpu) & (steps["model"] == model) & (steps["attention"] == attention)]
@@ -91,7 +96,22 @@ def _headline(comparison: Comparison, steps: Any, gpu: str) -> list[Text]:
         counts = Counter(verdict.word for verdict in comparison.at(gpu, rung).verdicts)
         said = ", ".join(f"{counts[word]} {verb}" for word, verb in COUNTED.items() if counts[word])
         lines.append(Text(f"Of the paper's {sum(counts.values())} conclusions, {words} (rung {rung}): {said}"))
+    found = [_threshold(comparison.at(gpu, rung), rung) for rung in (min(comparison.rungs), last)]
+    if all(found):
+        lines.append(Text(f"Threshold, grow the model before the chain: {'; '.join(found)}"))
     return lines
+
+
+def _threshold(judged: Judged, rung: int) -> str:
+    """Up to which model to grow before the chain, in words; empty where that was not judged."""
+    verdict = next((one for one in judged.verdicts if one.claim == "threshold"), None)
+    change = judged.measures.threshold
+    if verdict is None or verdict.word == "unknown":
+        return ""
+    if change is None:
+        return f"on rung {rung} never ({verdict.word})"
+    size, left = size_label(change.taken), f"with {100 * change.room:.0f} points left to a longer chain"
+    return f"on rung {rung} up to {size}, at an accuracy of {change.accuracy:.2f}, {left} ({verdict.word})"
 
 
 def shown_models(comparison: Comparison) -> list[str]:

@@ -351,4 +351,4 @@ def compare(
     if output is Format.json:
         print_json(comparison_document(found))
     else:
-        show_comparison(found, out)
+        show_comparison(found, out, [text.removeprefix("gpu.") for text in sets or [] if text.startswith("gpu.")])

@@ -74,16 +74,14 @@ def what_rows(result: Result) -> Rows:
     scenario, deployment = result.scenario, result.deployment
     gpu, model, engine = deployment["gpu"], deployment["model"], scenario["engine"]
     peak, bandwidth = format_quantity(gpu["peak_flops"], "FLOP/s"), format_quantity(gpu["memory_bandwidth"], "B/s")
+    size = f"{model['parameters'] / 1e9:.2f} B parameters"
     rows = [
         (
             "GPU",
             f"{_how_many(result)} x {gpu['title']}: {peak} {gpu['peak_dtype']}, {bandwidth}, "
             f"ridge point {gpu['ridge_point']:.0f} FLOP/B",
         ),
-        (
-            "model",
-            f"{model['name']}, {model['parameters'] / 1e9:.2f} B parameters, {_formats(scenario)}, {_attention(scenario)}",
-        ),
+        ("model", f"{model['name']}, {size}, {_formats(scenario)}, {_attention(scenario)}"),
     ]
     if scenario.get("speculation"):
         rows.append(("drafts", _drafts(scenario["speculation"])))

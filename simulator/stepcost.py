@@ -166,15 +166,16 @@ class StepCost:
         other._take_host()
         return other
 
-    def with_gpu(self, gpu: Gpu) -> StepCost:
+    def with_gpu(self, gpu: Gpu, launch: float = 1.0) -> StepCost:
         """The same kernels on a GPU with other figures, for `terms` and `kernel_terms` alone: tables stay as they are.
 
         Rates of `gpu` may be arrays, all of one length: times are then arrays over them, for shapes of numbers.
+        `launch` : factor on what kernels take whatever the rates are.
         """
         other = copy(self)
         other.gpu, other._block = gpu, {}
-        if isinstance(self.profile, Calibrated):
-            other.profile = self.profile.with_gpu(gpu)
+        own = self.profile
+        other.profile = own.with_gpu(gpu, launch) if isinstance(own, Calibrated) else own.launched(launch)
         return other
 
     # --- one step -----------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, the law's commands, a sweep, how soon the page
-of `kinesim explore` follows, the report, start-up. `make bench` prints them and writes bench.json.
+"""Benchmarks: scenarios A to E, a rack, how work grows, the naive engine, the law's commands, what-ifs, plans, a sweep,
+how soon the page of `kinesim explore` follows, the report, start-up. `make bench` prints them and writes bench.json.
 
 Not a test: times depend on the machine. `wall_s` is the simulation alone (the engine), `total_s` with loading,
 compiling, drawing the requests and counting. Every row runs in a process of its own, so `peak_rss_mib` is that row's.
 
-    python tests/bench.py [--out bench.json] [--rows A,B,...,law,sweep,explore,report] [--trace FILE] [--repeat 3]
+    python tests/bench.py [--out bench.json] [--rows A,B,...,law,whatif,plan,sweep,explore,report] [--trace FILE]
+                          [--repeat 3]
 """
 
 from __future__ import annotations
@@ -254,12 +255,14 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.trace)))
         return
     table = rows(options.trace)
-    wanted = options.rows.split(",") if options.rows else [*table, "law", "sweep", "explore", "report"]
+    wanted = (
+        options.rows.split(",") if options.rows else [*table, "law", "whatif", "plan", "sweep", "explore", "report"]
+    )
     results: dict[str, Any] = {}
     head = ("wall s", 9), ("total s", 9), ("RSS MiB", 9), ("requests", 10), ("events", 11), ("preempt.", 10)
     print(f"{'row':<16}" + "".join(f"{name:>{width}}" for name, width in (*head, ("makespan s", 13))))
     for name in wanted:
-        if name in ("law", "sweep", "explore", "report"):
+        if name in ("law", "whatif", "plan", "sweep", "explore", "report"):
             continue
         if table[name] is None:
             print(f"{name:<16}skipped: no trace at {options.trace}")
@@ -281,6 +284,14 @@ def main() -> None:
             print(f"{label:<16}{results[over]['wall_s'] / results[under]['wall_s']:>9.2f} x the wall")
     if "law" in wanted:
         results["law"] = law_rows()
+    if "whatif" in wanted:
+        from whatifspeed import whatif_rows
+
+        results["whatif"] = whatif_rows()
+    if "plan" in wanted:
+        from planspeed import plan_rows
+
+        results["plan"] = plan_rows(options.trace)
     if "sweep" in wanted:
         results["sweep"] = sweep_rows()
     if "explore" in wanted:

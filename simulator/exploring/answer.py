@@ -27,7 +27,6 @@ from simulator.profile import Profile
 from simulator.stepcost import StepCost
 from workloads.model import Model
 
-SCHEMA = "kinesim-explore/1"
 IDEAL = Profile(name="ideal", description="the pure roofline", fitted_on="nothing")
 MEMORY_PARTS = ("weights", "kv", "window_kv", "states", "activations", "graphs", "context", "communication",
                 "workspace", "driver", "left")  # fmt: skip
@@ -59,9 +58,8 @@ def show(view: View) -> Shown:
     _check_step(view, cost)
     chunk = min(view.prompt, view.scenario.config.engine.max_num_batched_tokens)
     others, timed = several(cost), _timed(view, chunk)
-    many = {} if others is None else {name: steps(others) for name, steps in timed.items()}
-    shown = {name: many[name].first(cost) if many else steps(cost) for name, steps in timed.items()}
-    return Shown(view, memory, cost, shown["decode"], shown["prefill"], chunk, many)
+    many = {name: step(others) for name, step in timed.items()}
+    return Shown(view, memory, cost, many["decode"].first(cost), many["prefill"].first(cost), chunk, many)
 
 
 def _timed(view: View, chunk: int) -> dict[str, Callable[[StepCost], Step]]:
@@ -93,7 +91,6 @@ def document(shown: Shown) -> dict[str, Any]:
     gpu, layout = view.scenario.gpu, cost.graph.layout
     main = cost.graph.main_dtype(gpu.peak)
     return {
-        "schema": SCHEMA,
         "state": {
             "moves": view.moves,
             "query": write_query(view.moves),
@@ -135,7 +132,7 @@ def document(shown: Shown) -> dict[str, Any]:
 def elastic_document(shown: Shown, *, quick: bool) -> dict[str, list[dict[str, Any]]]:
     """Elasticities of both steps' times; `quick` : those that need no further step."""
     return {
-        name: [asdict(one) for one in elasticities(shown.cost, timed, shown.many.get(name), quick=quick)]
+        name: [asdict(one) for one in elasticities(shown.cost, timed, shown.many[name], quick=quick)]
         for name, timed in _timed(shown.view, shown.chunk).items()
     }
 

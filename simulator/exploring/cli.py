@@ -1,4 +1,4 @@
-"""`kinesim explore`."""
+"""`kinesim explore`: its options, what is checked before the page is served, and what is said."""
 
 from __future__ import annotations
 

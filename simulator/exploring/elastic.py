@@ -3,7 +3,8 @@
 Rates (FLOP/s, bytes/s, clock) enter no correction of a fitted profile, so a step is timed once for a GPU whose rates
 are arrays: as they are, and each up and down by RATE_STEP. SMs and the size of the L2 do enter, through trees whose
 values come in steps: they are moved farther, by SIZE_STEP, and the result is a mean over that range. Launches and the
-host take time that adds up with the rest: their elasticity is their share.
+host take time that adds up with the rest: their elasticity is their share, but for launches in operators that have
+their time from a whole block's, which are moved like a rate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from hwspecs.gpu import Gpu
-from simulator.calibrated import Calibrated
 from simulator.exploring.steps import Step
 from simulator.stepcost import StepCost
 
@@ -46,34 +46,32 @@ class Elasticity:
 Timed = Callable[[StepCost], Step]
 
 
-def elasticities(cost: StepCost, timed: Timed, many: Step | None, *, quick: bool = False) -> list[Elasticity]:
+def elasticities(cost: StepCost, timed: Timed, many: Step, *, quick: bool = False) -> list[Elasticity]:
     """Of the step that `timed` gives for a cost: one for each of RESOURCES.
 
-    many : the step for `several(cost)`; None if that is. quick : only those that need no further step.
+    many : the step for `several(cost)`. quick : only those that need no further step.
     """
-    values: dict[str, float] = {}
-    if many is not None:
-        values |= _slopes(np.broadcast_to(many.seconds, (1 + 2 * len(RATES),)))
-    elif not quick:
-        values |= _slopes(np.array([float(timed(cost.with_gpu(gpu)).seconds) for gpu in _one_by_one(cost.gpu)]))
+    width, seconds = 2 * math.log(1 + RATE_STEP), np.broadcast_to(many.seconds, (1 + 2 * len(RATES),))
+    values = {key: math.log(seconds[1 + 2 * i] / seconds[2 + 2 * i]) / width for i, key in enumerate(RATES)}
     for key in () if quick else SIZES:
         more, less = (scaled(cost.gpu, {key: factor}) for factor in (1 + SIZE_STEP, 1 / (1 + SIZE_STEP)))
         ratio = more.sms / less.sms if key == "sms" else more.l2.size / less.l2.size
         up, down = (float(timed(cost.with_gpu(gpu)).seconds) for gpu in (more, less))
         values[key] = math.log(up / down) / math.log(ratio) if ratio > 1 else 0.0
-    base = timed(cost) if many is None else many.first(cost)
-    values["launch"] = float(base.kernel_slope * base.launch) / float(base.seconds)
+    base, up = many.first(cost), 1 + RATE_STEP
+    if not any(part.shared for part in base.parts):
+        values["launch"] = float(base.kernel_slope * base.launch) / float(base.seconds)
+    elif not quick:  # the latency of a block is told apart from the rest only by changing it
+        ratio = float(timed(cost.with_gpu(cost.gpu, up)).seconds) / float(
+            timed(cost.with_gpu(cost.gpu, 1 / up)).seconds
+        )
+        values["launch"] = math.log(ratio) / width
     values["host"] = float(base.host_slope) / float(base.seconds)
     return [Elasticity(key, title, values[key] + 0.0) for key, title in RESOURCES.items() if key in values]
 
 
-def several(cost: StepCost) -> StepCost | None:
-    """The cost on the GPU as it is and with each of RATES a little up and down, as arrays; None where operators have
-    their times from blocks, whose kernel models have arrays of their own inside.
-    """
-    profile = cost.profile
-    if isinstance(profile, Calibrated) and any(profile.whole(op) is not None for op in cost.operators):
-        return None
+def several(cost: StepCost) -> StepCost:
+    """The cost on the GPU as it is and with each of RATES a little up and down, as arrays."""
     return cost.with_gpu(scaled(cost.gpu, _factors()))
 
 
@@ -83,17 +81,6 @@ def _factors() -> dict[str, np.ndarray]:
     for i, key in enumerate(RATES):
         factors[key][1 + 2 * i : 3 + 2 * i] = up, 1 / up
     return factors
-
-
-def _one_by_one(gpu: Gpu) -> list[Gpu]:
-    factors = _factors()
-    return [scaled(gpu, {key: float(by[i]) for key, by in factors.items()}) for i in range(1 + 2 * len(RATES))]
-
-
-def _slopes(seconds: np.ndarray) -> dict[str, float]:
-    """From seconds in the order of `_factors`."""
-    width = 2 * math.log(1 + RATE_STEP)
-    return {key: math.log(seconds[1 + 2 * i] / seconds[2 + 2 * i]) / width for i, key in enumerate(RATES)}
 
 
 def scaled(gpu: Gpu, factors: dict[str, Any]) -> Gpu:

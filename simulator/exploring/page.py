@@ -1,16 +1,13 @@
-"""The page: its layout in Dash, and the wires from its controls to `assets/explore.js`.
+"""The page as it is served: controls with their labels, and the places that `assets/explore.js` fills.
 
-Dash draws the controls and tells the script which of them moved; the script asks the server for an answer, one at a
-time, and puts the panels in place. The server keeps no state of a page.
+Controls are what every browser knows (range, text, select), so keyboards, screen readers and dark mode work as they do
+elsewhere, and a move costs the browser nothing but the drawing of its answer.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from simulator.exploring.controls import CHOICE, CONTROLS, COUNT, OCTAVES, SLIDERS, Control, choices
-from simulator.exploring.state import Start
+from simulator.exploring.controls import CHOICE, CONTROLS, COUNT, OCTAVES, Control, choices
+from simulator.reporting.markup import Markup, element
 from simulator.reporting.palette import ACCENT, BOUND_COLOURS, IDLE_COLOUR, MEMORY_COLOURS
 
 OPEN = ("Scenario", "GPU", "Model", "Layout", "Step")
@@ -35,120 +32,94 @@ ACTIONS = {
 """Buttons by id."""
 
 
-def build_app(start: Start) -> Any:
-    """The Dash application of a page that begins with `start`; its assets are all served by itself."""
-    from importlib import import_module
-
-    dash: Any = import_module("dash")  # its stubs know no attributes such as aria-label
-    html, dcc, Input, Output = dash.html, dash.dcc, dash.Input, dash.Output
-    app = dash.Dash(
-        "kinesim",
-        title="kinesim explore",
-        update_title=None,
-        assets_folder=str(Path(__file__).parent / "assets"),
-        serve_locally=True,
-        compress=False,
+def page() -> str:
+    """The whole page; the same for all states."""
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", "kinesim explore"),
+        element("link", rel="icon", href="data:,"),
+        element("link", rel="stylesheet", href="/colours.css"),
+        element("link", rel="stylesheet", href="/assets/explore.css"),
+        element("script", src="/assets/explore.js", defer=True),
     )
-    app.index_string = _index()
-    app.layout = html.Div(
-        [
-            html.A("To the results", href="#results", className="skip"),
-            html.Header(
-                [
-                    html.H1("kinesim explore"),
-                    html.Span(id="where"),
-                    html.Span([_button(html, key) for key in ACTIONS], className="actions"),
-                ]
+    body = element(
+        "body",
+        element("a", "To the results", href="#results", class_="skip"),
+        element(
+            "header",
+            element("h1", "kinesim explore"),
+            element("span", id="where"),
+            element("span", map(_button, ACTIONS), class_="actions"),
+        ),
+        element("div", id="problem", role="alert", hidden=True),
+        element("div", id="status", role="status"),
+        element(
+            "div",
+            element("form", map(_group, _groups()), class_="controls", aria_label="Controls", autocomplete="off"),
+            element(
+                "main",
+                element("div", id="headline"),
+                element("div", id="simulated"),
+                map(_panel, PANELS),
+                id="results",
+                tabindex="-1",
             ),
-            html.Div(id="problem", role="alert", hidden=True),
-            html.Div(id="status", role="status", **{"aria-live": "polite"}),
-            html.Div(
-                [
-                    html.Div([_group(html, dcc, name) for name in _groups()], className="controls", role="form",
-                             **{"aria-label": "Controls"}),
-                    html.Main(
-                        [
-                            html.Div(id="headline"),
-                            html.Div(id="simulated", **{"aria-live": "polite"}),
-                            *(
-                                html.Section([html.H2(title, id=f"title-{key}"), html.Div(id=key, className="panel")],
-                                             className=f"box box-{key}", **{"aria-labelledby": f"title-{key}"})
-                                for key, title in PANELS.items()
-                            ),
-                        ],
-                        id="results", tabIndex=-1,
-                    ),
-                ],
-                className="columns",
-            ),
-            dcc.Store(id="moved"),
-            dcc.Store(id="pressed"),
-        ]
-    )  # fmt: skip
-    inputs = [Input(part, "value") for key in SLIDERS for part in _parts(key)]
-    app.clientside_callback(
-        dash.ClientsideFunction(namespace="explore", function_name="moved"), Output("moved", "data"), *inputs
+            class_="columns",
+        ),
     )
-    app.clientside_callback(
-        dash.ClientsideFunction(namespace="explore", function_name="pressed"),
-        Output("pressed", "data"),
-        *(Input(f"do-{key}", "n_clicks") for key in ACTIONS),
-        prevent_initial_call=True,
-    )
-    return app
+    return "<!doctype html>\n" + element("html", head, body, lang="en")
 
 
-def _index() -> str:
-    """Dash's frame of the page, with the colours that reports have."""
-    colours = {f"bound-{name}": colour for name, colour in BOUND_COLOURS.items()}
-    colours |= {f"memory-{name}": colour for name, colour in MEMORY_COLOURS.items()}
-    colours |= {"accent": ACCENT, "idle": IDLE_COLOUR}
-    rules = [".b-rest{background:var(--idle)} .b-accent{background:var(--accent)}"]
-    rules += [f".b-{name}{{background:{colour}}} .f-{name}{{fill:{colour}}}" for name, colour in BOUND_COLOURS.items()]
+def colours() -> str:
+    """A style sheet with the colours that reports have."""
+    rules = [f":root{{--bound-host:{BOUND_COLOURS['host']}}}"]
+    rules += [f".b-rest{{background:{IDLE_COLOUR}}}", f".b-accent{{background:{ACCENT}}}"]
+    rules += [f".b-{name}{{background:{colour}}}.f-{name}{{fill:{colour}}}" for name, colour in BOUND_COLOURS.items()]
     rules += [f".m-{name}{{background:{colour}}}" for name, colour in MEMORY_COLOURS.items()]
-    root = ";".join(f"--{name}:{colour}" for name, colour in colours.items())
-    return (
-        '<!DOCTYPE html><html lang="en"><head>{%metas%}<title>{%title%}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"{{%css%}}<style>:root{{{root}}} {' '.join(rules)}</style></head>"
-        "<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body></html>"
-    )
+    return "\n".join(rules)
 
 
 def _groups() -> dict[str, None]:
     return dict.fromkeys(control.group for control in CONTROLS.values())
 
 
-def _parts(key: str) -> list[str]:
-    """Ids of the elements that a control is made of."""
-    return [f"text-{key}", f"slide-{key}"] if key in SLIDERS else [f"pick-{key}"]
+def _button(key: str) -> Markup:
+    kind = "main" if key == "run" else None
+    return element("button", ACTIONS[key], id=f"do-{key}", type="button", hidden=key == "cancel", class_=kind)
 
 
-def _button(html: Any, key: str) -> Any:
-    return html.Button(ACTIONS[key], id=f"do-{key}", hidden=key == "cancel", className="main" if key == "run" else "")
+def _panel(key: str) -> Markup:
+    title = element("h2", PANELS[key], id=f"title-{key}")
+    box = element("div", id=key, class_="panel")
+    return element("section", title, box, class_=f"box box-{key}", aria_labelledby=f"title-{key}")
 
 
-def _group(html: Any, dcc: Any, name: str) -> Any:
-    rows = [_row(html, dcc, control) for control in CONTROLS.values() if control.group == name]
-    return html.Details([html.Summary(name), *rows], open=name in OPEN)
+def _group(name: str) -> Markup:
+    rows = [_row(control) for control in CONTROLS.values() if control.group == name]
+    return element("details", element("summary", name), rows, open=name in OPEN)
 
 
-def _row(html: Any, dcc: Any, control: Control) -> Any:
+def _row(control: Control) -> Markup:
     """A control with its label and a place for what is wrong with it."""
-    key = control.key
-    error = html.Div(id=f"wrong-{key}", className="wrong", role="alert")
-    label = html.Label(control.label, htmlFor=_parts(key)[0], title=control.title or None)
-    if control.kind == CHOICE:  # a plain select, which every browser makes usable; the script listens to it
-        options = [html.Option(one or AS_GIVEN, value=one) for one in ("", *choices()[key])]
-        return html.Div([label, html.Select(options, id=f"pick-{key}"), error], className="row pick", id=f"row-{key}")
+    key, title = control.key, control.title or None
+    wrong = element("div", id=f"wrong-{key}", class_="wrong", role="alert")
+    about = {"aria_describedby": f"wrong-{key}"}
+    if control.kind == CHOICE:
+        options = [element("option", one or AS_GIVEN, value=one) for one in ("", *choices()[key])]
+        label = element("label", control.label, for_=f"pick-{key}", title=title)
+        pick = element("select", options, id=f"pick-{key}", **about)
+        return element("div", label, pick, wrong, class_="row pick", id=f"row-{key}")
     whole = control.kind == COUNT and key != "sms"
-    slide = dcc.Input(
-        id=f"slide-{key}", type="range", value=0, step=0.125 if whole else 0.05,
-        min=0 if whole else -OCTAVES, max=_octaves(control.high) if whole else OCTAVES,
+    label = element("label", control.label, for_=f"text-{key}", title=title)
+    slider = element(
+        "input", id=f"slide-{key}", type="range", value="0", step="0.125" if whole else "0.05",
+        min="0" if whole else f"{-OCTAVES:g}", max=_octaves(control.high) if whole else f"{OCTAVES:g}",
+        aria_label=f"{control.label}, slider",
     )  # fmt: skip
-    text = dcc.Input(id=f"text-{key}", type="text", debounce=True, value="", maxLength=40, spellCheck=False)
-    named = html.Label(f"{control.label}, slider", htmlFor=f"slide-{key}", className="hidden")
-    return html.Div([label, named, slide, text, error], className="row", id=f"row-{key}")
+    text = element("input", id=f"text-{key}", type="text", maxlength="40", spellcheck="false", **about)
+    return element("div", label, slider, text, wrong, class_="row", id=f"row-{key}")
 
 
 def _octaves(count: int) -> int:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hwspecs.errors import InputError
 from simulator.exploring.answer import command, document, elastic_document, scenario_yaml, show
 from simulator.exploring.controls import CONTROLS, FIGURES, SLIDERS, choices
-from simulator.exploring.page import build_app
+from simulator.exploring.page import colours, page
 from simulator.exploring.panels import elastic_panel, panels
 from simulator.exploring.runpanel import run_panel
 from simulator.exploring.runs import Runs
 from simulator.exploring.state import (
     LONGEST,
-    SLID,
     Refused,
     Start,
     View,
@@ -32,15 +32,20 @@ from simulator.exploring.state import (
     resolve,
     write_query,
 )
+from simulator.exploring.texts import SLID
 
 HOST = "127.0.0.1"
 LARGEST = 20_000
 """Bytes of a request."""
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing is loaded from elsewhere, and no other page may frame this one. Dash has a script and styles in its page."""
+"""What the page may do: run its own script, ask its own server, and nothing else. The widths of bars are styles."""
+
+REPORT_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""A report has all that it needs inside, and asks nobody."""
+ASSETS = Path(__file__).parent / "assets"
 
 
 def open_socket(port: int) -> socket.socket:
@@ -87,7 +92,7 @@ def build_server(start: Start, runs: Runs, port: int) -> Any:
     """The Flask application: the page and its answers."""
     import flask
 
-    app = build_app(start).server
+    app = flask.Flask("kinesim", static_folder=str(ASSETS), static_url_path="/assets")
     app.config["MAX_CONTENT_LENGTH"] = LARGEST
     names = {f"{name}:{port}" for name in (HOST, "localhost")}
 
@@ -105,7 +110,7 @@ def build_server(start: Start, runs: Runs, port: int) -> Any:
 
     @app.after_request
     def harden(response: Any) -> Any:
-        response.headers["Content-Security-Policy"] = POLICY
+        response.headers.setdefault("Content-Security-Policy", POLICY)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
@@ -147,13 +152,21 @@ def build_server(start: Start, runs: Runs, port: int) -> Any:
     route("progress", lambda data: run_panel(str(data.get("id")), runs.ask(str(data.get("id")))))
     route("cancel", cancel)
 
+    @app.get("/")
+    def index() -> Any:
+        return flask.Response(page(), mimetype="text/html")
+
+    @app.get("/colours.css")
+    def palette() -> Any:
+        return flask.Response(colours(), mimetype="text/css")
+
     @app.get("/report/<name>")
     def report(name: str) -> Any:
         run = runs.ask(name)
         if run is None or run.found is None:
             return flask.Response("this report is gone: simulate again", status=404)
-        # The report has its script inside, and needs nothing of this server.
         reply = flask.Response(run.found["report"], mimetype="text/html")
+        reply.headers["Content-Security-Policy"] = REPORT_POLICY
         return reply
 
     return app

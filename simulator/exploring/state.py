@@ -12,29 +12,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu
-from hwspecs.units import format_quantity, parse_quantity
 from simulator.exploring.controls import (
-    CHOICE,
     CONTROLS,
     COUNT,
-    FACTOR,
     FIGURES,
     PAGE,
     SHAPE,
-    Control,
     choices,
 )
+from simulator.exploring.texts import checked_choice, checked_text, figure, plain_text
 from workloads.scenario import LoadedScenario, load_scenario
 
 LONGEST = 200
 """Characters of a value."""
-SLID = "~"
-"""Before the position of a slider, in place of a value's text."""
 Moves = Mapping[str, str]
 
 
@@ -112,7 +107,7 @@ def resolve(start: Start, moves: Moves) -> View:
     spec, sets = start.spec, start.sets
     try:
         if "scenario" in moves and moves["scenario"] != start.spec:
-            spec, sets = _choice(CONTROLS["scenario"], moves["scenario"]), ()
+            spec, sets = checked_choice(CONTROLS["scenario"], moves["scenario"]), ()
         return _resolve(spec, sets, dict(moves))
     except InputError as error:
         raise Refused({control_at(error.place): said(error)}) from None
@@ -134,18 +129,18 @@ def _resolve(spec: str, start: tuple[str, ...], moves: dict[str, str]) -> View:
     figures = {key: moves[key] for key in FIGURES if key in moves}
     others = {key: moves[key] for key in moves if key not in (*FIGURES, *SHAPE, "scenario")}
     for key in others:
-        others[key] = moves[key] = _text(CONTROLS[key], others[key], None)
+        others[key] = moves[key] = checked_text(CONTROLS[key], others[key], None)
     sets = _assignments(_loaded(spec, start), others)
     plain = _loaded(spec, (*start, *sets))
     for key in figures:
-        figures[key] = moves[key] = _text(CONTROLS[key], figures[key], plain.gpu)
+        figures[key] = moves[key] = checked_text(CONTROLS[key], figures[key], plain.gpu)
     sets += _figure_assignments(plain.gpu, figures)
     scenario = _loaded(spec, (*start, *sets)) if figures else plain
     check_shown(scenario)
     shape = _usual_shape(scenario)
     for key in SHAPE:
         if key in moves:
-            moves[key] = _text(CONTROLS[key], moves[key], None)
+            moves[key] = checked_text(CONTROLS[key], moves[key], None)
             shape[key] = int(moves[key])
     samples = getattr(scenario.config.workload.strategy, "samples", 1)
     return View(scenario, plain.gpu, moves, spec, (*start, *sets), samples=samples, **shape)
@@ -157,104 +152,30 @@ def _loaded(spec: str, sets: tuple[str, ...]) -> LoadedScenario:
     return load_scenario(spec, sets)
 
 
+@lru_cache(maxsize=8)
+def _trace_means(path: Path, limit: int | None, start: float) -> tuple[int, int]:
+    """Mean lengths of a trace's prompts and outputs, tokens."""
+    from workloads.traces import read_trace
+
+    trace = read_trace(path, limit=limit, start=start)
+    return max(1, round(float(trace.input_len.mean()))), max(1, round(float(trace.output_len.mean())))
+
+
 def _usual_shape(scenario: LoadedScenario) -> dict[str, int]:
     """The step shown first: a batch of what the engine may hold, up to 64, in the middle of the mean output."""
     workload, ranks = scenario.config.workload, scenario.config.parallelism
     most = scenario.config.engine.max_num_seqs * ranks.attention_data * ranks.pipeline
-    lengths = (workload.prompt_tokens, workload.output_tokens)
-    prompt, output = (max(1, round(length.mean())) if length is not None else 1024 for length in lengths)
+    if workload.trace is not None:
+        prompt, output = _trace_means(workload.trace.file, workload.trace_limit, workload.trace.start)
+    else:
+        assert workload.prompt_tokens is not None and workload.output_tokens is not None  # checked when it was loaded
+        prompt, output = (max(1, round(x.mean())) for x in (workload.prompt_tokens, workload.output_tokens))
     longest = scenario.config.engine.max_model_len or scenario.model.max_context
     return {
         "batch": min(64, most),
         "context": min(prompt + max(1, output // 2), longest),
         "prompt": min(prompt, longest),
     }
-
-
-# ---- texts -----------------------------------------------------------------------------------------------------------
-
-
-def _text(control: Control, text: str, gpu: Gpu | None) -> str:
-    """A control's text, checked; that of a slider's position if the text is one."""
-    if control.kind == CHOICE:
-        return _choice(control, text)
-    if text.startswith(SLID):
-        return _slid(control, text, gpu)
-    try:
-        if control.kind == COUNT:
-            return str(_count(control, text))
-        if control.kind == FACTOR:
-            return f"{_factor(text):.4g}"
-        parse_quantity(text, control.dimension, bare_ok=control.dimension == "USD/h")
-        return text
-    except InputError as error:
-        raise error.at(place=control.places[0]) from None
-
-
-def _choice(control: Control, text: str) -> str:
-    known = choices()[control.key]
-    if text not in known:
-        raise InputError("not a choice", place=control.places[0], found=text, allowed=near_matches(text, known))
-    return text
-
-
-def _count(control: Control, text: str) -> int:
-    digits = text.replace(",", "")
-    allowed = f"a whole number, {control.low:,} to {control.high:,}"
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 12:
-        raise InputError("not a whole number", found=text, allowed=allowed)
-    if not control.low <= int(digits) <= control.high:
-        raise InputError("out of range", found=int(digits), allowed=allowed)
-    return int(digits)
-
-
-def _factor(text: str) -> float:
-    allowed = "a factor such as 2 or 0.5, 0.001 to 1,000"
-    try:
-        value = float(text.lstrip("x×"))
-    except ValueError:
-        raise InputError("not a factor", found=text, allowed=allowed) from None
-    if not 1e-3 <= value <= 1e3:
-        raise InputError("out of range", found=text, allowed=allowed)
-    return value
-
-
-def _slid(control: Control, text: str, gpu: Gpu | None) -> str:
-    """The text of a slider's position: octaves from the base's figure, or of a count from 1."""
-    try:
-        octaves = float(text[len(SLID) :])
-    except ValueError:
-        octaves = math.nan
-    if not abs(octaves) <= 32:
-        raise InputError("not a slider's position", place=control.places[0], found=text, allowed="octaves, -32 to 32")
-    if control.kind == FACTOR:
-        return f"{2**octaves:.4g}"
-    if control.key == "sms":
-        assert gpu is not None
-        return str(max(1, round(gpu.sms * 2**octaves)))
-    if control.kind == COUNT:
-        value = 2**octaves
-        if control.key == "budget" and value >= PAGE:
-            value = round(value / PAGE) * PAGE
-        return str(min(control.high, max(control.low, round(value))))
-    assert gpu is not None
-    return _plain(figure(gpu, control.key) * 2**octaves, control)
-
-
-def _plain(value: float, control: Control) -> str:
-    if control.dimension == "USD/h":
-        return f"{value:.4g}"
-    return format_quantity(value, control.unit, digits=4).replace(",", "")
-
-
-def figure(gpu: Gpu, key: str) -> float:
-    """The GPU's figure that a control is of; 1 without a price."""
-    if key == "price":
-        return gpu.price.usd_per_hour if gpu.price else 1.0
-    value: Any = gpu
-    for name in CONTROLS[key].places[0].split(".")[1:]:
-        value = getattr(value, name)
-    return float(value)
 
 
 def position(view: View, key: str) -> tuple[str, float]:
@@ -266,7 +187,7 @@ def position(view: View, key: str) -> tuple[str, float]:
         return text, math.log2(float(text))
     if control.kind != COUNT or key == "sms":
         now, before = (float(one.sms) if key == "sms" else figure(one, key) for one in (gpu, view.base))
-        text = view.moves.get(key) or (str(gpu.sms) if key == "sms" else _plain(now, control))
+        text = view.moves.get(key) or (str(gpu.sms) if key == "sms" else plain_text(now, control))
         return text, math.log2(now / before)
     counts = {
         "budget": config.attention.decode_cap(None) or int(view.moves.get("budget", 1024)),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from simulator.accounting import OperatorTotals, operator_total
+from simulator.calibrated import Calibrated
 from simulator.cost import BOUNDS, OpTime
 from simulator.operators import Operator, Work
 from simulator.shape import PrefillShape, StepShape, busiest_shape, causal_pairs, ceil_div, dealt_tokens, keys_read
@@ -22,13 +23,14 @@ from simulator.stepcost import StepCost
 @dataclass(frozen=True)
 class Part:
     """An operator of a step: `once` its time and `work` its work in one execution on `shape`, the part of the step that
-    the busiest GPU gets.
+    the busiest GPU gets. `shared` : whether it has its time from that of a whole block (`simulator.modules`).
     """
 
     op: Operator
     shape: StepShape
     once: OpTime
     work: Work
+    shared: bool
 
     @property
     def seconds(self) -> Any:
@@ -69,7 +71,7 @@ class Step:
 
     def first(self, cost: StepCost) -> Step:
         """Of a step whose times are arrays over GPUs, that of the first, which `cost` is of."""
-        parts = tuple(Part(p.op, p.shape, OpTime(*map(_first, p.once)), p.work) for p in self.parts)
+        parts = tuple(Part(p.op, p.shape, OpTime(*map(_first, p.once)), p.work, p.shared) for p in self.parts)
         return Step(cost, parts, _first(self.host), _first(self.host_slope), _first(self.kernel_slope))
 
     def totals(self) -> list[OperatorTotals]:
@@ -177,7 +179,23 @@ def _rows(cost: StepCost, op: Operator, rows: int) -> Part:
 
 
 def _part(cost: StepCost, op: Operator, shape: StepShape) -> Part:
-    return Part(op, shape, cost.kernel_terms(op, shape), op.work(shape))
+    asked, several = shape, np.shape(cost.gpu.memory.bandwidth)
+    shared = isinstance(cost.profile, Calibrated) and cost.profile.whole(op) is not None
+    if several and shared:
+        # Models of whole blocks have arrays of their own inside: as many shapes as there are GPUs go along with those.
+        asked = StepShape(*(_spread(value, several) for value in shape))
+    return Part(op, shape, cost.kernel_terms(op, asked), op.work(shape), shared)
+
+
+def _spread(value: Any, several: tuple[int, ...]) -> Any:
+    """Numbers of a shape as arrays of equal entries."""
+    if value is None:
+        return None
+    if isinstance(value, PrefillShape):
+        return PrefillShape(*(_spread(inner, several) for inner in value))
+    if isinstance(value, tuple):
+        return tuple(_spread(inner, several) for inner in value)
+    return np.full(several, float(value))
 
 
 def _working(parts: list[Part]) -> tuple[Part, ...]:

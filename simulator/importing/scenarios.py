@@ -15,10 +15,13 @@ from typing import Any
 import yaml
 
 from hwspecs.errors import InputError
+from hwspecs.gpu import load_gpu
+from hwspecs.validation import validate
 from simulator.importing.measurement import Measurement
 from simulator.importing.served import Served
-from workloads.model import find_model
-from workloads.scenario import LoadedScenario, load_scenario, with_sets
+from workloads.engine import NO_ENGINE
+from workloads.model import find_model, load_model
+from workloads.scenario import LoadedScenario, Scenario, load_scenario, with_sets
 
 STEADIEST = 0.01
 """The least coefficient of variation that gaps between arrivals can have in a scenario."""
@@ -93,6 +96,8 @@ def complete(
     said = {"gpu": served.gpu, "model": served.model, "precision": served.precision, "engine": served.engine}
     data = with_sets(data, [*(f"{key}={value}" for key, value in said.items() if value), *served.sets])
     missing = {place: what for place, what in missing.items() if not _filled(data, place)}
+    if missing:
+        _check_given(data, missing, f"scenario {name}")
     loaded = None if missing else _check(data, folder, name)
     return Draft(data, missing, tuple(notes), loaded)
 
@@ -113,6 +118,21 @@ def _filled(data: Mapping[str, Any], place: str) -> bool:
     for key in place.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     return bool(node)
+
+
+def _check_given(data: dict[str, Any], missing: Mapping[str, str], origin: str) -> None:
+    """InputError for what is wrong with what is there, although other things are not."""
+    if "gpu" not in missing:
+        load_gpu(data["gpu"], origin=origin, place="gpu")
+    if "model" not in missing:
+        load_model(data["model"], origin=origin, place="model")
+    stand_ins: dict[str, Any] = {"gpu": "any", "model": "any", "engine": NO_ENGINE}
+    filled = {**data, **{key: value for key, value in stand_ins.items() if key in missing}}
+    open_keys = [place.partition(".")[2] for place in missing if place.startswith("workload.")]
+    filled["workload"] = {**data["workload"], **{key: 1 for key in open_keys if key.endswith("_tokens")}}
+    if "arrivals" in open_keys:
+        del filled["workload"]["arrivals"]
+    validate(Scenario, filled, file=origin)
 
 
 def _check(data: dict[str, Any], folder: Path, name: str) -> LoadedScenario:
@@ -192,8 +212,8 @@ def _lengths(measurement: Measurement, table: Path | None, missing: dict[str, st
             missing[f"workload.{key}"] = "tokens; the file does not say"
     if constant and measurement.tool != "serving table":
         notes.append(
-            "only mean lengths are known: all requests are taken alike, so prompts of a closed loop queue for each other; "
-            "detailed results say each length"
+            "only mean lengths are known: all requests are taken alike, so prompts of a closed loop queue for each "
+            "other; detailed results say each length"
         )
     return found
 

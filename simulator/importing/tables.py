@@ -113,6 +113,9 @@ def requests_measurement(path: Path, table: pd.DataFrame) -> Measurement:
     if failed == len(table):
         raise InputError("no request was answered", file=path, found=f"{failed} rows", allowed="at least one")
     columns = {name: values[answered] for name, values in columns.items()}
+    if "e2e_s" not in columns and {"ttft_s", "tpot_s", "output_len"} <= columns.keys():
+        more = columns["output_len"] - 1
+        columns["e2e_s"] = columns["ttft_s"] + np.where(more > 0, columns["tpot_s"] * more, 0.0)
     if "tpot_s" not in columns and {"ttft_s", "e2e_s", "output_len"} <= columns.keys():
         columns["tpot_s"] = tpot_of(columns["ttft_s"], columns["e2e_s"], columns["output_len"])
     columns = in_order(columns)

@@ -125,9 +125,16 @@ def own_gpu(base: Base) -> str:
 
 def shapes(base: Base, space: Space) -> Iterator[Candidate]:
     """All shapes of the space that have a layout worth a look; whether they are allowed is for `scenario_of` and
-    `deploy` to say. Raises InputError for a GPU that does not exist.
+    `deploy` to say. Raises InputError for a GPU that does not exist, and where the scenario's own GPU was changed by
+    assignments and is none of those that are asked for.
     """
     model = base.loaded.model
+    changed = [text for text in base.sets if text.startswith("gpu.")]
+    if changed and space.gpus and own_gpu(base) not in space.gpus:
+        raise InputError(
+            "an assignment to the scenario's GPU, which is not among those to plan with",
+            file="--set", found=changed[0], allowed=f"{own_gpu(base)} among them, or a GPU's own file",
+        )  # fmt: skip
     for gpu_name in space.gpus or (own_gpu(base),):
         gpu = gpu_of(base, gpu_name)
         layouts = space.layouts or tuple(sensible_layouts(model, gpu, space.max_gpus))

@@ -147,6 +147,8 @@ def _manifests(launch: Launch, scenario: LoadedScenario, version: str) -> list[s
         content = {"engine.yaml": yaml.safe_dump(launch.config, sort_keys=False)}
         documents.insert(0, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": content})
     remarks.append(f"nodes need {scenario.gpu.title}: add a nodeSelector where the cluster has other GPUs too")
+    if scenario.gpu.vendor.lower() != "nvidia":
+        remarks.append(f"the image is that for NVIDIA's GPUs: {scenario.gpu.vendor}'s need another")
     if scenario.config.engine.name == "trtllm":
         remarks.append("the image is in NVIDIA's registry, whose name goes in front of it")
     lines = _comments(remarks)

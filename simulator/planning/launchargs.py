@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.layout import Layout
-from workloads.engine import engine_set
+from workloads.engine import Engine, resolve_engine
 from workloads.formats import BODY
 from workloads.scenario import LoadedScenario
 
@@ -84,7 +84,7 @@ def _vllm(loaded: LoadedScenario, layout: Layout, role: str) -> Launch:
         ("--enable-prefix-caching" if engine.prefix_sharing else "--no-enable-prefix-caching",),
     ]
     args += [("--scheduling-policy", "priority")] * (engine.scheduling == "priority")
-    args += [("--block-size", str(engine.block_size))] * (engine.block_size != _usual(loaded, "block_size"))
+    args += [("--block-size", str(engine.block_size))] * (engine.block_size != _usual(loaded).block_size)
     args += _formats(loaded, remarks, "fp8", "fp8")
     env = {}
     if role != "replica":
@@ -93,7 +93,7 @@ def _vllm(loaded: LoadedScenario, layout: Layout, role: str) -> Launch:
         env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = POD_IP
     return Launch(
         role, loaded.config.replicas, layout.gpus, ("vllm", "serve", loaded.model.name), tuple(args), 8000, env, None,
-        (*remarks, *_remarks(loaded)),
+        (*remarks, *_remarks(loaded), *_own_settings(loaded)),
     )  # fmt: skip
 
 
@@ -124,14 +124,14 @@ def _sglang(loaded: LoadedScenario, layout: Layout, role: str) -> Launch:
     args += [("--enable-mixed-chunk",)] * (engine.prefill == "mixed")
     if engine.scheduling == "priority":
         args += [("--enable-priority-scheduling",), ("--schedule-low-priority-values-first",)]
-    args += [("--page-size", str(engine.block_size))] * (engine.block_size != _usual(loaded, "block_size"))
+    args += [("--page-size", str(engine.block_size))] * (engine.block_size != _usual(loaded).block_size)
     args += _formats(loaded, remarks, "fp8", "fp8_e4m3")
     if role != "replica":
         args += [("--disaggregation-mode", role), ("--disaggregation-transfer-backend", "nixl")]
     args += [("--host", "0.0.0.0"), ("--port", "30000")]
     return Launch(
         role, loaded.config.replicas, layout.gpus, ("python3", "-m", "sglang.launch_server"), tuple(args), 30000,
-        remarks=(*remarks, *_remarks(loaded)),
+        remarks=(*remarks, *_remarks(loaded), *_own_settings(loaded, ("prefill",))),
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _trtllm(loaded: LoadedScenario, layout: Layout, role: str) -> Launch:
     args += [("--host", "0.0.0.0"), ("--port", "8000"), ("--extra_llm_api_options", CONFIG_FILE)]
     return Launch(
         role, loaded.config.replicas, layout.gpus, ("trtllm-serve", loaded.model.name), tuple(args), 8000, {}, config,
-        (*remarks, *_remarks(loaded)),
+        (*remarks, *_remarks(loaded), *_own_settings(loaded, ("overlap_scheduling",))),
     )  # fmt: skip
 
 
@@ -227,11 +227,25 @@ def _remarks(loaded: LoadedScenario) -> list[str]:
     return remarks
 
 
-def _usual(loaded: LoadedScenario, key: str) -> Any:
-    """What the engine has where nothing is said."""
-    engine, gpu = loaded.config.engine, loaded.gpu
-    overlap = engine.overlap_scheduling
-    known = engine_set(
-        engine.name, engine.version, gpu.memory.capacity, overlap, gpu.architecture, gpu.base or gpu.name
-    )
-    return known.settings.get(key)
+UNSAID = (
+    "prefill", "reserve_output", "batch_wait_steps", "batch_wait_tokens", "overlap_scheduling", "receive_interval",
+    "cuda_graphs", "fused_rows", "shared_stream", "watermark", "host", "host_factor", "launch_factor",
+)  # fmt: skip
+"""Settings of the engine that have no flag here."""
+
+
+def _own_settings(loaded: LoadedScenario, said: tuple[str, ...] = ()) -> list[str]:
+    """A remark on settings that were simulated otherwise than the engine has them; `said` : those that have a flag."""
+    engine, usual = loaded.config.engine, _usual(loaded)
+    changed = [name for name in UNSAID if name not in said and getattr(engine, name) != getattr(usual, name)]
+    if not changed:
+        return []
+    return [f"simulated with {', '.join(f'engine.{name}' for name in changed)} of its own, which no argument here says"]
+
+
+def _usual(loaded: LoadedScenario) -> Engine:
+    """The engine as it is where a scenario says nothing."""
+    engine, gpu, parallel = loaded.config.engine, loaded.gpu, loaded.config.parallelism
+    given = Engine(name=engine.name, version=engine.version)
+    sharing = parallel.tensor * parallel.pipeline
+    return resolve_engine(given, gpu.memory.capacity, sharing, gpu.architecture, gpu.base or gpu.name)

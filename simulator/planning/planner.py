@@ -109,7 +109,8 @@ def make_plan(
     found = [plan.best, plan.runner_up] if sure else []
     sureness = stabilities(base, found, objectives.each, table, jobs=jobs, progress=progress)
     sureness += [None, None]
-    limits = loaded.config.objective.model_dump() if loaded.config.objective else {}
+    held = any(one.metric.startswith("goodput") for one in objectives.each)
+    limits = loaded.config.objective.model_dump() if held and loaded.config.objective else {}
     titles = {name: gpu.title for name, gpu in gpus.items()}
     said = _notes(objectives.each, limits, requests, plan)
     return Answer(base, plan, table, limits, sureness[0], sureness[1], titles, tuple(said))

@@ -26,7 +26,7 @@ from simulator.planning.candidates import Base, check_size, counts, number_of, o
 from simulator.planning.loads import HighestLoad, has_load, probe
 from simulator.planning.model import Candidate, Failed, Objective, Outcome, Plan, Pruned, Space
 from simulator.planning.pareto import front
-from simulator.planning.trial import Bounded, Question, Trials
+from simulator.planning.trial import Answer, Bounded, Question, Refused, Task, Trials
 from simulator.planning.words import amount, objective_title
 from workloads.arrivals import AllAtOnce
 from workloads.requests import generate
@@ -88,7 +88,7 @@ class _Runner:
         self.question, self.jobs, self._progress = question, jobs, progress
         self._pool = ProcessPoolExecutor(jobs, initializer=trial.start, initargs=(question,)) if jobs > 1 else None
         self._own = Trials(question) if jobs == 1 else None
-        self._known: dict[tuple[Candidate, float, bool], Future[Outcome | Failed]] = {}
+        self._known: dict[Task, Future[Answer]] = {}
         self.done = self._more = 0
 
     def __enter__(self) -> _Runner:
@@ -119,9 +119,7 @@ class _Runner:
             self._tell()
             yield answer
 
-    def trials(
-        self, candidates: Sequence[Candidate], *, watched: bool = True
-    ) -> Iterator[tuple[Candidate, Outcome | Failed]]:
+    def trials(self, candidates: Sequence[Candidate], *, watched: bool = True) -> Iterator[tuple[Candidate, Answer]]:
         """What becomes of candidates, in their order; some of those that follow are begun ahead."""
         for at, candidate in enumerate(candidates):
             for ahead in candidates[at : at + self.jobs + 1]:
@@ -143,7 +141,7 @@ class _Runner:
                 answer = future.result()
                 self._tell()
                 held = isinstance(answer, Outcome) and answer.verdict.met
-                if not held:
+                if not held and not isinstance(answer, Refused):
                     of = answer.verdict.binding if isinstance(answer, Outcome) else answer
                     lost[candidate, asked[candidate]] = of.objective
                 try:
@@ -154,7 +152,7 @@ class _Runner:
                     del asked[candidate]
         return found
 
-    def _begin(self, task: tuple[Candidate, float, bool]) -> Future[Outcome | Failed]:
+    def _begin(self, task: Task) -> Future[Answer]:
         known = self._known.get(task)
         if known is not None and not known.cancelled():
             return known
@@ -163,20 +161,19 @@ class _Runner:
         return future
 
 
-class _Later(Future[Outcome | Failed]):
+class _Later(Future[Answer]):
     """An answer of this process, which is worked out when it is asked for."""
 
-    def __init__(self, trials: Trials | None, task: tuple[Candidate, float, bool]) -> None:
+    def __init__(self, trials: Trials | None, task: Task) -> None:
         super().__init__()
         self._trials, self._task = trials, task
 
-    def result(self, timeout: float | None = None) -> Outcome | Failed:
+    def result(self, timeout: float | None = None) -> Answer:
         if not self.done():
             assert self._trials is not None
             candidate, faster, watched = self._task
             self.set_result(self._trials.run(candidate, faster=faster, watched=watched))
-        answer: Outcome | Failed = super().result(timeout)
-        return answer
+        return super().result(timeout)
 
 
 class _Search:
@@ -196,6 +193,7 @@ class _Search:
         self.bounded: dict[Candidate, Bounded] = {}
         self.outcomes: dict[Candidate, Outcome] = {}
         self.failed: dict[Candidate, Failed] = {}
+        self.tried: set[Candidate] = set()
         self.total = 0
 
     def plan(self, started: float, loads: bool) -> Plan:
@@ -302,12 +300,19 @@ class _Search:
         """By price, then by energy."""
         return outcome.usd_per_hour, _energy(outcome), self._order(outcome.candidate)
 
-    def _take(self, candidate: Candidate, answer: Outcome | Failed) -> bool:
+    def _take(self, candidate: Candidate, answer: Answer) -> bool:
         """Keep an answer; whether it meets the objectives."""
+        new = candidate not in self.tried
+        self.tried.add(candidate)
+        if isinstance(answer, Refused):
+            if new:
+                self.dropped[answer.why] += 1
+                self.total -= 1
+            return False
         if isinstance(answer, Outcome):
             self.outcomes[candidate] = answer
             return answer.verdict.met
-        if candidate not in self.failed:
+        if new:
             one = answer.objective
             why = f"{objective_title(one)} was lost for good before the end of the simulation"
             reached = f"at least {amount(one, answer.value)}" if not one.at_least else amount(one, answer.value)
@@ -340,7 +345,7 @@ class _Search:
             return [one for one in self.outcomes.values() if one.verdict.met and shape_of(one.candidate) != own]
 
         limit = min((one.usd_per_hour for one in others()), default=None)
-        left = [one for one in queue if one not in self.outcomes and one not in self.failed and shape_of(one) != own]
+        left = [one for one in queue if one not in self.tried and shape_of(one) != own]
         if limit is None:
             self.runner.expect(min(len(left), 10))
             for candidate, answer in self.runner.trials(left[:MOST_FOR_RUNNER_UP]):
@@ -354,16 +359,16 @@ class _Search:
         """Try some more by price; below which price all were, None if they were all."""
         if best is None:
             return None
-        left = [one for one in queue[tried:] if one not in self.outcomes and one not in self.failed]
+        left = [one for one in queue[tried:] if one not in self.tried]
         wanted = left if self.beyond is None else left[: self.beyond]
         self.runner.expect(len(wanted))
         for candidate, answer in self.runner.trials(wanted):
             self._take(candidate, answer)
-        missing = [one for one in queue if one not in self.outcomes and one not in self.failed]
+        missing = [one for one in queue if one not in self.tried]
         return min(map(self.question.usd_per_hour, missing), default=None)
 
     def _left_over(self, queue: Sequence[Candidate], best: Outcome | None) -> None:
-        left = [one for one in queue if one not in self.outcomes and one not in self.failed]
+        left = [one for one in queue if one not in self.tried]
         if left and best is not None:
             why = "dearer than the best, so not simulated"
             example = f"{left[0].words()}: {self.question.usd_per_hour(left[0]):,.2f} USD an hour"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from simulator.handover import as_workers
 from simulator.headline import headline
 from simulator.planning.bounds import Alone, Broken, Kind, alone, broken_alone, least_workers
 from simulator.planning.candidates import Base, gpu_of, scenario_of, shape_of
-from simulator.planning.demand import Work, contracts, shared_tokens, windows, work_of
+from simulator.planning.demand import Window, Work, contracts, shared_tokens, windows, work_of
 from simulator.planning.floors import step_floor
 from simulator.planning.judge import verdict_of
 from simulator.planning.model import Candidate, Failed, Objective, Outcome
@@ -55,6 +55,19 @@ class Bounded:
     broken: Broken | None = None
     least: tuple[int, int] = (1, 1)
     need: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A candidate that cannot serve, though its shape can (workers too many for a link): `why`, a sentence."""
+
+    candidate: Candidate
+    why: str
+
+
+Answer = Outcome | Failed | Refused
+Task = tuple[Candidate, float, bool]
+"""A candidate, how much faster its requests come, and whether it is watched."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,7 @@ class Trials:
         self._shapes: OrderedDict[Candidate, _Shape] = OrderedDict()
         self._engines = OrderedDict() if engines is None else engines
         self._requests: dict[str, Requests] = {}
+        self._spans: dict[tuple[str, float, int], list[Window]] = {}
 
     # --- bounds -------------------------------------------------------------------------------------------------
 
@@ -130,7 +144,7 @@ class Trials:
         try:
             ready = self._ready(shape)
         except InputError as error:
-            return Bounded(shape, refused=error.problem)
+            return Bounded(shape, refused=_reason(error))
         requests, output = ready.requests, ready.requests.output_tokens
         kinds = self._kinds(ready)
         prefill, decode = kinds[0], kinds[-1]
@@ -144,14 +158,22 @@ class Trials:
         )
         if broken is not None:
             return Bounded(shape, broken=broken)
-        agreed = contracts(question.objectives, question.limits, requests.n)
-        spans = windows(requests, decode.work, agreed)
+        spans = self._windows(ready, decode.work)
         most = 1 << 20
         if shape.prefill is None:
             number, need = least_workers(decode, spans, output, most)
             return Bounded(shape, least=(number, 1), need=(need, 0.0))
         (first, asked), (second, wanted) = (least_workers(kind, spans, output, most) for kind in (decode, prefill))
         return Bounded(shape, least=(first, second), need=(asked, wanted))
+
+    def _windows(self, ready: _Shape, work: Work) -> list[Window]:
+        """The windows to look at, which shapes that serve the same requests of the same lengths have in common."""
+        question, requests = self.question, ready.requests
+        key = ready.scenario.config.workload.model_dump_json(), float(work.steps.sum()), int(work.served.sum())
+        if key not in self._spans:
+            agreed = contracts(question.objectives, question.limits, requests.n)
+            self._spans[key] = windows(requests, work, agreed)
+        return self._spans[key]
 
     def _kinds(self, ready: _Shape) -> tuple[Kind, ...]:
         requests = ready.requests
@@ -175,16 +197,19 @@ class Trials:
 
     # --- trials -------------------------------------------------------------------------------------------------
 
-    def run(self, candidate: Candidate, *, faster: float = 1.0, watched: bool = True) -> Outcome | Failed:
+    def run(self, candidate: Candidate, *, faster: float = 1.0, watched: bool = True) -> Answer:
         """Simulate a candidate until it is done or, if it is `watched`, an objective is lost.
 
         `faster` : how many times as fast the same requests arrive, or as many are in flight in a closed loop.
         """
-        result = self.result(candidate, faster=faster, watched=watched)
+        try:
+            result = self.result(candidate, faster=faster, watched=watched)
+        except InputError as error:
+            return Refused(candidate, _reason(error))
         return result if isinstance(result, Failed) else self.question.outcome(candidate, result)
 
     def result(self, candidate: Candidate, *, faster: float = 1.0, watched: bool = True) -> Result | Failed:
-        """The same, with all that the run recorded."""
+        """The same, with all that the run recorded. Raises InputError for a candidate that cannot serve."""
         question, started = self.question, time.perf_counter()
         ready = self._ready(shape_of(candidate))
         scenario = scenario_of(question.base, candidate)
@@ -254,6 +279,11 @@ class Trials:
         return self._requests[key]
 
 
+def _reason(error: InputError) -> str:
+    """What is wrong, without the figures of the one candidate."""
+    return error.problem.partition(": ")[0]
+
+
 def _fleet(scenario: LoadedScenario, engines: Sequence[Deployment]) -> Fleet:
     assert scenario.pools is not None
     prefill, decode = (rehost(made, pool) for made, pool in zip(engines, scenario.pools, strict=True))
@@ -317,11 +347,8 @@ def bound_here(shape: Candidate) -> Bounded:
     return _trials.bound(shape)
 
 
-def run_here(task: tuple[Candidate, float, bool]) -> Outcome | Failed:
+def run_here(task: Task) -> Answer:
     """`Trials.run` in a worker process."""
     assert _trials is not None
     candidate, faster, watched = task
     return _trials.run(candidate, faster=faster, watched=watched)
-
-
-Runner = Callable[[tuple[Candidate, float, bool]], Outcome | Failed]

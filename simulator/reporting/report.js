@@ -28,10 +28,11 @@
     packed.remove();
   }
 
+  const narrowed = new Map(); // annotations for a narrow and for a wide chart
   const seen = (place) => !place.closest("details.result:not([open])");
 
   async function draw(name) {
-    const place = document.getElementById(name), { data, layout } = charts[name];
+    const place = document.getElementById(name), { data, layout, narrow } = charts[name];
     const titled = Object.entries(layout).some(([key, value]) => key.startsWith("xaxis") && value.title);
     const top = layout.showlegend ? 30 : 4;
     const whole = { ...base, margin: { l: layout.yaxis.ticktext ? 80 : layout.yaxis.title ? 60 : 50, r: 18, t: top, b: titled ? 46 : 20 }, ...layout };
@@ -41,7 +42,10 @@
         whole[key] = { ...axis, ...whole[key], ...title };
       }
     }
-    whole.width = undefined;
+    if (narrow) {
+      narrowed.set(place, [narrow, layout.annotations]);
+      if (place.clientWidth < 900) whole.annotations = narrow;
+    }
     delete charts[name];
     await Plotly.newPlot(place, data, whole, options);
   }
@@ -82,16 +86,15 @@
   } catch (error) {
     unable(error);
   }
-  const widths = new Map();
-  addEventListener("beforeprint", () => {
+  const fit = (size) => {
     for (const place of document.querySelectorAll(".js-plotly-plot")) {
-      widths.set(place, place._fullLayout.width);
-      Plotly.relayout(place, { width: 690, autosize: false });
+      const [narrow, wide] = narrowed.get(place) || [];
+      const words = narrow ? { annotations: size.width || place.clientWidth < 900 ? narrow : wide } : {};
+      Plotly.relayout(place, { ...size, ...words });
     }
-  });
-  addEventListener("afterprint", () => {
-    for (const [place] of widths) Plotly.relayout(place, { width: null, autosize: true });
-  });
+  };
+  addEventListener("beforeprint", () => fit({ width: 690, autosize: false }));
+  addEventListener("afterprint", () => fit({ width: null, autosize: true }));
   performance.mark("drawn");
   document.documentElement.dataset.drawn = "yes";
 })();

@@ -92,7 +92,9 @@ def _formats(gpu: dict[str, Any], peak: float) -> str:
 
 
 def roofline_chart(roofline: Roofline) -> dict[str, Any]:
-    """Points in the colours of what bounds them, their areas as their shares of the time."""
+    """Points in the colours of what bounds them, their areas as their shares of the time; `narrow` are the annotations
+    for where the chart is less than 900 pixels wide, as on paper.
+    """
     shown = drawn(roofline)
     top = roofline.peaks[0][0]
     ridge = top / roofline.bandwidth
@@ -123,14 +125,14 @@ def roofline_chart(roofline: Roofline) -> dict[str, Any]:
                 "text": [_words(p) for p in members], "hovertemplate": "%{text}<extra></extra>",
             }
         )  # fmt: skip
-    annotations += _labels(shown, (x0, x1, y0, y1))
+    wide, narrow = (annotations + _labels(shown, (x0, x1, y0, y1), width) for width in (WIDTH, NARROW))
     layout = {
-        "height": HEIGHT, "showlegend": True, "hovermode": "closest", "annotations": annotations,
+        "height": HEIGHT, "showlegend": True, "hovermode": "closest", "annotations": wide,
         "xaxis": {"type": "log", "range": [math.log10(x0), math.log10(x1)], **_decades(x0, x1, ""),
                   "title": {"text": "operational intensity, FLOP per byte of HBM traffic"}},
         "yaxis": {"type": "log", "range": [math.log10(y0), math.log10(y1)], **_decades(y0, y1, "FLOP/s")},
     }  # fmt: skip
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": layout, "narrow": narrow}
 
 
 def drawn(roofline: Roofline) -> list[Point]:
@@ -167,18 +169,18 @@ def _words(p: Point) -> str:
     )  # fmt: skip
 
 
-WIDTH, HEIGHT = 720, 430
-_INSIDE = (WIDTH - 80, HEIGHT - 100)
-"""Pixels of the narrowest chart that labels are placed for (on paper), and of the plot in it."""
+WIDTH, NARROW, HEIGHT = 1000, 690, 430
+"""Pixels of the charts for which labels are placed."""
 
 
-def _labels(points: list[Point], window: tuple[float, float, float, float]) -> list[dict[str, Any]]:
+def _labels(points: list[Point], window: tuple[float, float, float, float], width: int) -> list[dict[str, Any]]:
     """Names of the larger points, each at the first of a few places around it where nothing is yet."""
     x0, x1, y0, y1 = map(math.log10, window)
+    inner, height = width - 98, HEIGHT - 76  # without the margins
 
     def place(p: Point) -> tuple[float, float]:
         x, y = math.log10(p.intensity or 1.0), math.log10(p.rate or 1.0)
-        return (x - x0) / (x1 - x0) * _INSIDE[0], (y1 - y) / (y1 - y0) * _INSIDE[1]
+        return (x - x0) / (x1 - x0) * inner, (y1 - y) / (y1 - y0) * height
 
     short = [display_name(p.name) for p in points]
     taken = []
@@ -196,7 +198,7 @@ def _labels(points: list[Point], window: tuple[float, float, float, float]) -> l
             for sx, sy in ((1, 0), (1, 1), (0, 1), (1, -1), (0, -1), (-1, 1), (-1, -1), (-1, 0)):
                 cx, cy = x + sx * (r + reach + w / 2), y + sy * (r + reach + h / 2)
                 box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-                inside = box[0] > 0 and box[2] < _INSIDE[0] and box[1] > 0 and box[3] < _INSIDE[1]
+                inside = box[0] > 0 and box[2] < inner and box[1] > 0 and box[3] < height
                 if inside and not any(_overlap(box, other) for other in taken):
                     best = (box, cx - x, cy - y, reach)
                     break

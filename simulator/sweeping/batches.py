@@ -1,4 +1,4 @@
-"""Points to a cluster in batches, and what comes back; batches whose worker died are tried again one by one."""
+"""Points to a cluster in batches, and rows back; what was in a batch whose worker died is tried again by itself."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ LARGEST = 256
 DEATHS = 3
 """Workers that may die over one scenario before it is given up."""
 TICK = 0.5
+DESERTED = 60.0
+"""Seconds without a single worker after which no other is waited for."""
 
 
 def run_batches(
@@ -43,21 +45,26 @@ def run_batches(
 
     Raises
     ------
-    InputError : the scheduler is gone.
+    InputError : the scheduler is gone, or all workers are for `DESERTED` seconds.
     """
     from distributed import wait
     from distributed.client import FuturesCancelledError
 
     bases, folder, program = arguments
-    waiting, suspects, deaths = deque(points), deque[Point](), Counter[int]()
+    waiting, suspects, alone = deque(points), deque[Point](), deque[Point]()
+    deaths = Counter[int]()
     flying: dict[Future, tuple[list[Point], float]] = {}
+    seen = time.monotonic()  # workers, that is
     each = SECONDS  # seconds a point, as far as known
     try:
-        while waiting or suspects or flying:
+        while waiting or suspects or alone or flying:
             slots = threads(client)
-            while len(flying) < slots and (waiting or suspects):
-                size = 1 if suspects else _size(each, len(waiting), slots)
-                batch = [(suspects or waiting).popleft() for _ in range(size)]
+            seen = time.monotonic() if slots else seen
+            if time.monotonic() - seen > DESERTED:
+                raise _lost("all workers have")
+            while len(flying) < slots and (waiting or suspects or (alone and not flying)):
+                size = _size(each, len(waiting), slots) if waiting and not suspects else 1
+                batch = [(suspects or waiting or alone).popleft() for _ in range(size)]
                 future = client.submit(call, bases, batch, folder, program, pure=False)
                 flying[future] = batch, time.monotonic()
             try:
@@ -71,13 +78,13 @@ def run_batches(
                     each = 0.5 * each + 0.5 * (time.monotonic() - begun) / len(batch)
                     take(batch, future.result())
                 elif future.status == "error":
-                    _again(batch, future.exception(), suspects, deaths, give_up)
+                    _again(batch, future.exception(), suspects, alone, deaths, give_up)
                 else:
-                    raise _lost()
+                    raise _lost("the scheduler has")
                 future.release()
             tick()
     except (FuturesCancelledError, OSError):  # OSError: a connection that was closed
-        raise _lost() from None
+        raise _lost("the scheduler has") from None
     finally:
         if flying and client.status == "running":
             client.cancel(list(flying), force=True)
@@ -92,10 +99,15 @@ def _again(
     batch: list[Point],
     error: BaseException | None,
     suspects: deque[Point],
+    alone: deque[Point],
     deaths: Counter[int],
     give_up: Callable[[Point, str], None],
 ) -> None:
-    """Put the points of a batch that failed back, or give the one up that it is made of."""
+    """Put the points of a batch that failed back, or give the one up that it is made of.
+
+    One whose worker died is tried again in the end and with nothing else on the cluster: so that what fell ill beside
+    it, on a worker that had to take both, is not blamed.
+    """
     from distributed.scheduler import KilledWorker
 
     if len(batch) > 1:
@@ -105,13 +117,13 @@ def _again(
     killed = isinstance(error, KilledWorker)
     deaths[point.index] += 1
     if killed and deaths[point.index] < DEATHS:
-        suspects.append(point)
+        alone.append(point)
     elif killed:
         give_up(point, f"its worker died {DEATHS} times: killed from outside, or out of memory")
     else:
         give_up(point, f"internal error: {type(error).__name__}: {error}")
 
 
-def _lost() -> InputError:
-    problem = "the scheduler has gone away; what was written is kept, and the same command goes on"
-    return InputError(problem, place="--scheduler", allowed="one that runs until the sweep ends")
+def _lost(who: str) -> InputError:
+    problem = f"{who} gone away; what was written is kept, and the same command goes on"
+    return InputError(problem, place="--scheduler", allowed="a cluster that runs until the sweep ends")

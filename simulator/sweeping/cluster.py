@@ -44,16 +44,20 @@ def local_cluster(workers: int) -> Iterator[Client]:
 
     with dask.config.set(_SETTINGS), _quiet():
         get_mp_context().set_forkserver_preload(_IMPORTED)
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            # Its HTTP port is any that is free, and the usual one left to others.
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-            silence_logs=logging.CRITICAL,
-        )
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                # Its HTTP port is any that is free, and the usual one left to others.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                silence_logs=logging.CRITICAL,
+            )
+        except RuntimeError as error:
+            allowed = "in a script, a sweep behind `if __name__ == '__main__':`, since workers import the script"
+            raise InputError(f"the workers did not start ({error})", place="workers", allowed=allowed) from None
         client = None
         try:
             client = Client(cluster, set_as_default=False)
@@ -136,8 +140,8 @@ def _check_workers(client: Client, timeout: float, fail: Any) -> None:
 
 
 def threads(client: Client) -> int:
-    """How many batches the cluster can work on at a time."""
-    return max(sum(client.nthreads().values()), 1)
+    """How many batches the cluster can work on at a time; 0 while its workers are dead."""
+    return sum(client.nthreads().values())
 
 
 def default_workers() -> int:

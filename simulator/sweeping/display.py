@@ -44,6 +44,13 @@ def show_sweep(result: SweepResult) -> None:
             f"note: the data set has {counts.others:,} more rows, of other scenarios or of the program before a change",
             style="yellow",
         )
+    for word in ("extrapolated", "transferred"):
+        times = int(table["notes"].fillna("").str.contains(f"{word}:").sum())
+        if times:
+            console.print(f"note: {times:,} rows are in part {word} (column notes)", style="yellow")
+    if len(known := table["kernel_time.low"].dropna()):
+        widest = _band(known.min(), table["kernel_time.high"].max())
+        console.print(f"80 % interval: of the time of steps, from the kernels' held-out errors; at its widest {widest}")
     shares = table["timed_by"].replace("", None).dropna().value_counts()
     if len(shares):
         console.print(
@@ -78,12 +85,16 @@ def _rows(result: SweepResult, keep: tuple[str, ...]) -> Table:
         table.add_column(path.removeprefix("workload.").removeprefix("engine."), overflow="fold")
     for key in keep:
         table.add_column(METRICS[key].title, justify="right")
-    for row in result.table.to_dict("records"):
+    rows = result.table.to_dict("records")
+    bands = [_band(row["kernel_time.low"], row["kernel_time.high"]) for row in rows]
+    if any(bands):
+        table.add_column("80 % interval", justify="right", no_wrap=True)
+    for row, band in zip(rows, bands, strict=True):
         cells = [_value(row[path], result.units.get(path, "")) for path in (*lead, *result.paths)]
         if row["status"] == "ok":
-            table.add_row(*cells, *(cell(key, row[key]) for key in keep))
+            table.add_row(*cells, *(cell(key, row[key]) for key in keep), band)
         else:
-            table.add_row(*cells, row["status"], *("" for _ in keep[1:]), style="yellow")
+            table.add_row(*cells, row["status"], style="yellow")
     return table
 
 
@@ -98,6 +109,11 @@ def _spread(result: SweepResult, keep: tuple[str, ...]) -> Table:
     return table
 
 
+def _band(low: Any, high: Any) -> str:
+    """`-2.5 % +3.4 %`; empty where no interval is known."""
+    return f"{100 * (low - 1):+.1f} % {100 * (high - 1):+.1f} %" if low == low and low is not None else ""
+
+
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
 
@@ -106,7 +122,7 @@ def _console() -> Console:
     """The terminal; in a pipe, lines as wide as the tables need."""
     console = Console(highlight=False, markup=False)  # names are the user's: brackets in them are no markup
     if not console.is_terminal:
-        console.width = 140
+        console.width = 150
     return console
 
 

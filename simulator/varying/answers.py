@@ -9,7 +9,7 @@ from hwspecs.units import format_quantity
 from simulator.headline import metric
 from simulator.printing import percent
 from simulator.varying.paths import words
-from simulator.varying.whatif import Answer, Row, WhatIf
+from simulator.varying.whatif import AS_GIVEN, Answer, Row, WhatIf
 
 SMALL = 0.02
 """Gain below which a resource is not worth a word."""
@@ -63,7 +63,7 @@ def sentences(found: WhatIf) -> list[str]:
         said += _compared(first, answer, keys[0])
     for answer in found.answers:
         if answer.rows:
-            said += _best(answer, keys[0], named=len(found.answers) > 1)
+            said += _best(answer, keys[: MOST_METRICS + 1], named=len(found.answers) > 1)
     return said
 
 
@@ -73,7 +73,7 @@ def captions(found: WhatIf) -> list[str]:
     said: list[str] = []
     for answer in found.answers:
         if answer.rows:
-            said += _best(answer, key, named=len(found.answers) > 1)
+            said += _best(answer, [key], named=len(found.answers) > 1)
         elif answer.table:
             said += _first(answer, key, found.answers)
     return said
@@ -154,22 +154,30 @@ def _changes(first: Answer, other: Answer, key: str) -> list[str]:
     return words
 
 
-def _best(answer: Answer, key: str, *, named: bool) -> list[str]:
-    what = metric(key)
-    known = [row for row in answer.rows if row.point.error is None and row.point.metrics.get(key) is not None]
-    if not known:
+def _best(answer: Answer, keys: Sequence[str], *, named: bool) -> list[str]:
+    """Where the first metric is best, and where others are."""
+    best = {key: row for key in keys if (row := _best_row(answer, key)) is not None}
+    if not best:
         return [f"{answer.name}: no point can be served."]
-
-    def value(row: Row) -> float:
-        return float(row.point.metrics[key] or 0.0)
-
-    best = min(known, key=value) if what.better == "lower" else max(known, key=value)
-    before = answer.base.metrics.get(key)
-    ratio = f", {value(best) / before:.3g} of the base's" if before else ""
-    lost = len(answer.rows) - len(known)
-    start = f"With {answer.name if answer.name != 'as given' else 'the scenario as given'}, the" if named else "The"
-    text = f"{start} {what.title} is best at {place(best)}: {shown(key, value(best))}{ratio}."
+    key, row = next(iter(best.items()))
+    value, before = float(row.point.metrics[key] or 0.0), answer.base.metrics.get(key)
+    ratio = f", {value / before:.3g} of the base's" if before else ""
+    start = f"With {answer.name if answer.name != AS_GIVEN else 'the scenario as given'}, the" if named else "The"
+    text = f"{start} {metric(key).title} is best at {place(row)}: {shown(key, value)}{ratio}"
+    others: dict[str, list[str]] = {}
+    for other in list(best)[1:]:
+        others.setdefault(place(best[other]), []).append(f"the {metric(other).title}")
+    text += "".join(f"; {' and '.join(titles)} at {where}" for where, titles in others.items()) + "."
+    lost = sum(row.point.error is not None for row in answer.rows)
     return [text + (f" {lost} of {len(answer.rows)} points cannot be served." if lost else "")]
+
+
+def _best_row(answer: Answer, key: str) -> Row | None:
+    known = [(float(v), row) for row in answer.rows if (v := row.point.metrics.get(key)) is not None]
+    if not known:
+        return None
+    pick = min if metric(key).better == "lower" else max
+    return pick(known, key=lambda pair: pair[0])[1]
 
 
 def distinct(found: WhatIf) -> dict[str, str]:

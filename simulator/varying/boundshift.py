@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from hwspecs.gpu import Gpu
 from simulator.calibrated import Calibrated
 from simulator.cost import BOUNDS
 from simulator.operators import Operator
@@ -152,7 +151,7 @@ def _shift(cost: StepCost, op: Operator, phase: str, step: StepShape, share: flo
         ratio=ratio if np.isfinite(ratio) else FARTHEST,
         path=None if above is None else above[0],
         above=None if above is None else above[1],
-        factor=None if above is None else above[1] / _now(cost.gpu, op, BOUNDS[first], place)[1],
+        factor=None if above is None else above[3],
         other=None if below is None else below[0],
         below=None if below is None else below[1],
     )
@@ -163,32 +162,38 @@ def _terms(cost: StepCost, op: Operator, step: StepShape) -> np.ndarray:
     return np.array([float(part) for part in (time.compute, time.memory, time.l2, time.link, time.overhead)])
 
 
-def _now(gpu: Gpu, op: Operator, bound: str, place: str) -> tuple[str | None, float]:
-    """The field whose resource a term is of, and its value; no field for a term that no resource of the GPU is."""
-    if bound == "compute" and op.dtype is None:
-        return f"{place}.boost_clock", gpu.boost_clock
-    if bound == "compute" and op.dtype is not None:
-        return f"{place}.peak.{op.dtype}", gpu.peak[op.dtype]
+def _resource(cost: StepCost, op: Operator, step: StepShape, term: int, place: str) -> tuple[str, float] | None:
+    """The field that a term goes down with, and its value; None for a term that no rate of the GPU shortens.
+
+    Kernels may compute in another format than their operands have, and some parts go by the clock.
+    """
+    gpu, bound = cost.gpu, BOUNDS[term]
     known = {
-        "memory": ("memory.bandwidth", gpu.memory.bandwidth),
-        "l2": ("l2.bandwidth", gpu.l2.bandwidth),
-        "link": ("link.bandwidth", gpu.link.bandwidth),
+        "memory": {"memory.bandwidth": gpu.memory.bandwidth},
+        "l2": {"l2.bandwidth": gpu.l2.bandwidth},
+        "link": {"link.bandwidth": gpu.link.bandwidth},
     }
-    if bound not in known:
-        return None, 1.0
-    path, value = known[bound]
-    return f"{place}.{path}", value
+    if bound == "compute":
+        formats = sorted(gpu.peak, key=lambda dtype: dtype != op.dtype)
+        known["compute"] = {f"peak.{d}": gpu.peak[d] for d in formats} | {"boost_clock": gpu.boost_clock}
+    before = _terms(cost, op, step)[term]
+    for path, value in known.get(bound, {}).items():
+        if _terms(_with(cost, path, 2 * value), op, step)[term] < 0.75 * before:
+            return f"{place}.{path}", value
+    return None
 
 
 def _crossing(
     cost: StepCost, op: Operator, step: StepShape, term: int, guess: float, place: str
-) -> tuple[str, float, int] | None:
-    """The path and the value of the resource of a term at which the operator's bound changes, and to which term; None
-    if none within FARTHEST does. `guess` : the factor if the other terms do not depend on it; below 1, less of it.
+) -> tuple[str, float, int, float] | None:
+    """The path and the value of the resource of a term at which the operator's bound changes, to which term, and the
+    value over what it is now; None if none within FARTHEST does. `guess` : that factor if the other terms do not depend
+    on the resource; below 1, less of it.
     """
-    path, now = _now(cost.gpu, op, BOUNDS[term], place)
-    if path is None:
+    found = _resource(cost, op, step, term, place)
+    if found is None:
         return None
+    path, now = found
     bound = int(np.argmax(_terms(cost, op, step)))
 
     def at(factor: float) -> int:
@@ -199,13 +204,13 @@ def _crossing(
     if 1 / FARTHEST < guess < FARTHEST:
         edge = 1.001 if guess >= 1 else 1 / 1.001
         if at(guess * edge) != bound and at(guess / edge) == bound:
-            return path, now * guess, at(guess * edge)
+            return path, now * guess, at(guess * edge), guess
     if at(far) == bound:
         return None
     for _ in range(20):
         middle = float(np.sqrt(near * far))
         near, far = (middle, far) if at(middle) == bound else (near, middle)
-    return path, now * far, at(far)
+    return path, now * far, at(far), far
 
 
 def _with(cost: StepCost, path: str, value: float) -> StepCost:

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
+from hwspecs.units import format_quantity
 from simulator.headline import Metric
 from simulator.varying.crossing import Crossing, Sample, brackets, gap, grid, monotone
+from simulator.varying.grid import variant_of
 from simulator.varying.paths import Field, assignment, field_at, split_assignment, values_at, words
 from simulator.varying.points import Point, Progress, Spec, plain_spec
 from simulator.varying.runner import Runner
 from simulator.varying.target import Target, parse_target
 from simulator.varying.values import Stop, parse_values
-from simulator.varying.whatif import variant_of
 from workloads.scenario import LoadedScenario, load_scenario
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ CURVES = ("predicted", "fast", "slow")
 SCAN = 9
 TOLERANCE = 1e-3
 MOST_SCANNED = 1000
+SI = ("B", "B/s", "FLOP/s", "Hz", "W", "s")
+"""Units without a prefix, as ranges of factors have them."""
 RANGES = "LO..HI, numbers with units as in --set, such as 2..10 TB/s, or factors on what it is, such as x0.5..x4"
 _FACTORS = re.compile(r"\s*[x×]\s*([\d._eE+-]+)\s*\.\.\s*[x×]\s*([\d._eE+-]+)\s*")
 
@@ -63,6 +66,8 @@ class Range:
         """The value for people: four digits."""
         if self.whole:
             return words(round(x))
+        if self.unit in SI:
+            return format_quantity(x, self.unit, digits=4)
         text = f"{x:,.4g}" if 1e-3 <= abs(x) < 1e6 else f"{x:.4g}"
         return f"{text} {self.unit}".strip()
 

@@ -131,7 +131,7 @@ def _none(found: BreakEven, case: Case, wish: str) -> str:
     value = first.values["predicted"]
     met = met and value is not None and limit is not None and found.target.met(value, limit)
     text = f"no break-even: {wish} {'everywhere' if met else 'nowhere'} from {over.words(over.low)} to "
-    text += f"{over.words(over.high)}: {metric.key} is {at(first)} and {at(last)}"
+    text += f"{over.words(over.high)}: {metric.title} is {at(first)} and {at(last)}"
     for curve, end in (("fast", "fast"), ("slow", "slow")):
         for crossing in case.crossings.get(curve, ()):
             text += f"; at {over.words(crossing.inside.x)} if times are at the {end} end of their interval"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -96,7 +97,7 @@ def _notes(found: BreakEven) -> list[str]:
         name = f"{case.label}: " if len(found.cases) > 1 else ""
         if case.turns:
             text = "is not monotone over the range: between two values of the scan further crossings may hide"
-            notes.append(f"{name}{found.target.metric.key} {text}")
+            notes.append(f"{name}{found.target.metric.title} {text}")
         for reason in dict.fromkeys(row.error for row in case.scan if row.error):
             count = sum(row.error == reason for row in case.scan)
             notes.append(f"{name}{count} of {len(case.scan)} values could not be served: {reason}")
@@ -109,5 +110,7 @@ def _notes(found: BreakEven) -> list[str]:
     if not found.range.logarithmic and not found.range.whole:
         exact = f"{found.tolerance:.2g} of the range or less"
     notes.append(f"found to {exact} apart; the metric as predicted has its own error")
-    shared = dict.fromkeys(note for case in found.cases for note in case.notes)
-    return notes + [note for note in shared if note.startswith(("transferred", "extrapolated"))][:3]
+    said = [note for case in found.cases for note in case.notes if note.startswith(("transferred", "extrapolated"))]
+    # Of which part of the time is another number at every value.
+    shared = dict.fromkeys(re.sub(r" \([^()]*% of the time\)", "", note) for note in said)
+    return notes + [f"of values of the range: {note}" for note in shared]

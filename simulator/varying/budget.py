@@ -215,15 +215,14 @@ def _budget(data: object, origin: str, line_of: Any) -> Budget:
     for name, part in parsed.budgets.items():
         costs = {}
         for path, text in part.costs.items():
-            place = ("budgets", name, "costs", path)
+            place: tuple[str, ...] = ("budgets", name, "costs", path)
             try:
                 kinds[path] = kind = resource_kind(path)
                 costs[path] = _cost(text, kind)
             except InputError as error:
                 raise fail(place, error.problem, error.found, error.allowed) from None
-        total, factor = (None, 1.0) if part.total is None else (part.total, 1.0)
-        if isinstance(total, str):
-            total, factor = None, float(total[1:])
+        factor = float(part.total[1:]) if isinstance(part.total, str) else 1.0
+        total = None if isinstance(part.total, str) else part.total
         if total is not None and total <= part.fixed:
             raise fail(("budgets", name, "total"), "nothing is left beside what is fixed", total,
                        f"more than the fixed {part.fixed:g}")  # fmt: skip
@@ -247,7 +246,8 @@ def _budget(data: object, origin: str, line_of: Any) -> Budget:
             allowed = near_matches(parsed.price.budget, parsed.budgets)
             raise fail(("price", "budget"), "no such budget", parsed.price.budget, allowed)
         pricing = Pricing(parsed.price.budget, parsed.price.fixed, parsed.price.per_unit, parsed.price.date)
-    return Budget(parsed.title or Path(origin).stem, parsed.note, tuple(limits), kinds, bounds, pricing, origin)
+    title = parsed.title or (Path(origin).stem if line_of is not None else "a budget")
+    return Budget(title, parsed.note, tuple(limits), kinds, bounds, pricing, origin)
 
 
 def resource_kind(path: str) -> Kind:
@@ -297,7 +297,7 @@ def _bound(text: object, kind: Kind) -> Bound:
     if match is None:
         raise InputError("not bounds", found=text, allowed=allowed)
     first, last = match.groups()
-    if re.search(r"\binf|nan", text, re.IGNORECASE):
+    if re.search(r"\binf|nan", match[0], re.IGNORECASE):
         raise InputError("infinite bounds", found=text, allowed=allowed)
     factors = first[0] in "x×" and last[0] in "x×"
     if factors:

@@ -56,6 +56,14 @@ def document(found: CoDesign) -> dict[str, Any]:
             ],
             "base": [_measured(m) for m in found.measured[0]],
             "designs": [_design(found, i) for i in range(len(found.optima))],
+            "other_seeds": [
+                {
+                    "seed": seed,
+                    "base": [m.value for m in table[0]],
+                    "designs": [[m.value for m in r] for r in table[1:]],
+                }
+                for seed, table in found.reseeded.items()
+            ],
             "searched": SEARCHED,
             "simulations": found.runs,
             "seconds": found.seconds,
@@ -173,14 +181,19 @@ def sentences(found: CoDesign) -> list[str]:
         elif gain[1] is None:
             text += f", {_times(gain[0])} than with {found.gpu}"
         else:
-            text += f", {_times(gain[0])} than with {found.gpu} (80 % interval {gain[1]:.3g}x to {gain[2]:.3g}x)"
+            text += f", {_times(gain[0])} than with {found.gpu} (80 % interval {gain[1]:.3f}x to {gain[2]:.3f}x)"
         texts.append(text + ".")
     texts += [_swapped(found, i) for i in range(1, len(found.optima))]
     return texts
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.3g}x better" if ratio >= 1 else f"{1 / ratio:.3g}x worse"
+    """In words: by how many per cent where that is little."""
+    if abs(ratio - 1) < 5e-4:
+        return "no better"
+    if abs(ratio - 1) < 0.1:
+        return f"{percent(abs(ratio - 1))} {'better' if ratio > 1 else 'worse'}"
+    return f"{ratio:.3g}x better" if ratio > 1 else f"{1 / ratio:.3g}x worse"
 
 
 def _change(found: CoDesign, optimum: Optimum, j: int) -> str:
@@ -192,20 +205,46 @@ def _change(found: CoDesign, optimum: Optimum, j: int) -> str:
 def _swapped(found: CoDesign, i: int) -> str:
     """What it costs to run one setting on the GPU that was built for the first, and the other way round."""
     first, other = found.optima[0].label, found.optima[i].label
-    losses = [_loss(found, i, on=0), _loss(found, 0, on=i)]
-    if any(loss is None for loss in losses):
-        served = "does not serve the other"
-        return f"Does {other} change what to build? Yes: a GPU that was built for one of {first} and {other} {served}."
-    there, back = (loss or 0.0 for loss in losses)
-    verdict = "No" if max(there, back) <= SAME else "Yes"
-    numbers = f"{other} on the GPU built for {first} is {percent(max(there, 0))} worse than on its own, "
-    numbers += f"{first} on the GPU built for {other} {percent(max(back, 0))}"
-    return f"Does {other} change what to build? {verdict}: {numbers}."
+    losses = [_losses(found, i, on=0), _losses(found, 0, on=i)]
+    question = f"Does {other} change what to build?"
+    if any(loss is None for several in losses for loss in several):
+        return f"{question} Yes: a GPU that was built for one of {first} and {other} does not serve the other."
+    there, back = ([loss for loss in several if loss is not None] for several in losses)
+    verdict = "Hardly"
+    if max(min(there), min(back)) > SAME:
+        verdict = "Yes"
+    elif max(*there, *back) <= SAME:
+        verdict = "No"
+    seeds = f" (over {len(there)} seeds)" if len(there) > 1 else ""
+    text = f"{question} {verdict}: {other} on the GPU built for {first} is {_range(there)} worse than on its own, "
+    text += f"{first} on the GPU built for {other} {_range(back)}{seeds}"
+    if verdict == "Yes" and all(_overlap(found, s, on=g) for s, g in ((i, 0), (0, i))):
+        text += ", which is less than the predictions' 80 % intervals"
+    return f"{text}."
 
 
-def _loss(found: CoDesign, setting: int, *, on: int) -> float | None:
-    """How much worse a setting is on the GPU of another one than on its own; below zero is a better design by noise."""
-    own, other = found.measured[setting + 1][setting].value, found.measured[on + 1][setting].value
+def _range(losses: list[float]) -> str:
+    low, high = percent(max(min(losses), 0.0)), percent(max(*losses, 0.0))
+    return low if low == high else f"{low.removesuffix(' %')} to {high}"
+
+
+def _losses(found: CoDesign, setting: int, *, on: int) -> list[float | None]:
+    """How much worse a setting is on the GPU of another one than on its own, by seed; below zero is luck."""
+    return [_loss(found, table, setting, on) for table in (found.measured, *found.reseeded.values())]
+
+
+def _loss(found: CoDesign, table: tuple[tuple[Measured, ...], ...], setting: int, on: int) -> float | None:
+    own, other = table[setting + 1][setting].value, table[on + 1][setting].value
     if not own or not other:
         return None
     return other / own - 1 if found.metric.better == "lower" else own / other - 1
+
+
+def _overlap(found: CoDesign, setting: int, *, on: int) -> bool:
+    """Whether the intervals of a setting on its own and on another GPU have values in common."""
+    own, other = found.measured[setting + 1][setting], found.measured[on + 1][setting]
+    ends = own.low, own.high, other.low, other.high
+    if any(end is None for end in ends):
+        return False
+    low, high = max(own.low or 0.0, other.low or 0.0), min(own.high or 0.0, other.high or 0.0)
+    return low <= high

@@ -79,7 +79,10 @@ def _metric(axes: Any, found: CoDesign) -> None:
     axes.set_yticks(range(len(found.optima)), labels)
     axes.invert_yaxis()
     unit = f", {found.metric.unit}" if found.metric.unit else ""
-    axes.set_title(f"{found.metric.title}{unit}, 80 % interval", fontsize=10, color=INK, loc="left")
+    known = any(m.low is not None for row in found.measured for m in row)
+    axes.set_title(
+        f"{found.metric.title}{unit}{', 80 % interval' if known else ''}", fontsize=10, color=INK, loc="left"
+    )
     _dress(axes)
 
 

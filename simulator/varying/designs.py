@@ -168,11 +168,15 @@ class Space:
         for r, value in zip(self.resources, self.values(x), strict=True):
             if r.free:
                 texts += [assignment(f"gpu.{path}", text) for path, text in self._moved(r, value).items()]
-        price = self.usd_per_hour(x)
-        if price is not None and self.budget.pricing is not None:
-            date = self.budget.pricing.date or (self.gpu.price.date if self.gpu.price else "")
-            texts.append(assignment("gpu.price", {"usd_per_hour": price, "date": date}))
-        return tuple(texts)
+        return (*texts, *self.price_sets(x))
+
+    def price_sets(self, x: np.ndarray) -> tuple[str, ...]:
+        """The assignment that gives the scenario's GPU the price of a design, if prices follow from a budget."""
+        price, pricing = self.usd_per_hour(x), self.budget.pricing
+        if price is None or pricing is None:
+            return ()
+        date = pricing.date or (self.gpu.price.date if self.gpu.price else "")
+        return (assignment("gpu.price", {"usd_per_hour": price, "date": date}),)
 
     def _moved(self, r: Resource, value: float) -> dict[str, Any]:
         """Paths and values of what a resource is; of a format's rate all formats of the matrix units."""

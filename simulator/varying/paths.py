@@ -127,6 +127,20 @@ def split_assignment(text: str, option: str) -> tuple[str, str]:
     return path.strip(), value.strip()
 
 
+def ordered(sets: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """Assignments to a scenario, `sets`, with further ones, `own`, on top of them, a part always before its fields.
+
+    One of `own` to a part of which `sets` change a field takes the place of what `sets` say of the part itself, and
+    comes first: `gpu.memory.bandwidth=4 TB/s` holds for every `gpu`.
+    """
+    mine = sorted(own, key=lambda text: text.partition("=")[0].count("."))
+    paths = [text.partition("=")[0].strip() for text in sets]
+    first = [text for text in mine if any(path.startswith(text.partition("=")[0] + ".") for path in paths)]
+    replaced = {text.partition("=")[0] for text in first}
+    kept = [text for text, path in zip(sets, paths, strict=True) if path not in replaced]
+    return (*first, *kept, *(text for text in mine if text not in first))
+
+
 def words(value: Any, unit: str = "") -> str:
     """A value for people: `9.6 TB/s`, `top_k 1,024`."""
     if isinstance(value, str):

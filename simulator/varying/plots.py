@@ -92,6 +92,8 @@ def tornado(found: WhatIf) -> Any:
 
 
 def _bars(axes: Any, live: Sequence[Any], answers: Sequence[Answer], key: str, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     thick = 0.8 / len(answers)
     ends = [0.0]
     for j, answer in enumerate(answers):
@@ -121,6 +123,7 @@ def _bars(axes: Any, live: Sequence[Any], answers: Sequence[Answer], key: str, t
     axes.set_xlim(min(ends) - 0.2 * wide, max(ends) + 0.2 * wide)
     axes.axvline(0, color=SOFT, linewidth=0.8)
     axes.set_xlabel(f"% of {title} for 1 % more", fontsize=9.5, color=SOFT)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     _dress(axes)
     axes.grid(axis="x", color=THIN, linewidth=0.6)
 
@@ -169,12 +172,12 @@ def _lines(found: WhatIf) -> tuple[list[str], list[list[Row]]]:
 def _panel(axes: Any, found: WhatIf, lines: Sequence[Sequence[Row]], key: str, title: str) -> None:
     path = next(iter(found.vary))
     values = list(found.vary[path])
-    numbers = [_number(value) for value in values]
+    numbers = list(dict.fromkeys(_number(row.values[path]) for rows in lines for row in rows))
     known = [n for n in numbers if n is not None]
     largest = max((row.point.metrics.get(key) or 0.0 for rows in lines for row in rows), default=0.0)
     divisor, unit = scale(key, largest)
     if len(known) == len(numbers) and len(known) > 1:
-        _curve(axes, path, lines, key, values, known, divisor)
+        _curve(axes, path, lines, key, divisor)
     else:
         _columns(axes, lines, key, values, divisor)
     axes.set_ylim(bottom=0)
@@ -188,32 +191,30 @@ def _panel(axes: Any, found: WhatIf, lines: Sequence[Sequence[Row]], key: str, t
     axes.grid(axis="y", color=THIN, linewidth=0.6)
 
 
-def _curve(
-    axes: Any,
-    path: str,
-    lines: Sequence[Sequence[Row]],
-    key: str,
-    values: Sequence[Any],
-    numbers: Sequence[float],
-    divisor: float,
-) -> None:
-    at = dict(zip((value_words(value) for value in values), numbers, strict=True))
+def _curve(axes: Any, path: str, lines: Sequence[Sequence[Row]], key: str, divisor: float) -> None:
     for colour, rows in zip(COLOURS, lines, strict=False):
         known = [row for row in rows if row.point.metrics.get(key) is not None]
-        known.sort(key=lambda row: at[value_words(row.values[path])])
-        xs = [at[value_words(row.values[path])] for row in known]
+        known.sort(key=lambda row: _number(row.values[path]) or 0.0)
+        xs = [_number(row.values[path]) or 0.0 for row in known]
         ys = [float(row.point.metrics[key] or 0.0) for row in known]
         ends = [row.point.intervals.get(key) or (y, y) for row, y in zip(known, ys, strict=True)]
         low, high = ([end[i] / divisor for end in ends] for i in (0, 1))
         axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(xs, [y / divisor for y in ys], color=colour, linewidth=1.8, marker="o", markersize=4)
-    if min(numbers) > 0 and max(numbers) / min(numbers) >= 3:
+    ticks = {_number(row.values[path]) or 0.0: value_words(row.values[path]) for rows in lines for row in rows}
+    numbers = sorted(ticks)
+    logarithmic = numbers[0] > 0 and numbers[-1] / numbers[0] >= 3
+    if logarithmic:
         from matplotlib.ticker import NullLocator
 
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-    few = range(0, len(numbers), max(1, -(-len(numbers) // 6)))
-    axes.set_xticks([numbers[i] for i in few], [value_words(values[i]) for i in few])
+    along = [math.log(number) if logarithmic else number for number in numbers]
+    few = [0]
+    for i in range(1, len(numbers)):  # where labels leave each other room
+        if along[i] - along[few[-1]] >= 0.19 * (along[-1] - along[0]):
+            few.append(i)
+    axes.set_xticks([numbers[i] for i in few], [ticks[numbers[i]] for i in few])
 
 
 def _columns(axes: Any, lines: Sequence[Sequence[Row]], key: str, values: Sequence[Any], divisor: float) -> None:

@@ -37,8 +37,8 @@ class Target:
         return value <= limit if self.sense == "<=" else value >= limit
 
     def words(self, limit: float) -> str:
-        """`tpot_s.p99 <= 40 ms`."""
-        return f"{self.metric.key} {self.sense} {show(self.metric, limit)}"
+        """`TPOT p99 <= 40 ms`."""
+        return f"{self.metric.title} {self.sense} {show(self.metric, limit)}"
 
 
 def parse_target(text: str, *, bare: bool) -> Target:

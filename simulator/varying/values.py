@@ -217,14 +217,14 @@ def _stops(first: str, last: str, step: str, text: str, place: str) -> list[Valu
     whole = whole_start and whole_stop and not unit
     if even:
         numbers = _spaced(start, stop, even[1].lower(), int(even[2].replace("_", "")), fail)
+    elif stop < start:
+        raise fail("an empty range: its end lies below its start")
+    elif factor:
+        numbers = _factors(start, stop, _number(factor[1]), fail)
     else:
-        if stop < start:
-            raise fail("an empty range: its end lies below its start")
-        numbers = _factors(start, stop, _number(factor[1]), fail) if factor else None
-        if numbers is None:
-            size, own, whole_step = _end(step, fail)
-            numbers = _steps(start, stop, size * (_ratio(own, unit, fail) if own else 1.0), fail)
-            whole = whole and whole_step
+        size, own, whole_step = _end(step, fail)
+        numbers = _steps(start, stop, size * (_ratio(own, unit, fail) if own else 1.0), fail)
+        whole = whole and whole_step
     return [Stop(_tidy(number), unit, whole) for number in numbers]
 
 

@@ -8,7 +8,6 @@ Every number is one of a full simulation. `points` makes them, `elasticities` an
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 from hwspecs.errors import InputError
 from simulator.headline import metric
 from simulator.varying.elasticities import Table, elasticities, total_of_rates
-from simulator.varying.paths import assignment, named, split_assignment, values_at, words
+from simulator.varying.grid import Setting, check_size, check_values, places, values_of, variant_of
+from simulator.varying.paths import ordered, words
 from simulator.varying.points import Point, Progress, Spec, Task, plain_spec, run_points
 from simulator.varying.resources import Resource, resources
-from workloads.scenario import LoadedScenario, load_scenario
+from workloads.scenario import load_scenario
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "kinesim-whatif/1"
-MOST = 1_000
-"""Simulations of one question; a larger grid is what `kinesim sweep` is for."""
+AS_GIVEN = "as given"
+"""What the scenario itself is called beside other settings."""
 CLOSED = ("makespan_s", "usd", "energy_j")
 """Metrics where it is up to the machine how long a run takes."""
 OPEN = ("ttft_s.p99", "tpot_s.p99", "e2e_s.p99", "usd", "energy_j")
@@ -128,7 +128,7 @@ class WhatIf:
 
     def frame(self) -> pd.DataFrame:
         """As a table: of what was varied, a row a point (metrics, `KEY.low`, `KEY.high`, `KEY.ratio`); without
-        anything varied, a row a resource (`KEY`, `KEY.uncertainty`, `KEY.step`).
+        anything varied, a row a resource (`KEY`, `KEY.uncertainty`, `KEY.step`, `.low`, `.high`).
         """
         import pandas as pd
 
@@ -146,7 +146,9 @@ class WhatIf:
                 cells = (answer.table or {}).get(r.key, {})
                 record = {"setting": answer.name, "path": r.key, "title": r.title}
                 for key, e in cells.items():
-                    record |= {key: e.value, f"{key}.uncertainty": e.uncertainty, f"{key}.step": e.step}
+                    known = e.document()
+                    names = ("uncertainty", "step", "low", "high")
+                    record |= {key: e.value, **{f"{key}.{name}": known.get(name) for name in names}}
                 rows.append(record)
         return pd.DataFrame(rows)
 
@@ -188,131 +190,47 @@ def whatif(
     keys = tuple(dict.fromkeys(metrics)) if metrics else CLOSED if closed else OPEN
     for key in keys:
         metric(key)
-    lists = {path: tuple(_values(loaded, path, given)) for path, given in (vary or {}).items()}
-    combos = list(itertools.product(*lists.values())) if lists else []
-    settings = [("as given", ()), *(variant_of(one) for one in against)]
-    if len(combos) * len(settings) > MOST:
-        found = " x ".join(f"{len(values)} of {path}" for path, values in lists.items())
-        found += f" x {len(settings)} settings" if len(settings) > 1 else ""
-        allowed = f"at most {MOST:,} together; `kinesim sweep` takes larger grids"
-        raise InputError("too many simulations", file="--vary", found=found, allowed=allowed)
-    _check(spec, sets, lists, settings)
+    lists = {path: values_of(loaded, path, given) for path, given in (vary or {}).items()}
+    settings: list[Setting] = [(AS_GIVEN, ()), *(variant_of(one) for one in against)]
+    check_size(lists, settings)
+    check_values(spec, sets, lists, settings)
     wanted = elasticities if elasticities is not None else not lists
-    answers = []
-    for name, texts in settings:
-        answer = _ask(spec, (*sets, *texts), name, wanted, keys, closed, jobs, progress)
-        answers.append(replace(answer, sets=texts))
-    if combos:
-        rows = _vary(spec, tuple(sets), settings, lists, combos, jobs, progress)
-        answers = [replace(answer, rows=tuple(found)) for answer, found in zip(answers, rows, strict=True)]
+    answers = [_ask(spec, tuple(sets), own, keys, closed, jobs, progress) for own in settings] if wanted else []
+    grids = [places(spec, sets, own, vary or {}, lists) if lists else [] for own in settings]
+    tasks = []
+    for own, grid in zip(settings, grids, strict=True):
+        tasks += [] if wanted else [Task(plain_spec(spec), ordered(sets, own[1]), intervals=True)]
+        tasks += [Task(plain_spec(spec), one.sets, intervals=True) for one in grid]
+    points = iter(run_points(tasks, jobs, progress) if tasks else ())
+    for i, (name, texts) in enumerate(settings):
+        if not wanted:
+            answers.append(Answer(name, texts, next(points)))
+        answers[i] = replace(answers[i], rows=tuple(Row(one.values, next(points)) for one in grids[i]))
     if answers[0].base.error is not None and not any(row.point.error is None for row in answers[0].rows):
         raise InputError(answers[0].base.error, file=loaded.origin)
     return WhatIf(loaded.config.name, loaded.gpu.title, loaded.model.name, keys, lists, tuple(answers), closed)
 
 
-def variant_of(given: str | Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """A setting's name and its assignments, from one `PATH=VALUE` or several. InputError for anything else."""
-    texts = [given] if isinstance(given, str) else list(given)
-    names, found = [], []
-    for text in texts:
-        path, value = split_assignment(text, "--against")
-        plain = named(path, value)
-        found.append(f"{path}={value}" if plain == value else assignment(path, plain))
-        names.append(f"{path} {_shown(value, plain)}")
-    return ", ".join(names), tuple(found)
-
-
-def _shown(text: str, plain: Any) -> str:
-    from hwspecs.yamlfile import parse_yaml
-
-    try:
-        return words(plain if plain != text else parse_yaml(text, "--against").data)
-    except InputError:
-        return text
-
-
-def _values(loaded: LoadedScenario, path: str, given: object) -> list[Any]:
-    """The values of one `--vary`; of several paths joined by `+`, a mapping of each one's."""
-    paths = path.split("+")
-    if len(paths) == 1:
-        return values_at(loaded, path, given, path)
-    lists = [values_at(loaded, one.strip(), given, path) for one in paths]
-    if len({len(values) for values in lists}) > 1:
-        found = ", ".join(f"{len(values)} of {one}" for one, values in zip(paths, lists, strict=True))
-        raise InputError("fields that vary together need as many values each", place=path, found=found)
-    return [dict(zip(paths, values, strict=True)) for values in zip(*lists, strict=True)]
-
-
-def _texts(path: str, value: Any) -> list[str]:
-    """Assignments that give a field of `vary` a value."""
-    if "+" in path:
-        return [assignment(one.strip(), each) for one, each in value.items()]
-    return [assignment(path, value)]
-
-
-def _check(
-    spec: Spec,
-    sets: Sequence[str],
-    lists: Mapping[str, Sequence[Any]],
-    settings: Sequence[tuple[str, Sequence[str]]],
-) -> None:
-    """InputError for a path or a value that is no good by itself, before anything is simulated.
-
-    What is wrong only together with the rest of the scenario (a format that another GPU lacks) is left to the points.
-    """
-    asked = [("--vary", _texts(path, value)) for path, values in lists.items() for value in values]
-    asked += [("--against", list(texts)) for _, texts in settings if texts]
-    for option, texts in asked:
-        try:
-            load_scenario(plain_spec(spec), (*sets, *texts))
-        except InputError as error:
-            own = any(_about(error.place or "", text.partition("=")[0]) for text in texts)
-            if error.file == "--set" and own:
-                raise InputError(
-                    error.problem, file=option, place=error.place, found=error.found, allowed=error.allowed
-                ) from None
-
-
-def _about(place: str, path: str) -> bool:
-    """Whether an error's place is a path, inside of it, or on the way to it."""
-    return place == path or place.startswith((f"{path}.", f"{path}[")) or path.startswith((f"{place}.", f"{place}["))
-
-
 def _ask(
-    spec: Spec, sets: tuple[str, ...], name: str, wanted: bool, keys: Sequence[str], closed: bool,
-    jobs: int | None, progress: Progress | None,
-) -> Answer:  # fmt: skip
-    """The base of one setting, with elasticities if they are wanted."""
-    plain = plain_spec(spec)
-    if not wanted:
-        return Answer(name, sets, run_points([Task(plain, sets, intervals=True)], 1, progress)[0])
-    try:
-        found = resources(load_scenario(plain, sets))
-    except InputError as error:
-        if name == "as given":
-            raise
-        return Answer(name, sets, Point(sets, error=error.message()))
-    base, table = elasticities(plain, sets, found, keys, closed=closed, jobs=jobs, progress=progress)
-    return Answer(name, sets, base, found, table)
-
-
-def _vary(
     spec: Spec,
     sets: tuple[str, ...],
-    settings: Sequence[tuple[str, tuple[str, ...]]],
-    lists: Mapping[str, Sequence[Any]],
-    combos: Sequence[tuple[Any, ...]],
+    setting: Setting,
+    keys: Sequence[str],
+    closed: bool,
     jobs: int | None,
     progress: Progress | None,
-) -> list[list[Row]]:
-    """The points of each setting."""
-    plain, tasks = plain_spec(spec), []
-    for _, texts in settings:
-        for combo in combos:
-            own = [t for path, value in zip(lists, combo, strict=True) for t in _texts(path, value)]
-            tasks.append(Task(plain, (*sets, *texts, *own), intervals=True))
-    points = iter(run_points(tasks, jobs, progress))
-    return [[Row(dict(zip(lists, combo, strict=True)), next(points)) for combo in combos] for _ in settings]
+) -> Answer:
+    """One setting with its elasticities."""
+    (name, own), plain = setting, plain_spec(spec)
+    texts = ordered(sets, own)
+    try:
+        found = resources(load_scenario(plain, texts))
+    except InputError as error:
+        if not own:
+            raise
+        return Answer(name, own, Point(texts, error=error.message()))
+    base, table = elasticities(plain, texts, found, keys, closed=closed, jobs=jobs, progress=progress)
+    return Answer(name, own, base, found, table)
 
 
 def _point(point: Point, base: Point | None = None) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 "use strict";
 (function () {
   let moves = {};            // texts by control, "~octaves" while a slider moves
-  let asking = false, waiting = false, started = false;
+  let asking = false, waiting = false;
   let input = null;          // when the browser last took an input
   let movedAt = null;        // when the oldest move that is not yet answered was made
   let settled = null;        // timer: a quiet moment after the last move
   let pushed = null;         // the query of the newest entry of the history
-  let held = null;           // the slider under the pointer
+  let held = null;           // what the pointer holds
+  let typing = null;         // the field with a text that is not yet entered
+  let notice = "";           // what was wrong with the address
   let answer = null;
-  const shown = {};          // values that this script put into controls itself
+  const drawn = {};          // what panels have in them
   const byId = (id) => document.getElementById(id);
   const SLID = "~", AS_GIVEN = "as the scenario has it";
 
@@ -20,14 +22,13 @@
     return reply.json();
   }
 
-  function say(text) { byId("status").textContent = text; }
-
-  function put(id, value) {
-    if (shown[id] === value) return;
-    shown[id] = value;
-    if (id.startsWith("pick-")) byId(id).value = value;
-    else window.dash_clientside.set_props(id, {value: value});
+  function fill(id, html) {  // what has not changed is not laid out again
+    if (drawn[id] === html) return;
+    drawn[id] = html;
+    byId(id).innerHTML = html;
   }
+
+  function say(text) { byId("status").textContent = text; }
 
   // ---- from a move to its answer --------------------------------------------------------------------------------
 
@@ -49,7 +50,7 @@
       problem("The server does not answer: is kinesim explore still running?");
     }).finally(() => {
       asking = false;
-      if (waiting) ask(); else settled = setTimeout(settle, 150);
+      if (waiting) ask(); else settled = setTimeout(settle, 300);
     });
   }
 
@@ -61,9 +62,9 @@
       const box = byId("row-" + key), field = byId("text-" + key);
       box.classList.toggle("bad", text !== "");
       if (field) field.setAttribute("aria-invalid", text !== "" ? "true" : "false");
-      if (text !== "") for (let up = box.parentElement; up; up = up.parentElement) if (up.tagName === "DETAILS") up.open = true;
+      if (text !== "") box.closest("details").open = true;
     }
-    problem(errors[""] || "");
+    problem(errors[""] || notice);
     const bad = Object.keys(errors).length > 0;
     byId("results").classList.toggle("stale", bad);
     byId("do-run").disabled = bad;
@@ -77,7 +78,7 @@
     }
     say("");
     answer = found;
-    for (const [id, html] of Object.entries(found.panels)) byId(id).innerHTML = html;
+    for (const [id, html] of Object.entries(found.panels)) fill(id, html);
     byId("where").textContent = found.where;
     for (const key of Object.keys(sent)) {  // what was a slider's position is a text now, unless it has moved on
       if (moves[key] === sent[key] && key in found.moves) moves[key] = found.moves[key];
@@ -85,7 +86,8 @@
     controls(found, more);
     for (const [key, sizes] of Object.entries(found.possible)) {
       for (const option of byId("pick-" + key).options) {
-        const text = option.value === "" || sizes.includes(option.value) ? option.value || AS_GIVEN : option.value + " (not with the rest)";
+        const fits = option.value === "" || sizes.includes(option.value);
+        const text = fits ? option.value || AS_GIVEN : option.value + " (not with the rest)";
         if (option.textContent !== text) option.textContent = text;
       }
     }
@@ -95,13 +97,16 @@
   // Texts, sliders and choices as the answer has them, but for what moves on meanwhile.
   function controls(found, more) {
     for (const [key, [text, octaves]] of Object.entries(found.sliders)) {
-      const field = byId("text-" + key), typing = document.activeElement === field && field.value !== shown["text-" + key];
+      const field = byId("text-" + key), slider = byId("slide-" + key);
       const sliding = key in moves && moves[key].startsWith(SLID);
-      if (!typing && !sliding) put("text-" + key, text);
-      if (!more && !sliding && held !== "slide-" + key) put("slide-" + key, octaves);
-      byId("slide-" + key).setAttribute("aria-valuetext", text);
+      if (!sliding && typing !== field && field.value !== text) field.value = text;
+      if (!sliding && !more && held !== slider && slider.value !== String(octaves)) slider.value = octaves;
+      if (slider.getAttribute("aria-valuetext") !== text) slider.setAttribute("aria-valuetext", text);
     }
-    for (const [key, value] of Object.entries(found.choices)) if (!more) put("pick-" + key, value);
+    for (const [key, value] of Object.entries(found.choices)) {
+      const pick = byId("pick-" + key);
+      if (!more && pick.value !== value) pick.value = value;
+    }
   }
 
   function problem(text) {
@@ -120,7 +125,7 @@
     if (answer === null || byId("results").classList.contains("stale")) return;
     const query = answer.query;
     post("elastic", {moves: answer.moves}).then((found) => {
-      if (found.panels && answer.query === query && !asking) byId("elastic").innerHTML = found.panels.elastic;
+      if (found.panels && answer.query === query && !asking) fill("elastic", found.panels.elastic);
     }).catch(() => {});
   }
 
@@ -133,24 +138,20 @@
     moves = {};
     pushed = location.search;
     post("parse", {query: location.search}).then((found) => {
-      if (found.errors) { draw(found, {}, false); problem(Object.values(found.errors).join("; ")); return; }
-      moves = found.moves;
+      moves = found.moves || {};
+      notice = Object.values(found.errors || {}).join("; ");  // an address that is none: from the start
       ask();
     }).catch(() => problem("The server does not answer: is kinesim explore still running?"));
   }
 
   function moved(id, value) {
-    const part = id.slice(0, id.indexOf("-")), key = id.slice(id.indexOf("-") + 1);
-    if (shown[id] === value || value === null || value === undefined || value === "" && part === "slide") return;
-    shown[id] = value;
-    const text = String(value).trim();
+    const part = id.slice(0, id.indexOf("-")), key = id.slice(id.indexOf("-") + 1), text = value.trim();
     if (part === "slide") moves[key] = SLID + text;
     else if (text === "") delete moves[key];
     else moves[key] = text;
-    if (part === "pick" && key === "scenario") moves = {scenario: text};
-    if (part === "pick" && key === "gpu") {
-      for (const name of answer ? answer.figures : []) delete moves[name];
-    }
+    if (id === "pick-scenario") moves = text ? {scenario: text} : {};
+    notice = "";
+    if (id === "pick-gpu") for (const name of answer ? answer.figures : []) delete moves[name];
     ask();
   }
 
@@ -178,7 +179,10 @@
     post("progress", {id: id}).then((found) => {
       if (run !== id) return;
       byId("simulated").innerHTML = found.panel;
-      if (found.running) setTimeout(watch, 300); else { run = null; buttons(); }
+      if (found.running) { setTimeout(watch, 300); return; }
+      run = null;
+      buttons();
+      say("The simulation has ended; its result is above the roofline.");
     }).catch(() => { run = null; buttons(); problem("The simulation was lost: is kinesim explore still running?"); });
   }
 
@@ -220,32 +224,24 @@
     reset: () => { moves = {}; ask(); },
   };
 
-  for (const kind of ["input", "change"]) {
-    document.addEventListener(kind, (event) => { input = event.timeStamp; }, true);
-  }
-  document.addEventListener("change", (event) => {
-    if (event.target.tagName === "SELECT") moved(event.target.id, event.target.value);
+  document.addEventListener("input", (event) => {
+    if (event.target.type === "range") { input = event.timeStamp; moved(event.target.id, event.target.value); }
+    if (event.target.type === "text") typing = event.target;
   });
-  window.addEventListener("popstate", fromAddress);
-  window.addEventListener("pointerdown", (event) => { held = event.target.id || null; });
+  document.addEventListener("change", (event) => {
+    if (event.target.type === "text") typing = null;
+    if (event.target.type === "text" || event.target.tagName === "SELECT") {
+      input = event.timeStamp;
+      moved(event.target.id, event.target.value);
+    }
+  });
+  document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+  document.querySelector(".actions").addEventListener("click", (event) => {
+    const key = event.target.id.slice("do-".length);
+    if (key in actions && (answer !== null || key === "reset")) actions[key]();
+  });
+  window.addEventListener("pointerdown", (event) => { held = event.target; });
   window.addEventListener("pointerup", () => { held = null; });
-
-  window.dash_clientside = Object.assign({}, window.dash_clientside, {explore: {
-    moved: function () {
-      const context = window.dash_clientside.callback_context;
-      if (!started) { started = true; fromAddress(); return window.dash_clientside.no_update; }
-      for (const one of context.triggered) {
-        const end = one.prop_id.lastIndexOf(".");
-        moved(one.prop_id.slice(0, end), one.value);
-      }
-      return window.dash_clientside.no_update;
-    },
-    pressed: function () {
-      for (const one of window.dash_clientside.callback_context.triggered) {
-        const key = one.prop_id.slice("do-".length, one.prop_id.lastIndexOf("."));
-        if (one.value && (answer !== null || key === "reset")) actions[key]();
-      }
-      return window.dash_clientside.no_update;
-    },
-  }});
+  window.addEventListener("popstate", fromAddress);
+  fromAddress();
 })();

@@ -93,10 +93,10 @@ def test_sliders_say_where_they_stand(key: str) -> None:
         ({"tensor": "inf"}, "tensor", "out of range"),
         ({"sms": "1.5"}, "sms", "not a whole number"),
         ({"sms": "~nan"}, "sms", "slider"),
-        ({"gpu": "/etc/passwd"}, "gpu", "not a choice"),
+        ({"gpu": "../secret"}, "gpu", "not a choice"),
         ({"gpu": "./own.yaml"}, "gpu", "not a choice"),
         ({"profile": "../x.npz"}, "profile", "not a choice"),
-        ({"scenario": "/tmp/x.yaml"}, "scenario", "not a choice"),
+        ({"scenario": "other/x.yaml"}, "scenario", "not a choice"),
         ({"scenario": "production-reasoning"}, "scenario", "needs a trace"),
         ({"scenario": "deepseek-r1-gb200-rack"}, "scenario", "prefill and decode"),
         ({"scenario": "chat-poisson", "samples": "3"}, "samples", "one sample"),
@@ -159,6 +159,13 @@ def test_whatever_a_browser_sends_is_a_state_or_refused(moves: dict[str, str]) -
     else:
         assert shown.decode.seconds > 0
         assert set(view.moves) == set(moves)
+
+
+def test_a_trace_begins_with_its_mean_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s,input_len,output_len\n0,100,50\n1,300,150\n2,200,100\n", encoding="utf-8")
+    view = resolve(Start("production-reasoning", (f"workload.trace.path={path}",)), {})
+    assert (view.prompt, view.context) == (200, 250)  # in the middle of the mean output
 
 
 def test_every_control_is_shown() -> None:

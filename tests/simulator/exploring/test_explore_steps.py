@@ -7,7 +7,7 @@ import math
 import pytest
 
 from simulator.deployment import deploy, single_steps
-from simulator.exploring.elastic import RATES, SIZES, elasticities, several
+from simulator.exploring.elastic import RATE_STEP, RATES, SIZES, elasticities, scaled, several
 from simulator.exploring.state import Start, resolve
 from simulator.exploring.steps import decode_step, prefill_step
 from simulator.graphview import step_seconds, step_shape
@@ -52,17 +52,24 @@ def test_a_compiled_cost_cannot_be_had_without_tables() -> None:
     assert not hasattr(cost, "tokens")
 
 
-@pytest.mark.parametrize("sets", [(), BARE, ("model=deepseek-r1", "engine=sglang", "parallelism.tensor=8")])
+FAR = ("model=deepseek-v3.2", "gpu=b200-sxm", "engine=sglang", "parallelism.tensor=8")
+"""Its attention has its times from whole blocks, and launches are told apart by moving them."""
+
+
+@pytest.mark.parametrize("sets", [(), BARE, FAR])
 @pytest.mark.parametrize("timed", [lambda cost: decode_step(cost, 64, 8191), lambda cost: prefill_step(cost, 3000)])
 def test_rates_together_are_all_that_is_no_latency(sets: tuple[str, ...], timed) -> None:  # type: ignore[no-untyped-def]
     """Twice all rates halve the time but for launches and the host, so the elasticities of the rates add up to that."""
     _, cost = single_steps(load_scenario("aime24-best-of-32", sets))
-    others = several(cost)
-    assert others is not None
-    many = timed(others)
+    many = timed(several(cost))
     assert float(many.first(cost).seconds) == pytest.approx(float(timed(cost).seconds), rel=1e-12)
+    faster = float(timed(cost.with_gpu(scaled(cost.gpu, {"memory.bandwidth": 1 + RATE_STEP}))).seconds)
+    assert many.seconds[1 + 2 * list(RATES).index("memory.bandwidth")] == pytest.approx(faster, rel=1e-12)
     found = {one.key: one.value for one in elasticities(cost, timed, many, quick=True)}
     assert not set(SIZES) & set(found)
+    if sets == FAR:
+        assert "launch" not in found
+        found = {one.key: one.value for one in elasticities(cost, timed, many)}
     assert sum(found[key] for key in RATES) == pytest.approx(-(1 - found["launch"] - found["host"]), abs=3e-4)
     assert all(found[key] <= 1e-12 for key in RATES)
 
@@ -77,7 +84,10 @@ def test_elasticities_agree_with_moved_scenarios() -> None:
         _, other = single_steps(resolve(start, moves).scenario)
         return float(decode_step(other, 128, 4000).seconds)
 
-    found = {one.key: one.value for one in elasticities(cost, lambda c: decode_step(c, 128, 4000), None)}
+    found = {
+        one.key: one.value
+        for one in elasticities(cost, lambda c: decode_step(c, 128, 4000), decode_step(several(cost), 128, 4000))
+    }
     slope = math.log(seconds(hbm="4.848 TB/s") / seconds(hbm="4.752475247524752 TB/s")) / (2 * math.log(1.01))
     assert found["memory.bandwidth"] == pytest.approx(slope, rel=1e-3)
     # 10 % of 132 SMs up and down are 145 and 120.
@@ -99,6 +109,9 @@ def test_by_hand_when_memory_is_all() -> None:
     The L2 operators take 1.1e-3 of the step: activations of 64 tokens, 8,192 wide at most, over 16.7 TB/s.
     """
     _, cost = single_steps(load_scenario("aime24-best-of-32", BARE))
-    found = {one.key: one.value for one in elasticities(cost, lambda c: decode_step(c, 64, 8192), None)}
+    found = {
+        one.key: one.value
+        for one in elasticities(cost, lambda c: decode_step(c, 64, 8192), decode_step(several(cost), 64, 8192))
+    }
     assert found["memory.bandwidth"] == pytest.approx(-1, abs=2e-3)
     assert found["tensor"] == found["link.bandwidth"] == found["launch"] == found["host"] == 0

@@ -121,6 +121,8 @@ def test_request_table_in_milliseconds_or_seconds(tmp_path: Path) -> None:
     assert found.load.failed == 1 and "1 of 3 requests" in found.notes[0]
     path.write_text("input_len,output_len,ttft_s,e2e_s\n100,3,0.1,0.12\n")
     assert read_measured(path)[0].statistics["tpot_s.mean"] == pytest.approx(0.01)
+    path.write_text("output_len,ttft_ms,tpot_ms\n3,100,10\n1,100,\n")
+    assert read_measured(path)[0].requests["e2e_s"] == pytest.approx([0.12, 0.1])
 
 
 def test_serving_table_has_a_measurement_a_row(tmp_path: Path) -> None:

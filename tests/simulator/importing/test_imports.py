@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import bench_files as files
@@ -128,6 +129,39 @@ def test_what_the_user_says_is_checked_before_anything_is_written(tmp_path: Path
     with pytest.raises(InputError, match=words):
         import_measurements("vllm-bench", [files.vllm(tmp_path, detailed=True)], tmp_path / "out", served)
     assert not (tmp_path / "out").exists()
+
+
+BAD = {
+    "import vllm-bench none.json": "none.json: no such file",
+    "import vllm-bench bench.json --out bench.json": "--out: cannot be written to (bench.json is not a folder)",
+    "import vllm-bench bench.json --model nope --gpu h200-sxm": "model: unknown model; found 'nope'",
+    "import aiperf bench.json": "not an export of AIPerf; found 'date, endpoint_type",
+    "import azure bench.json": "not a trace of this kind: one JSON object a line",
+    "import azure trace.csv --gpu h20000": "gpu: unknown GPU; found 'h20000'",
+    "import azure trace.csv --set a=b": "a: ",
+    "import vllm-bench": "Missing argument 'FILE...'",
+    "compare none trace.csv": "unknown scenario; found 'none'",
+    "compare chat-poisson none.csv": "none.csv: no such file",
+    "compare chat-poisson trace.csv": "no column says how long requests took",
+    "compare chat-poisson bench.json --out x.pdf": "x.pdf: unknown kind of picture",
+    "compare chat-poisson bench.json --row 2 --set workload.requests=2": "--row: no such row; found 2; allowed: 1 to 1",
+    "compare empty trace.csv": "empty/result.json: no such file",
+}
+
+
+@pytest.mark.parametrize("command", BAD)
+def test_bad_input_is_one_message(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinesim: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files.vllm(tmp_path)
+    (tmp_path / "trace.csv").write_text("arrival_s,input_len,output_len\n0,10,10\n")
+    (tmp_path / "empty").mkdir()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    done = kinesim(*command.split())
+    assert done.code == 2 and done.out == "", done.out
+    assert BAD[command] in done.err and len(done.err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 # ---- traces ----------------------------------------------------------------------------------------------------------

@@ -138,6 +138,12 @@ def test_what_no_flag_says_is_a_remark() -> None:
     assert any("top_k attention (budget 2048) was simulated" in r for r in launches("vllm", "sparse")[0].remarks)
     spoken = launches("vllm", "dense", "speculation={method: ngram, tokens: 3, acceptance: 0.4}")[0]
     assert any("speculation (ngram, 3 tokens)" in remark for remark in spoken.remarks)
+    changed = ("engine.watermark=0.05", "engine.overlap_scheduling=false", "engine.prefill=first")
+    said = {engine: " ".join(launches(engine, "dense", *changed)[0].remarks) for engine in DOCUMENTED}
+    assert all("engine.watermark" in words for words in said.values())
+    # SGLang prefills first by itself, TensorRT-LLM's file has a key for the scheduler: vLLM has nothing of both.
+    assert "engine.prefill" in said["vllm"] and "engine.overlap_scheduling" in said["vllm"]
+    assert "engine.prefill" not in said["sglang"] and "engine.overlap_scheduling" not in said["trtllm"]
     mixed = Candidate(Workers(H200, tensor=2, attention_data=2, expert=2))
     for engine, words in (("vllm", "not over 2 groups"), ("trtllm", "not 2 ranks of 2")):
         made = launch.launches_of(scenario_of(answer(engine, "qwen3-30b-a3b", mixed).base, mixed))

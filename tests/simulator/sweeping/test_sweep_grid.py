@@ -138,6 +138,16 @@ def test_bundled_sweeps_are_valid(name: str) -> None:
         scenario_at(plan.grid.bases[point.base], point, plan.grid.folder)
 
 
+def test_the_example_of_the_docs_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sweep.md").read_text(encoding="utf-8")
+    (tmp_path / "batching.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    plan = plan_sweep(tmp_path / "batching.yaml")
+    # 2 GPUs x 4 rates x 2 limits, less 2 limits of one GPU at one rate.
+    assert plan.grid.count == 16 and len(plan.points) == 14
+    for point in plan.points:
+        scenario_at(plan.grid.bases[point.base], point, plan.grid.folder)
+
+
 BAD = {
     "vary: {gpu.memory.bandwith: [1 TB/s]}": "2: vary.gpu.memory.bandwith: unknown key; found 'bandwith'",
     "vary:\n  seed: [1]\n  engine.max_num_seq: [4]": "4: vary.engine.max_num_seq: unknown key",

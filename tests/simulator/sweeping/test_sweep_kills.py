@@ -14,11 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from simulator.sweeping.dataset import known_hashes, read_rows
 
-POINTS = 150
+POINTS = 100
+KILLER = POINTS - 1
+"""The seed of a scenario that kills its worker, where a test wants one."""
 SWEEP = f"""
 base: chat-poisson
 set: {{profile: ideal, engine: none, workload.requests: 5}}
@@ -72,7 +75,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
+def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
@@ -92,12 +95,12 @@ def sweeps(tmp_path: Path, environment: dict[str, str]) -> Any:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see which processes are alive")
-def test_nothing_is_lost_or_double_after_kills_of_worker_client_and_both(sweeps: Sweeps) -> None:
+def test_nothing_is_lost_or_there_twice_after_kills_of_worker_client_and_both(sweeps: Sweeps) -> None:
     client = sweeps.start()
-    until(lambda: sweeps.rows() > 5, "the first rows")
+    until(lambda: sweeps.rows() > 0, "the first rows")
     os.kill(sweeps.workers()[0], signal.SIGKILL)  # a worker: the sweep goes on
     before = sweeps.rows()
-    until(lambda: sweeps.rows() > before + 20, "rows after the worker's death")
+    until(lambda: sweeps.rows() > before, "rows after the worker's death")
     assert client.poll() is None
     client.kill()  # the client
     client.communicate()
@@ -105,7 +108,7 @@ def test_nothing_is_lost_or_double_after_kills_of_worker_client_and_both(sweeps:
     first = sweeps.rows()
 
     client = sweeps.start()
-    until(lambda: sweeps.rows() > first + 5, "the first rows of the second run")
+    until(lambda: sweeps.rows() > first, "the first rows of the second run")
     os.kill(sweeps.workers()[0], signal.SIGKILL)  # both
     client.kill()
     client.communicate()
@@ -113,49 +116,29 @@ def test_nothing_is_lost_or_double_after_kills_of_worker_client_and_both(sweeps:
     second = sweeps.rows()
     assert first < second < POINTS
 
-    out, err = sweeps.start().communicate(timeout=60)
+    # To the end, with a scenario that kills whoever works on it: it is given up, and nothing else is.
+    out, err = sweeps.start(KILLER=str(KILLER)).communicate(timeout=120)
     document = json.loads(out)
     assert err == ""
     counts = document["counts"]
-    assert (counts["chosen"], counts["ok"], counts["before"], counts["simulated"]) == (
-        POINTS, POINTS, second, POINTS - second
-    )  # fmt: skip
+    assert (counts["chosen"], counts["ok"], counts["failed"]) == (POINTS, POINTS - 1, 1)
+    assert (counts["before"], counts["simulated"]) == (second, POINTS - second)
+    assert [row["seed"] for row in document["rows"]] == list(range(POINTS))
+    assert document["rows"][KILLER]["status"] == "failed" and "died 3 times" in document["rows"][KILLER]["reason"]
+    # Told to try again, and no longer deadly.
+    out, _ = sweeps.start("--retry").communicate(timeout=120)
+    counts = json.loads(out)["counts"]
+    assert (counts["ok"], counts["failed"], counts["before"], counts["simulated"]) == (POINTS, 0, POINTS - 1, 1)
+
     rows = read_rows(sweeps.out)
     assert len(rows) == POINTS and rows["seed"].nunique() == POINTS
-    parts = sum(len(known_hashes_of(path)) for path in sweeps.out.glob("part-*.parquet"))
-    assert parts == POINTS  # no row is there twice
-    assert [row["seed"] for row in document["rows"]] == list(range(POINTS))
-    # Done twice: what the three killed processes had not handed over, at most two batches and a second's rows each.
+    parts = [pq.read_table(path, columns=["hash"]).column("hash") for path in sweeps.out.glob("part-*.parquet")]
+    assert sum(len(part) for part in parts) == POINTS  # no row is there twice
+    # Done twice is what was in flight: of a killed worker its batch; of a client the batches of both workers, and what
+    # they had handed over within the last second. A scenario takes 0.03 s, a batch at most 2 s.
     ends = Counter(sweeps.said("end"))
     assert set(ends) == set(rows["hash"])
     twice = sum(count - 1 for count in ends.values())
-    print(f"{twice} of {POINTS} scenarios were simulated twice after three kills")
-    assert twice <= 3 * 2 * 40
+    print(f"{twice} of {POINTS} scenarios were simulated twice after three kills from outside")
+    assert twice < POINTS
     until(lambda: not sweeps.workers(), "the end of the workers")
-
-
-def known_hashes_of(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    found: list[str] = pq.read_table(path, columns=["hash"]).column("hash").to_pylist()
-    return found
-
-
-def test_a_scenario_that_kills_its_workers_is_given_up_and_the_rest_is_done(sweeps: Sweeps) -> None:
-    client = sweeps.start("--limit", "30", KILLER=str(draw_of(30)[7]), PAUSE="0")
-    out, _ = client.communicate(timeout=60)
-    document = json.loads(out)
-    counts = document["counts"]
-    assert (counts["ok"], counts["failed"]) == (29, 1)
-    failed = next(row for row in document["rows"] if row["status"] == "failed")
-    assert failed["seed"] == draw_of(30)[7] and "worker died 3 times" in failed["reason"]
-    # Told to try again, and no longer deadly.
-    out, _ = sweeps.start("--limit", "30", "--retry", PAUSE="0").communicate(timeout=60)
-    counts = json.loads(out)["counts"]
-    assert (counts["ok"], counts["failed"], counts["before"], counts["simulated"]) == (30, 0, 29, 1)
-
-
-def draw_of(count: int) -> list[int]:
-    from simulator.sweeping.draw import shuffled
-
-    return sorted(shuffled(i, POINTS, 0) for i in range(count))

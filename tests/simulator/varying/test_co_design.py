@@ -299,3 +299,15 @@ def test_command_writes_gpus_that_run(tmp_path):
     assert "build HBM bandwidth" in done.stdout
     built = load_gpu(out)
     assert built.base == "h200-sxm" and built.memory.bandwidth == pytest.approx(1.5 * 4.8e12)
+
+
+def test_the_base_is_priced_alike():
+    # 1 USD + 2 for what the scenario's GPU costs of the budget, 4.8 units: 10.6 USD an hour, and not its market price
+    budget = {
+        "budgets": {"a": {"total": "x2", "costs": {"memory.bandwidth": "1 per TB/s"}}},
+        "price": {"budget": "a", "fixed": 1, "per_unit": 2},
+    }
+    found = codesign(MIXED, budget, minimise="usd", jobs=1)
+    hours = headline(run_scenario(load_scenario(MIXED)).summary)["gpu_hours"]
+    assert found.measured[0][0].value == pytest.approx(10.6 * hours)
+    assert found.measured[1][0].value <= found.measured[0][0].value

@@ -14,8 +14,9 @@ from simulator.headline import headline
 from simulator.outlooks import outlook
 from simulator.varying.answers import sentences
 from simulator.varying.boundshift import bound_shifts
-from simulator.varying.paths import assignment, field_at, named, values_at, words
-from simulator.varying.whatif import MOST, variant_of, whatif
+from simulator.varying.grid import MOST, variant_of
+from simulator.varying.paths import assignment, field_at, named, ordered, values_at, words
+from simulator.varying.whatif import whatif
 from workloads.scenario import load_scenario
 
 SPEC = {
@@ -61,6 +62,32 @@ def test_every_combination_and_fields_that_go_together():
     assert rows[0].values["gpu.sms+gpu.peak"]["gpu.sms"] == 66
     assert "gpu.peak={fp32: 33500000000000.0 FLOP/s" in rows[0].point.sets[1]
     assert rows[0].point.metrics["makespan_s"] > rows[1].point.metrics["makespan_s"]
+
+
+def test_a_part_comes_before_its_fields():
+    # In whatever order they are given, GPUs do not wipe out the bandwidth, and factors are of each GPU's own.
+    found = whatif(SPEC, {"gpu.memory.bandwidth": "x0.5,x1", "gpu": "h200-sxm,b200-sxm"}, jobs=1)
+    rows = found.answers[0].rows
+    b200 = load_scenario(SPEC, ["gpu=b200-sxm"]).gpu.memory.bandwidth
+    assert [row.values["gpu"] for row in rows] == ["h200-sxm", "b200-sxm"] * 2
+    expected = [2.4e12, b200 / 2, 4.8e12, b200]
+    assert [row.values["gpu.memory.bandwidth"] for row in rows] == [f"{value!r} B/s" for value in expected]
+    times = [row.point.metrics["makespan_s"] for row in rows]
+    assert times[0] > times[2] and times[1] > times[3] and times[0] > times[1]
+    # So it is with settings, and with what was set.
+    for vary, sets, against in (
+        ({"gpu.memory.bandwidth": "x0.5"}, [], ["gpu=b200-sxm"]),
+        ({"gpu": "b200-sxm"}, ["gpu=l40s", f"gpu.memory.bandwidth={b200 / 2!r} B/s"], ["seed=0"]),
+    ):
+        one = whatif(SPEC, vary, sets=sets, against=against, jobs=1)
+        assert one.answers[1].rows[0].point.metrics["makespan_s"] == times[1]
+
+
+def test_order_of_assignments():
+    assert ordered(["gpu.sms=1"], ["gpu=a"]) == ("gpu=a", "gpu.sms=1")
+    assert ordered(["gpu=b", "gpu.sms=1"], ["gpu=a"]) == ("gpu=a", "gpu.sms=1")
+    assert ordered(["gpu=b"], ["gpu=a"]) == ("gpu=b", "gpu=a")
+    assert ordered(["seed=1"], ["gpu.sms=1", "gpu=a"]) == ("seed=1", "gpu=a", "gpu.sms=1")
 
 
 def test_what_cannot_be_served_is_a_row():
@@ -119,6 +146,7 @@ def test_bounds_change_where_the_roofs_meet():
         ({"gpu": "h200-sxm,h201"}, "unknown GPU.*did you mean"),
         ({"engine.max_num_seqs": "1..5000:1"}, f"too many simulations.*{MOST:,}"),
         ({"gpu.sms+gpu.peak": "x1,x2", "gpu.sms": "x0"}, "not a factor"),
+        ({"gpu.sms": "1..9000:1", "seed": "0..900000:1", "replicas": "1..900000:1"}, "too many simulations"),
         ({"engin.max_num_seqs": "3"}, "unknown key.*engine"),
     ],
 )
