@@ -12,6 +12,7 @@ the others. The errors of carrying a profile are measured three ways:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -224,7 +225,7 @@ def _map(
     if jobs == 1:
         return [function(item) for item in items]
     results = []
-    with process_pool(jobs) as pool:
+    with process_pool(jobs or os.cpu_count() or 1) as pool:
         for done, group in enumerate(pool.map(function, items)):
             results.append(group)
             if progress:

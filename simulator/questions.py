@@ -108,7 +108,7 @@ def plan(
     sets: Sets = (),
     *,
     gpus: str | Sequence[str] | None = None,
-    max_gpus: int = 64,
+    max_gpus: int = 128,
     layouts: str | Sequence[str] | None = None,
     precision: str | Sequence[str] = "published",
     disaggregated: str = "no",
@@ -131,7 +131,7 @@ def plan(
     or as texts with commas.
     """
     from simulator.planning import spaceoptions
-    from simulator.planning.candidates import Base
+    from simulator.planning.candidates import Base, own_gpu
     from simulator.planning.model import Space
     from simulator.planning.planner import default_gpus, make_plan
 
@@ -139,9 +139,9 @@ def plan(
     assert plain_spec is not None
     assigned = assignments(sets)
     seqs, tokens, budgets, counts = map(_listed, (max_num_seqs, max_num_batched_tokens, kv_budget, samples))
-    named, shapes = _listed(gpus), _listed(layouts)
+    named, shapes, base = _listed(gpus), _listed(layouts), Base(plain_spec, tuple(assigned))
     space = Space(
-        gpus=default_gpus(Base(plain_spec, tuple(assigned))) if named is None else spaceoptions.gpus(named),
+        gpus=default_gpus(base) if named is None else spaceoptions.gpus(named, own_gpu(base)),
         max_gpus=max_gpus,
         layouts=() if shapes is None else spaceoptions.layouts(shapes),
         precisions=spaceoptions.precisions(_listed(precision) or "published"),

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GOAL_S = 300.0
 OBJECTIVES = ("--slo", "ttft.p99<=2s", "--slo", "tpot.p99<=40ms")
 PLANS = {
-    "qwen3-32b": ("--precision", "published,fp8"),  # more than 500 candidates
-    "deepseek-r1": ("--gpus", "h200-sxm,b200-sxm", "--max-gpus", "128"),
+    "qwen3-32b": (),  # more than 500 candidates
+    "deepseek-r1": (),
 }
 """Models, and what is asked of each beside the objectives."""
 

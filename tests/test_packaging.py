@@ -105,8 +105,8 @@ def test_third_party_imports_are_dependencies() -> None:
     """Everything that the first three packages import is the standard library's, our own or named in pyproject."""
     named = {re.split(r"[\s>=<\[;]", text, maxsplit=1)[0].lower() for text in PROJECT["project"]["dependencies"]}
     modules_of = {"pyyaml": "yaml"}
-    # What pydantic brings along by its own requirements, at versions that it pins.
-    known = {modules_of.get(name, name) for name in named} | {"annotated_types", "pydantic_core"}
+    # What pydantic brings along by its own requirements, at versions that it pins, and dask by the extra of that name.
+    known = {modules_of.get(name, name) for name in named} | {"annotated_types", "pydantic_core", "distributed"}
     for package in ("hwspecs", "workloads", "simulator"):
         for path in modules(package):
             names = imported(ast.parse(path.read_text(encoding="utf-8")))

@@ -53,6 +53,7 @@ TRACE_FORMATS = (
 )
 
 Place = tuple[str | int, ...]
+_CHANGED = " (changed: "
 
 
 # ---- the file's content ----------------------------------------------------------------------------------------------
@@ -327,6 +328,7 @@ def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()
     _absolute_paths(data, base_dir)
     assigned = _assign_all(data, sets)
     data.setdefault("name", name)
+    _tell_changes(data, assigned, sets)
     try:
         return replace(_check(data, file, base_dir), given=data)
     except InputError as error:
@@ -342,6 +344,15 @@ def load_scenario(spec: str | Path | Mapping[str, Any], sets: Sequence[str] = ()
             found=error.found,
             allowed=error.allowed,
         ) from None
+
+
+def _tell_changes(data: dict[str, Any], assigned: Sequence[Place], sets: Sequence[str]) -> None:
+    """Add to the description what was assigned, since it speaks of the scenario as it was written."""
+    said = data.get("description")
+    if sets and said and isinstance(said, str) and ("description",) not in assigned:
+        before, with_word, earlier = said.removesuffix(")").partition(_CHANGED)
+        known = f"{earlier}, " if with_word else ""
+        data["description"] = f"{before if with_word else said}{_CHANGED}{known}{', '.join(sets)})"
 
 
 def with_sets(data: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:

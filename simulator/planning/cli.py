@@ -46,7 +46,7 @@ def plan(
         str | None,
         typer.Option(metavar="LIST", help="GPUs; the scenario's and those that were measured, if not given."),
     ] = None,
-    max_gpus: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="GPUs in all, at most.")] = 64,
+    max_gpus: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="GPUs in all, at most.")] = 128,
     layouts: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +102,7 @@ def plan(
 
     from hwspecs.errors import InputError
     from simulator.planning import launch, spaceoptions
-    from simulator.planning.candidates import Base
+    from simulator.planning.candidates import Base, own_gpu
     from simulator.planning.display import closest_words, show_plan
     from simulator.planning.model import Space
     from simulator.planning.output import check_output, write_output
@@ -118,7 +118,7 @@ def plan(
     if output in (PlanFormat.args, PlanFormat.k8s):
         launch.check_engine(base.loaded)
     space = Space(
-        gpus=default_gpus(base) if gpus is None else spaceoptions.gpus(gpus),
+        gpus=default_gpus(base) if gpus is None else spaceoptions.gpus(gpus, own_gpu(base)),
         max_gpus=max_gpus,
         layouts=() if layouts is None else spaceoptions.layouts(layouts),
         precisions=spaceoptions.precisions(precision),

@@ -174,7 +174,10 @@ def _other_choice(answer: Answer) -> str:
             "less than the best as predicted"
         )
     if slow is None or slow > other.usd_per_hour:
-        return "were only the best's times at their slow end, the runner-up as predicted would be cheaper"
+        return (
+            "the choice could turn: if only the best's times are at their slow end, it needs more than the runner-up "
+            "costs as predicted"
+        )
     return "the choice stands: neither the best at its slow end nor the runner-up at its fast end turns it"
 
 
@@ -256,7 +259,7 @@ def _searched(answer: Answer) -> Group:
         known, example = dropped.get(kind, (0, numbers))
         dropped[kind] = known + count, example
     for kind, (count, example) in dropped.items():
-        table.add_row(f"{count:,}", f"not allowed: {kind}" + (f" (such as: {example})" if example else ""))
+        table.add_row(f"{count:,}", f"besides, not allowed: {kind}" + (f" (such as: {example})" if example else ""))
     return _titled(title, table)
 
 

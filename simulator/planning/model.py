@@ -195,7 +195,7 @@ class Space:
     """
 
     gpus: tuple[str, ...]
-    max_gpus: int = 64
+    max_gpus: int = 128
     layouts: tuple[tuple[int, int, int, int], ...] = ()
     precisions: tuple[str | None, ...] = ()
     disaggregated: str = "no"

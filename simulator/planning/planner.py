@@ -86,7 +86,7 @@ def make_plan(
     Parameters
     ----------
     spec, sets : the scenario, as of `load_scenario`. slo : objectives such as `ttft.p99<=2s` (`objectives.parse`).
-    space : what may be bought; left out, up to 64 of MEASURED or of the scenario's GPU.
+    space : what may be bought; left out, up to 128 of MEASURED or of the scenario's GPU.
     prices : a table of the user's own, a YAML file; else the GPUs' list prices. skip_unpriced : leave out GPUs without
         a price. sure : whether the best and the runner-up are served again at both ends of their interval.
     jobs : processes; as many as cores if not given. progress : called with candidates done and all.
@@ -113,6 +113,10 @@ def make_plan(
     limits = loaded.config.objective.model_dump() if held and loaded.config.objective else {}
     titles = {name: gpu.title for name, gpu in gpus.items()}
     said = _notes(objectives.each, limits, requests, plan)
+    if not isinstance(loaded.config.gpu, str) and any(name != own_gpu(base) for name in space.gpus):
+        said.append(
+            f"what the scenario changes of its GPU is of {own_gpu(base)} alone: the others are as in their files"
+        )
     return Answer(base, plan, table, limits, sureness[0], sureness[1], titles, tuple(said))
 
 

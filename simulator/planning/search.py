@@ -17,7 +17,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from simulator.planning.model import Candidate, Failed, Objective, Outcome, Plan
 from simulator.planning.pareto import front
 from simulator.planning.trial import Answer, Bounded, Question, Refused, Task, Trials
 from simulator.planning.words import amount, objective_title
+from simulator.processes import process_pool
 from workloads.arrivals import AllAtOnce
 from workloads.requests import generate
 
@@ -86,7 +87,7 @@ class _Runner:
 
     def __init__(self, question: Question, jobs: int, progress: Progress | None) -> None:
         self.question, self.jobs, self._progress = question, jobs, progress
-        self._pool = ProcessPoolExecutor(jobs, initializer=trial.start, initargs=(question,)) if jobs > 1 else None
+        self._pool = process_pool(jobs, initializer=trial.start, initargs=(question,)) if jobs > 1 else None
         self._own = Trials(question) if jobs == 1 else None
         self._known: dict[Task, Future[Answer]] = {}
         self.done = self._more = 0

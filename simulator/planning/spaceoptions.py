@@ -16,12 +16,13 @@ PUBLISHED = "published"
 _LAYOUT = re.compile(r"tp(\d+)((?:[ x/+]?(?:pp|dp|ep)\d+)*)")
 
 
-def gpus(text: str) -> tuple[str, ...]:
-    """GPUs, names or files. InputError for one that does not exist."""
+def gpus(text: str, own: str = "") -> tuple[str, ...]:
+    """GPUs, names or files, or `own`, the name of the scenario's. InputError for one that does not exist."""
     names = words(text, "--gpus", "GPUs such as h200-sxm,b200-sxm, as in `kinesim list gpus`, or files")
     for name in names:
-        load_gpu(name, place="--gpus")
-    return tuple(str(Path(name).expanduser().resolve()) if is_path(name) else name for name in names)
+        if name != own:
+            load_gpu(name, place="--gpus")
+    return tuple(str(Path(name).expanduser().resolve()) if name != own and is_path(name) else name for name in names)
 
 
 def layouts(text: str) -> tuple[tuple[int, int, int, int], ...]:

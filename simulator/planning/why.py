@@ -34,11 +34,15 @@ def why_lost(best: Outcome, other: Outcome, plan: Plan) -> str:
 
 
 def _tie(best: Outcome, other: Outcome) -> str:
-    key = "joules_per_output_token"
+    """Of several at the best's price the one that takes least energy is chosen; what speaks for the other is said."""
+    key, found = "joules_per_output_token", ""
     own, others = best.metrics.get(key), other.metrics.get(key)
-    if own is None or others is None or others <= own:
-        return ""
-    return f" and takes {100 * (others / own - 1):.1f} % more energy a token"
+    if own is not None and others is not None and others > own:
+        found = f" and takes {100 * (others / own - 1):.1f} % more energy a token, which decided"
+    if other.verdict.worst < best.verdict.worst:
+        mine, its = (100 * (1 - one.verdict.worst) for one in (best, other))
+        found += f"; it has more room, {its:.1f} % against {mine:.1f} %"
+    return found
 
 
 def what_stops(plan: Plan, closest: Outcome) -> str:

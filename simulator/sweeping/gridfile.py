@@ -15,7 +15,7 @@ from simulator.sweeping.draw import shuffled
 from simulator.sweeping.grid import SCENARIO, Axis, Base, Grid, Place, alike, text_of
 from simulator.sweeping.sweepfile import SweepFile
 from simulator.sweeping.work import scenario_at
-from simulator.varying.paths import named, values_at
+from simulator.varying.paths import field_at, named, values_at
 from simulator.varying.values import Factor, Stop, parse_values, unit_of
 from workloads.scenario import LoadedScenario, load_scenario, scenario_data
 
@@ -47,7 +47,7 @@ def make_grid(file: SweepFile) -> Grid:
         problem = "two base scenarios of one name"
         raise file.fail(InputError(problem, found=twice, allowed="a `name` of its own in each"), ("base",))
     paths = tuple(path for axis in bases[0].axes for path in axis.paths)
-    grid = Grid(tuple(bases), paths, file.folder, (), _units(bases))
+    grid = Grid(tuple(bases), paths, file.folder, (), _units(bases, file.folder))
     exclusions = tuple(_exclusion(file, grid, i, given) for i, given in enumerate(file.excluded()))
     grid = replace(grid, exclusions=exclusions)
     _check_fields(file, grid)
@@ -158,14 +158,20 @@ def _exclusion(file: SweepFile, grid: Grid, i: int, given: Mapping[str, Any]) ->
     return found
 
 
-def _units(bases: Sequence[Base]) -> dict[str, str]:
-    """SI units of the varied fields, from the first text with a unit among their values."""
+def _units(bases: Sequence[Base], folder: Path) -> dict[str, str]:
+    """SI units of the varied fields: of the first text with a unit among their values, else of the base's own value."""
     found: dict[str, str] = {}
     for base in bases:
         for axis in base.axes:
             for path, column in zip(axis.paths, zip(*axis.rows, strict=True), strict=True):
                 units = (unit_of(value) for value in column)
                 found[path] = found.get(path) or next((unit for unit in units if unit), "")
+                if not found[path] and any(isinstance(value, Factor) for value in column):
+                    try:
+                        loaded = load_scenario(scenario_data(base.given, base.sets, folder))
+                    except InputError:
+                        continue  # it is whole with what is varied only
+                    found[path] = field_at(loaded, path).unit
     return found
 
 

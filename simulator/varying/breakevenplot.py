@@ -60,8 +60,8 @@ def _case(axes: Any, found: BreakEven, case: Case, colour: str) -> None:
     for c in case.crossings["predicted"]:
         axes.plot(c.inside.x, limit, marker="D", markersize=8, color=colour, markeredgecolor="white", zorder=5)
         axes.annotate(
-            found.range.words(c.inside.x), (c.inside.x, limit), textcoords="offset points", xytext=(8, 8),
-            fontsize=10, color=colour, weight="bold",
+            found.range.words(c.inside.x), (c.inside.x, limit), textcoords="offset points",
+            xytext=(8, 8 if first else -17), fontsize=10, color=colour, weight="bold",
         )  # fmt: skip
     for curve in ("fast", "slow"):
         for c in case.crossings.get(curve, ()):
@@ -77,12 +77,9 @@ def _dress(axes: Any, found: BreakEven) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.4g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"{over.path}{', ' + over.unit if over.unit else ''}", color=INK, fontsize=10)
-    axes.set_title(
-        f"{metric.title}{', ' + metric.unit if metric.unit else ''}; band: 80 % interval",
-        fontsize=10,
-        color=INK,
-        loc="left",
-    )
+    banded = any(row.values["fast"] is not None for case in found.cases for row in case.scan)
+    title = metric.title + (f", {metric.unit}" if metric.unit else "") + ("; band: 80 % interval" if banded else "")
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.set_ylim(bottom=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

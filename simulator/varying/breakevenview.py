@@ -106,10 +106,10 @@ def _notes(found: BreakEven) -> list[str]:
         notes.append("at the fast end the other setting is taken at its slow end, and the other way round")
     if not known:
         notes.append("no interval is known of this profile or this metric")
-    exact = "a whole number" if found.range.whole else f"{found.tolerance:.2g} of the value or less"
+    exact = "neighbouring whole numbers" if found.range.whole else f"within {found.tolerance:.2g} of the value"
     if not found.range.logarithmic and not found.range.whole:
-        exact = f"{found.tolerance:.2g} of the range or less"
-    notes.append(f"found to {exact} apart; the metric as predicted has its own error")
+        exact = f"within {found.tolerance:.2g} of the range"
+    notes.append(f"narrowed to {exact}; the metric as predicted has its own error")
     said = [note for case in found.cases for note in case.notes if note.startswith(("transferred", "extrapolated"))]
     # Of which part of the time is another number at every value.
     shared = dict.fromkeys(re.sub(r" \([^()]*% of the time\)", "", note) for note in said)

@@ -327,3 +327,13 @@ def test_import_loads_no_table_library() -> None:
     root = Path(__file__).resolve().parents[2]
     out = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_changed_scenario_says_what_was_changed() -> None:
+    """Its description speaks of what is in the file."""
+    scenario = load_scenario("chat-poisson", ["gpu=b200-sxm", "seed=1"])
+    written = load_scenario("chat-poisson").config.description
+    assert scenario.config.description == f"{written} (changed: gpu=b200-sxm, seed=1)"
+    again = load_scenario(scenario.given, ["seed=2"])
+    assert again.config.description == f"{written} (changed: gpu=b200-sxm, seed=1, seed=2)"
+    assert load_scenario("chat-poisson", ["seed=1", "description=mine"]).config.description == "mine"

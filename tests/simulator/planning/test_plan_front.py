@@ -85,7 +85,12 @@ def test_why_the_runner_up_lost() -> None:
         "TPOT p99 is at least just above 40 ms where <= 40 ms is asked"
     )
     alike = outcome(32.0, joules=1.1, tensor=2, replicas=4)
-    assert why_lost(best, alike, plan(best, alike)) == "It costs the same and takes 10.0 % more energy a token"
+    assert (
+        why_lost(best, alike, plan(best, alike))
+        == "It costs the same and takes 10.0 % more energy a token, which decided"
+    )
+    roomy = outcome(32.0, joules=1.1, tpot=0.02, tensor=2, replicas=4)  # 20 ms of 40 ms against 30 ms
+    assert why_lost(best, roomy, plan(best, roomy)).endswith("; it has more room, 50.0 % against 25.0 %")
 
 
 def test_what_stops_the_closest() -> None:

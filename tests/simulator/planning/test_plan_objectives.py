@@ -101,6 +101,8 @@ def test_notes_tell_idle_objectives_and_few_requests() -> None:
 
 def test_layouts_and_limits_are_read() -> None:
     assert spaceoptions.layouts("tp2,tp1dp8ep8, tp8 pp2") == ((2, 1, 1, 1), (1, 1, 8, 8), (8, 2, 1, 1))
+    own = "h200-sxm (modified)"  # the scenario's, where it changes a bundled one
+    assert spaceoptions.gpus(f"{own},b200-sxm", own) == (own, "b200-sxm")
     assert spaceoptions.precisions("published,fp8") == (None, "fp8")
     assert spaceoptions.limits("1k..4k:x2", "--x") == (1024, 2048, 4096) and spaceoptions.limits(None, "--x") == (None,)
     assert spaceoptions.watts("50 kW") == 50_000 and spaceoptions.watts(None) is None

@@ -93,6 +93,9 @@ def test_a_factor_is_of_the_gpu_that_is_varied_with_it() -> None:
         resolved = resolve(found.bases[0], point, found.folder, "")
         assert not isinstance(resolved.values["gpu.memory.bandwidth"], Factor)
         bandwidths[str(point.values["gpu.memory.bandwidth"]), point.values["gpu"]] = loaded.gpu.memory.bandwidth
+    assert found.units == {"gpu.memory.bandwidth": "B/s", "gpu": ""}
+    only = grid(vary={"gpu.memory.bandwidth": ["x0.5", "x1"], "gpu": ["h200-sxm", "b200-sxm"]})
+    assert only.units == found.units
     # H200 4.8 TB/s, B200 8 TB/s: halves of each, and 6 TB/s on both.
     assert sorted(bandwidths.values()) == [2.4e12, 4e12, 6e12, 6e12]
 

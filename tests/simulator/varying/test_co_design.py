@@ -17,11 +17,12 @@ from hwspecs.gpu import load_gpu
 from simulator.headline import headline
 from simulator.running import run_scenario
 from simulator.varying.budget import list_budgets, read_budget
-from simulator.varying.codesign import codesign, multipliers
+from simulator.varying.codesign import codesign
 from simulator.varying.codesigndoc import improvement, sentences
 from simulator.varying.codesignplot import draw_codesign
 from simulator.varying.descent import neighbours, optimise, transfer
 from simulator.varying.designs import Space
+from simulator.varying.lagrange import multipliers
 from workloads.scenario import load_scenario
 
 GPU = load_gpu("h200-sxm")
