@@ -61,7 +61,10 @@ def course_chart(named: Sequence[tuple[Named, Course]]) -> Chart:
         axis = "" if i == 0 else str(i + 1)
         top, bottom = 1 - i / len(titles), 1 - (i + 1) / len(titles)
         gap = 27 / layout["height"]
-        layout[f"yaxis{axis}"] = {"domain": [bottom, top - gap], "rangemode": "tozero", "nticks": 4}
+        shares = any(s.unit == "%" for _, course in named for s in course.series if s.title == title)
+        layout[f"yaxis{axis}"] = {
+            "domain": [bottom, top - gap], "rangemode": "tozero", "nticks": 4, "ticksuffix": " %" if shares else "",
+        }  # fmt: skip
         layout["annotations"].append(_heading(_title_of(named, title), 0, top - gap + 4 / layout["height"]))
         for one, course in named:
             series = next((s for s in course.series if s.title == title), None)
@@ -249,7 +252,8 @@ def problem_chart(found: Problems) -> Chart:
         )  # fmt: skip
     layout: Chart = {
         "height": 300, "showlegend": True,
-        "xaxis": {"title": {"text": "problems, in the order of their last sample"}, "zeroline": False},
+        "xaxis": {"title": {"text": "problems, in the order of their last sample"}, "zeroline": False}
+        | ({"dtick": 1} if len(x) <= 12 else {}),
         "yaxis": {"title": {"text": f"after submission, {unit}"}, "rangemode": "tozero"},
     }  # fmt: skip
     return {"data": data, "layout": layout}

@@ -178,9 +178,9 @@ def _time(shown: Sequence[Shown]) -> Markup:
     legend = [
         element("li", element("span", class_="swatch", style=f"background:{c}", aria_hidden="true"), BOUND_TEXT[b])
         for b, c in BOUND_COLOURS.items()
-        if any(cost.get(b) for cost in costs)
+        if any(cost.get(b, 0.0) >= 0.005 * sum(cost.values()) for cost in costs)
     ]
-    head = ["", "GPU-hours", "bound by", ""]
+    head = ["", "GPU-hours", "shares", "bound by"]
     caption = "Busy GPU-hours per million output tokens, by what bounds the kernels"
     return section(
         2, "time", "Where the time goes",

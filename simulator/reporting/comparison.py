@@ -15,6 +15,8 @@ MOST = 8
 
 NO_GOAL = ("mean_power_w_per_gpu", "eflops", "mfu", "mbu", "mean_decode_seqs", "kv_peak_use", "preemptions")
 """Metrics that explain others: more of them, or less, is nobody's aim."""
+TOTALS = ("makespan_s", "gpu_hours", "usd", "energy_j", "solved")
+"""Metrics of the whole workload: of different ones none is the better."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Row:
     Attributes
     ----------
     values, intervals : of each result; None where it has none. best : indices of the results with the best value, empty
-        if all are equal, fewer than two have one, or the metric is one of NO_GOAL. close : those whose interval
+        if all are equal, fewer than two have one, or the metric is one of NO_GOAL, or of TOTALS where the work
+        differs. close : those whose interval
         overlaps that of the best.
     """
 
@@ -61,27 +64,39 @@ class Comparison:
     @property
     def same_work(self) -> bool:
         """Whether all have the same workload and seed, so that totals (time, money, energy) can be compared."""
-        return not any(d.path.partition(".")[0] in ("workload", "seed") for d in self.differences)
+        return _same_work(self.differences)
+
+
+def _same_work(differences: Sequence[Difference]) -> bool:
+    return not any(d.path.partition(".")[0] in ("workload", "seed") for d in differences)
 
 
 def compare_results(shown: Sequence[Shown]) -> Comparison:
     """Hold results against each other."""
     values = [headline(one.result.summary) for one in shown]
     rows = []
+    told = _differences([one.result.scenario for one in shown], "")
+    told = [d for d in told if d.path not in ("name", "description")]
+    without = NO_GOAL if _same_work(told) else (*NO_GOAL, *TOTALS)
     for key, metric in METRICS.items():
         row = tuple(v[key] for v in values)
         if any(v is not None for v in row):
-            rows.append(_row(metric, row, tuple(one.intervals.get(key) for one in shown)))
-    told = _differences([one.result.scenario for one in shown], "")
-    told = [d for d in told if d.path not in ("name", "description")]
+            intervals = tuple(one.intervals.get(key) for one in shown)
+            rows.append(_row(metric, row, intervals, judged=key not in without))
     return Comparison(tuple(one.label for one in shown), tuple(rows), tuple(told))
 
 
-def _row(metric: Metric, values: tuple[float | None, ...], intervals: tuple[tuple[float, float] | None, ...]) -> Row:
+def _row(
+    metric: Metric,
+    values: tuple[float | None, ...],
+    intervals: tuple[tuple[float, float] | None, ...],
+    *,
+    judged: bool,
+) -> Row:
     known = [v for v in values if v is not None]
     best: tuple[int, ...] = ()
     close: tuple[int, ...] = ()
-    if metric.key not in NO_GOAL and len(known) > 1 and min(known) < max(known):
+    if judged and len(known) > 1 and min(known) < max(known):
         top = min(known) if metric.better == "lower" else max(known)
         best = tuple(i for i, v in enumerate(values) if v == top)
         mine = intervals[best[0]]

@@ -228,7 +228,7 @@ def time_section(shown: Shown, level: int) -> Markup:
         "Where the time goes",
         strip(f"What bounds the {whose}", parts, sum(bounds.values()), texts),
         table(
-            ["operator", "share", "bound by", "time", ""], rows, caption="Time by operator", texts=(0, 2, 4),
+            ["operator", "share", "as a bar", "time", "bound by"], rows, caption="Time by operator", texts=(0, 2, 4),
             class_="bars",
         ),
         paragraph(

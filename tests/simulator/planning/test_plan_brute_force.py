@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from hwspecs.errors import InputError
-from simulator.planning import search as searching
-from simulator.planning import trial
+from simulator.planning import runner, trial
 from simulator.planning.candidates import Base, counts, shape_of, shapes
 from simulator.planning.judge import verdict_of
 from simulator.planning.model import Candidate, Objective, Outcome, Plan, Space
@@ -133,7 +132,7 @@ def solve(seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
         return "nothing is reached"
     question = Question(base, objectives, PRICES)
     truth = {candidate: question.outcome(candidate, result) for candidate, result in tried.items()}
-    monkeypatch.setattr(searching, "Trials", lambda question: Trials(question, ENGINES))
+    monkeypatch.setattr(runner, "Trials", lambda question: Trials(question, ENGINES))
     monkeypatch.setattr(trial, "KEPT_SHAPES", 10_000)
     plan = search(base, space, objectives, Prices(), jobs=1, beyond=None, loads=False)
     able = {candidate: one for candidate, one in truth.items() if one.verdict.met}

@@ -242,7 +242,8 @@ def test_intervals_by_simulating_the_ends(best_of: Result) -> None:
 def test_results_side_by_side(best_of: Result, starved: Result, pools: Result) -> None:
     two = report([best_of, starved], labels=["a", "b"])
     rows = {row.metric.key: row for row in two.comparison.rows}
-    assert rows["makespan_s"].best == (0,) and rows["mfu"].best == ()
+    assert rows["tpot_s.mean"].best == (1,) and rows["mfu"].best == ()
+    assert rows["makespan_s"].best == () == rows["usd"].best  # different work: nobody wins by its total
     assert {d.path: d.values for d in two.comparison.differences}["engine.max_num_seqs"] == (256, 20)
     assert not two.comparison.same_work  # 4 and 8 samples
     document = two.document()
