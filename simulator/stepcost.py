@@ -60,8 +60,8 @@ DecodeLines = tuple[tuple[Line, int], ...]
 
 
 class HostTicks(NamedTuple):
-    """Ticks of the host in a step with prefill: by the decoding sequences of a rank, for each chunk, where no CUDA graph
-    covers it, and what its kernels take at least then.
+    """Ticks of the host in a step with prefill: by the decoding sequences of a rank, for each chunk, where no CUDA
+    graph covers it, and what its kernels take at least then.
     """
 
     mixed: list[int]
@@ -312,7 +312,7 @@ class StepCost:
 
     @property
     def token_tables(self) -> list[tuple[int, list[int]]]:
-        """Ticks by the tokens of a batch, for each number of batches that operators have the rows of a step dealt among."""
+        """Ticks by the tokens of a batch, for each number of batches that a step's rows are dealt among."""
         return [(self.ranks, self.tokens), *self._others]
 
     @property

@@ -15,13 +15,12 @@ from simulator.sweeping.draw import shuffled
 from simulator.sweeping.grid import SCENARIO, Axis, Base, Grid, Place, alike, text_of
 from simulator.sweeping.sweepfile import SweepFile
 from simulator.sweeping.work import scenario_at
-from simulator.varying.paths import field_at, named, values_at
+from simulator.varying.paths import NO_FIELD, field_at, named, values_at
 from simulator.varying.values import Factor, Stop, parse_values, unit_of
 from workloads.scenario import LoadedScenario, load_scenario, scenario_data
 
 PROBES = 32
 """Combinations tried to tell a field that does not exist from values that are not allowed."""
-_NO_FIELD = ("unknown key", "no such place", "not a path")
 
 
 def make_grid(file: SweepFile) -> Grid:
@@ -204,7 +203,7 @@ def _check_fields(file: SweepFile, grid: Grid) -> None:
                 errors.append(error)
         if len(errors) < tries or not errors:
             continue
-        if all(e.problem in _NO_FIELD for e in errors):
+        if all(e.problem in NO_FIELD for e in errors):
             raise _at_field(file, base, errors[0])
         try:
             load_scenario(scenario_data(base.given, base.sets, grid.folder))

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
-from simulator.headline import Metric
 from simulator.varying.crossing import Crossing, Sample, brackets, gap, grid, monotone
 from simulator.varying.grid import variant_of
 from simulator.varying.paths import field_at, words
 from simulator.varying.points import Point, Progress, Spec, plain_spec
 from simulator.varying.ranges import Range, parse_range
 from simulator.varying.runner import Runner
-from simulator.varying.target import Target, parse_target
+from simulator.varying.target import Target, missing, parse_target
 from workloads.scenario import LoadedScenario, load_scenario
 
 if TYPE_CHECKING:
@@ -205,15 +204,6 @@ def _values(point: Point, target: Target) -> dict[str, float | None]:
         return {"predicted": predicted, "fast": None, "slow": None}
     fast, slow = ends if target.metric.better == "lower" else reversed(ends)
     return {"predicted": predicted, "fast": fast, "slow": slow}
-
-
-def missing(which: Metric, option: str = "--target") -> InputError:
-    """A metric that a scenario does not have, and what it would take."""
-    needs = {"goodput": "the scenario's `objective`", "usd": "a GPU with a price, --set gpu.price=..."}
-    allowed = next((text for name, text in needs.items() if which.key.startswith(name)), "another metric")
-    if "solved" in which.key or "accepted" in which.key:
-        allowed = "a scenario whose strategy is best_of_n with an acceptance, and a GPU with a price for money"
-    return InputError("the scenario does not have this metric", file=option, found=which.key, allowed=allowed)
 
 
 def _goal(target: Target, base: Point, other: Point | None, like: tuple[str, ...]) -> dict[str, float | None]:

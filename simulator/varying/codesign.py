@@ -18,7 +18,7 @@ import numpy as np
 from hwspecs.errors import InputError
 from hwspecs.gpu import list_gpus
 from simulator.headline import Metric, metric
-from simulator.varying.breakeven import check_setting, missing, settings_of
+from simulator.varying.breakeven import check_setting, settings_of
 from simulator.varying.budget import Budget, read_budget
 from simulator.varying.descent import GAIN, LADDER, MOST, Flat, Search, Slope, descend, neighbours, optimise, transfer
 from simulator.varying.designs import Space
@@ -26,6 +26,7 @@ from simulator.varying.lagrange import multipliers, returns_of
 from simulator.varying.paths import split_assignment
 from simulator.varying.points import Point, Progress, Spec, plain_spec
 from simulator.varying.runner import Runner
+from simulator.varying.target import missing
 from workloads.scenario import LoadedScenario, load_scenario
 
 if TYPE_CHECKING:

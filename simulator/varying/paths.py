@@ -16,7 +16,10 @@ from hwspecs.errors import InputError
 from hwspecs.gpu import to_spec
 from hwspecs.units import format_quantity
 from simulator.varying.values import Factor, Value, parse_values, settle
-from workloads.scenario import LoadedScenario
+from workloads.scenario import LoadedScenario, load_scenario
+
+NO_FIELD = ("unknown key", "no such place", "not a path")
+"""How the problem begins of an assignment to what does not exist."""
 
 _BUDGETS = {"top_k": ("budget",), "sliding_window": ("window",), "block_top_k": ("page", "blocks")}
 """Attention kinds whose numbers may follow the name, as in `top_k:1024` and `block_top_k:16:64`."""
@@ -75,12 +78,24 @@ def values_at(loaded: LoadedScenario, path: str, given: object, place: str) -> l
     """
     here = field_at(loaded, path)
     entries: list[Value] = []
-    for entry in parse_values(given, place):
+    found = parse_values(given, place)
+    if here.value is None and any(isinstance(entry, Factor) for entry in found):
+        check_path(loaded, path)
+    for entry in found:
         if isinstance(entry, Factor) and (here.unit or isinstance(here.value, Mapping)):
             entries.append(scaled(here, entry.by, place))
         else:
             entries.append(named(path, entry))
     return settle(entries, here.value, place)
+
+
+def check_path(loaded: LoadedScenario, path: str) -> None:
+    """Raise the InputError of a path that leads nowhere; whether a value fits there is another question."""
+    try:
+        load_scenario(loaded.given or loaded.to_dict(), [f"{path}=1"])
+    except InputError as error:
+        if error.problem.startswith(NO_FIELD):
+            raise InputError(error.problem, place=path, found=error.found, allowed=error.allowed) from None
 
 
 def scaled(here: Field, by: float, place: str) -> Any:

@@ -73,7 +73,10 @@ def parse_target(text: str, *, bare: bool) -> Target:
             if by <= 0:
                 raise InputError("not a factor", allowed="x and a number greater than zero: x0.5")
             return Target(which, sense, factor=by)
-        return Target(which, sense, value=_value(which, given.strip()))
+        value = _value(which, given.strip())
+        if value < 0:
+            raise InputError("no metric is below zero", allowed="a number of at least zero")
+        return Target(which, sense, value=value)
     except InputError as error:
         raise InputError(error.problem, file="--target", found=text, allowed=error.allowed or ALLOWED) from None
 
@@ -98,6 +101,15 @@ def _value(which: Metric, text: str) -> float:
         allowed = f"a number{' in ' + which.unit if which.unit else ' such as 0.9 or 90 %'}"
         raise InputError("not a quantity", found=text, allowed=allowed)
     return number
+
+
+def missing(which: Metric, option: str = "--target") -> InputError:
+    """A metric that a scenario does not have, and what it would take."""
+    needs = {"goodput": "the scenario's `objective`", "usd": "a GPU with a price, --set gpu.price=..."}
+    allowed = next((text for name, text in needs.items() if which.key.startswith(name)), "another metric")
+    if "solved" in which.key or "accepted" in which.key:
+        allowed = "a scenario whose strategy is best_of_n with an acceptance, and a GPU with a price for money"
+    return InputError("the scenario does not have this metric", file=option, found=which.key, allowed=allowed)
 
 
 def show(which: Metric, value: float | None) -> str:

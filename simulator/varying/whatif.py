@@ -19,6 +19,7 @@ from simulator.varying.grid import Setting, check_size, check_values, places, va
 from simulator.varying.paths import ordered, words
 from simulator.varying.points import Point, Progress, Spec, Task, plain_spec, run_points
 from simulator.varying.resources import Resource, resources
+from simulator.varying.target import missing
 from workloads.scenario import load_scenario
 
 if TYPE_CHECKING:
@@ -208,6 +209,10 @@ def whatif(
         answers[i] = replace(answers[i], rows=tuple(Row(one.values, next(points)) for one in grids[i]))
     if answers[0].base.error is not None and not any(row.point.error is None for row in answers[0].rows):
         raise InputError(answers[0].base.error, file=loaded.origin)
+    for key in metrics or ():
+        served = [p for one in answers for p in (one.base, *(row.point for row in one.rows)) if p.error is None]
+        if not any(point.metrics.get(key) is not None for point in served):
+            raise missing(metric(key), "--metrics")
     return WhatIf(loaded.config.name, loaded.gpu.title, loaded.model.name, keys, lists, tuple(answers), closed)
 
 
