@@ -41,7 +41,8 @@ class StepFloor:
         engine does not mix. token_seconds : for a token of a prompt, that of the best filled step.
     read_from, read_to : for each extent float64[G], cells of tokens of KV read.
     reads : for each extent float64[M + 1, G], at least that with `read_from` or more.
-    pair_seconds : for each (query, key) pair of prompts.
+    pair_seconds : for each (query, key) pair of prompts. caps : the most tokens of a sequence that each extent reads,
+        None without a limit.
     """
 
     least: np.ndarray
@@ -54,6 +55,7 @@ class StepFloor:
     read_to: tuple[np.ndarray, ...]
     reads: tuple[np.ndarray, ...]
     pair_seconds: float
+    caps: tuple[int | None, ...]
 
     def prompt_seconds(self, tokens: np.ndarray, pairs: np.ndarray, budget: int) -> np.ndarray:
         """The least time in which so many tokens of one prompt are computed, in steps of at most `budget` tokens.
@@ -65,15 +67,17 @@ class StepFloor:
         return np.maximum(steps * self.fixed[0, 1], tokens * self.token_seconds) + pairs * self.pair_seconds
 
     def decode_seconds(self, contexts: np.ndarray) -> np.ndarray:
-        """The least duration of a decode step with a sequence that reads `contexts` tokens (without caps), seconds.
+        """The least duration of a decode step with a sequence that has `contexts` tokens, seconds.
 
-        The least over all batches: others beside it add their own reads, so S is at least the context.
+        The least over all batches: others beside it add their own reads, so S is at least what it reads itself, the
+        context or the extent's cap.
         """
         best = np.full(len(contexts), np.inf)
         fixed = self.fixed[1:].min(axis=1)
         parts = np.zeros((len(fixed), len(contexts)))
-        for begin, reads in zip(self.read_from, self.reads, strict=True):
-            cell = np.maximum(np.searchsorted(begin, contexts, side="right") - 1, 0)
+        for cap, begin, reads in zip(self.caps, self.read_from, self.reads, strict=True):
+            read = contexts if cap is None else np.minimum(contexts, cap)
+            cell = np.maximum(np.searchsorted(begin, read, side="right") - 1, 0)
             parts += reads[1:, cell]
         return np.minimum(best, (fixed[:, None] + parts).min(axis=0))
 
@@ -111,7 +115,7 @@ def step_floor(cost: StepCost, params: EngineParams, *, shared_tokens: int = 0, 
     return StepFloor(
         least, most, prompt_from, prompt_to, fixed, float((prompts / every).min()),
         tuple(cell[0] for cell in cells), tuple(cell[1] for cell in cells), tuple(cell[2] for cell in cells),
-        _pair_seconds(cost) * (1 + cost.host.prefill_share) * SAFETY,
+        _pair_seconds(cost) * (1 + cost.host.prefill_share) * SAFETY, tuple(cost.decode_caps),
     )  # fmt: skip
 
 
@@ -141,7 +145,7 @@ def _mixed(cost: StepCost, seqs: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(kernels + waits + eager * ticks.eager + between, 1))
 
 
-def _rising(table: list[int]) -> np.ndarray:
+def _rising(table: list[int] | np.ndarray) -> np.ndarray:
     """The least value from each entry on."""
     return np.minimum.accumulate(np.array(table, dtype=float)[::-1])[::-1]
 
@@ -166,7 +170,7 @@ def _reads(
     for of, table in zip(cost.decode_extents, cost.decode_tables, strict=True):
         if of == extent:
             for m in range(1, len(most)):
-                total[m] += np.interp(begin / most[m], knots, table[m])
+                total[m] += np.interp(begin / most[m], knots, _rising(table[m]))
     total = np.minimum.accumulate(total[:0:-1], axis=0)[::-1]
     return begin, end, np.concatenate([np.zeros((1, len(begin))), total]) * SAFETY
 

@@ -70,6 +70,9 @@ def problem(seed: int) -> tuple[dict[str, Any], Space, list[tuple[str, str]], fl
     }
     if rng.random() < 0.15:
         data["workload"]["timeout"] = pick("1 s", "5 s")
+    if rng.random() < 0.2:  # extents with a cap, which contexts reach
+        data["attention"] = {"kind": "top_k", "budget": pick(16, 64, 256)}
+        data["workload"]["prompt_tokens"]["high"] = pick(900, 4000)
     if engine == "none" and rng.random() < 0.2:
         data["engine"]["prefill"] = "first"
     latencies = ["ttft_s", "tpot_s", "itl_s", "e2e_s"] + ["first_accepted_s"] * (kind == "best_of_n")
@@ -87,6 +90,7 @@ def problem(seed: int) -> tuple[dict[str, Any], Space, list[tuple[str, str]], fl
         layouts=layouts,
         disaggregated=disaggregated,
         max_num_seqs=pick((None,), (None,), (2, None)) if disaggregated == "no" else (None,),
+        kv_budgets=(None, pick(32, 256)) if rng.random() < 0.1 else (None,),
         samples=(2, None) if kind == "best_of_n" and rng.random() < 0.3 else (None,),
         power_cap_w=pick(None, None, None, 2000.0),
     )

@@ -174,7 +174,7 @@ def made_floor(steps: list[float]) -> StepFloor:
     fixed[0], fixed[1:, 0] = [0.0, 0.0], steps
     cells = (np.array([0.0]),), (np.array([1e9]),), (np.zeros((size + 1, 1)),)
     seqs = np.arange(size + 1.0)
-    return StepFloor(seqs, seqs, np.array([0.0, 1.0]), np.array([0.0, 9.0]), fixed, 0.0, *cells, 0.0)
+    return StepFloor(seqs, seqs, np.array([0.0, 1.0]), np.array([0.0, 9.0]), fixed, 0.0, *cells, 0.0, (None,))
 
 
 def seconds_needed(steps: list[float], tpot: float) -> float:
