@@ -132,7 +132,8 @@ def _mixed(cost: StepCost, seqs: np.ndarray, prompts: np.ndarray) -> np.ndarray:
 
     As `StepCost.fixed_ticks`, every term of which is taken at its least: the busiest of d batches gets at least its
     share of the prompts' tokens, some rank at least one chunk, and a step runs without a graph only if even its least
-    rank is too large for one.
+    rank is too large for one. Launching its kernels one by one counts for nothing: the prefill attention that `pairs`
+    stand for may fill that time.
     """
     ranks, queries, host = cost.ranks, cost.queries, cost.host
     kernels = _at(_rising(cost.rows), seqs * queries) + np.zeros(np.broadcast(seqs, prompts).shape)
@@ -141,7 +142,7 @@ def _mixed(cost: StepCost, seqs: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     eager = seqs * queries + np.ceil(prompts / ranks) > host.mixed_tokens
     ticks = cost.host_ticks
     waits = _at(_rising(ticks.mixed), seqs) + ticks.chunk
-    between = kernels * host.prefill_share + np.where(eager, np.maximum(ticks.launch - kernels, 0), 0)
+    between = kernels * host.prefill_share
     return np.asarray(np.maximum(kernels + waits + eager * ticks.eager + between, 1))
 
 

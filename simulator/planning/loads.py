@@ -32,23 +32,37 @@ def has_load(requests: Requests) -> bool:
     return requests.concurrency is not None or float(requests.job_arrival_s[-1]) > 0
 
 
-def probe(resolution: float = RESOLUTION) -> Generator[float, bool, HighestLoad]:
+def probe(concurrency: int | None = None, resolution: float = RESOLUTION) -> Generator[float, bool, HighestLoad]:
     """Bisect for the highest factor that holds, as the asked load, 1, does: yields factors, is sent whether they do.
 
     Takes for granted that a load above one that fails fails too; what is returned was simulated on both sides, so that
-    it is right at the factors it names.
+    it is right at the factors it names. `concurrency` : the asked load's of a closed loop, of which only whole numbers
+    can be in flight.
     """
     low, high = 1.0, None
     for factor in GROWTH:
-        if (yield factor):
-            low = factor
+        asked = _possible(factor, concurrency)
+        if asked <= low:
+            continue
+        if (yield asked):
+            low = asked
         else:
-            high = factor
+            high = asked
             break
     while high is not None and high / low > 1 + resolution:
-        middle = (low * high) ** 0.5
+        middle = _possible((low * high) ** 0.5, concurrency)
+        if not low < middle < high:
+            step = 1 / concurrency if concurrency else 0.0
+            middle = low + step
+            if not low < middle < high - step / 2:
+                break
         if (yield middle):
             low = middle
         else:
             high = middle
     return HighestLoad(low, high)
+
+
+def _possible(factor: float, concurrency: int | None) -> float:
+    """The nearest factor that a load can have."""
+    return factor if concurrency is None else round(factor * concurrency) / concurrency

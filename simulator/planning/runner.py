@@ -13,6 +13,7 @@ from simulator.planning.loads import HighestLoad, probe
 from simulator.planning.model import Candidate, Objective, Outcome
 from simulator.planning.trial import Answer, Bounded, Question, Refused, Task, Trials
 from simulator.processes import process_pool
+from workloads.arrivals import ClosedLoop
 
 Progress = Callable[[int, int], None]
 
@@ -66,7 +67,9 @@ class Runner:
 
     def loads(self, candidates: Sequence[Candidate]) -> dict[Candidate, tuple[HighestLoad, Objective | None]]:
         """The highest load that each holds, all of them looked for at the same time; and what is lost beyond it."""
-        probes = {candidate: probe() for candidate in candidates}
+        arrivals = self.question.base.loaded.config.workload.arrivals
+        concurrency = arrivals.concurrency if isinstance(arrivals, ClosedLoop) else None
+        probes = {candidate: probe(concurrency) for candidate in candidates}
         asked = {candidate: next(each) for candidate, each in probes.items()}
         found: dict[Candidate, tuple[HighestLoad, Objective | None]] = {}
         lost: dict[tuple[Candidate, float | None], Objective] = {}

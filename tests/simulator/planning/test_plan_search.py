@@ -347,3 +347,23 @@ def test_multipliers_are_feasible() -> None:
             gained = alpha * floor.most[m] + gamma * floor.prompt_to[q]
             gained += sum(b * to[c] for b, to, c in zip(beta, floor.read_to, cells, strict=True))
             assert gained <= (1 + slower * floor.most[m]) * duration * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "holds", "found"), [(1, 1, 1), (1, 3, 3), (4, 4, 4), (4, 7, 7), (100, 133, 133)]
+)
+def test_the_highest_load_of_a_closed_loop_is_whole(concurrency: int, holds: int, found: int) -> None:
+    """No factor is asked that rounds to a load asked already, and what is named was simulated."""
+    probes, asked, answer = probe(concurrency), [], None
+    factor = next(probes)
+    while answer is None:
+        asked.append(factor * concurrency)
+        try:
+            factor = probes.send(asked[-1] <= holds + 1e-9)
+        except StopIteration as end:
+            answer = end.value
+    assert all(abs(n - round(n)) < 1e-9 for n in asked) and len({round(n) for n in asked}) == len(asked)
+    highest, fails = round(answer.factor * concurrency), round((answer.fails_at or math.inf) * concurrency)
+    assert highest in (concurrency, *map(round, asked)) and fails in map(round, asked)
+    assert highest <= holds < fails and (fails - highest == 1 or fails / highest <= 1.031)
+    assert highest == found or concurrency == 100
