@@ -103,14 +103,20 @@ def run(
         check_writable(out, FILES)
     with progress_bar("simulating") as progress:
         result = run_scenario(loaded, progress=progress)
-    if out is not None:
-        save_result(result, out)
+    unsaved: InputError | None = None
+    try:
+        if out is not None:
+            save_result(result, out)
+    except InputError as error:  # a full disk, say: the answer is told all the same
+        unsaved = error
     if output is Format.json:
         print_json(result.document())
-        return
-    from simulator.display import show_result
+    else:
+        from simulator.display import show_result
 
-    show_result(result, out)
+        show_result(result, None if unsaved else out)
+    if unsaved:
+        raise unsaved
 
 
 @app.command()

@@ -111,7 +111,7 @@ def _threshold(judged: Judged, rung: int) -> str:
     if change is None:
         return f"on rung {rung} never ({verdict.word})"
     size, left = size_label(change.taken), f"with {100 * change.room:.0f} points left to a longer chain"
-    return f"on rung {rung} up to {size}, at an accuracy of {change.accuracy:.2f}, {left} ({verdict.word})"
+    return f"on rung {rung} up to {size}, at an accuracy of {100 * change.accuracy:.0f} %, {left} ({verdict.word})"
 
 
 def shown_models(comparison: Comparison) -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def whatif(
     spec: Spec,
-    vary: Mapping[str, Any] | None = None,
+    vary: Mapping[str, Any] | str | Sequence[str] | None = None,
     sets: Sets = (),
     *,
     against: Sequence[str | Sequence[str]] = (),
@@ -36,6 +36,7 @@ def whatif(
     ----------
     spec, sets : as of `scenario`.
     vary : path -> values: a list, or a text such as `x0.5,x2` or `4.8..9.6 TB/s:lin5`; several paths: all combinations.
+        Or as on the command line: `"gpu.memory.bandwidth=x0.5,x2"`, or a list of such texts.
         Left out, the elasticities of all resources are found.
     against : settings to compare with, each an assignment or several. elasticities : whether they are wanted, too.
     metrics : keys of `Result.headline`. jobs : processes; as many as cores if left out.

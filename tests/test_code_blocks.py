@@ -46,7 +46,7 @@ SLOW = {
     r"whatif aime24-best-of-32 --set model=qwen3-32b": "a minute; tests/simulator/varying asks of smaller loads",
     r"whatif aime24-best-of-32 .*--break-even": "seconds; codesign.md has a small one",
     r"^kinesim plan reasoning-traffic": "minutes",
-    r"^kinesim law compare --model": "a minute or more",
+    r"^kinesim law compare --gpu b200-sxm --set": "half a minute or more",
 }
 """Commands that take long, which `make docs-check` runs."""
 ALL = os.environ.get("KINESIM_SLOW_DOCS") == "1"

@@ -1,7 +1,8 @@
 """Whole simulations in the background: each in a process of its own, with progress, and an end.
 
 A run belongs to the page that started it and asks about it. One that nobody has asked about for LOST seconds is ended;
-browsers slow a hidden page's timers down to one a minute, so that is more.
+browsers slow a hidden page's timers down to one a minute, so that is more. One that has ended keeps its report for the
+page's link, until KEPT others have ended that were asked about later.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 from hwspecs.errors import InputError
 from simulator.exploring.state import write_query
 
-LOST, MOST = 150.0, 4
-"""Seconds without a question after which a run is given up; runs at a time."""
+LOST, MOST, KEPT = 150.0, 4, 16
+"""Seconds without a question after which a run is given up; runs at a time; runs kept that have ended."""
 EVERY = 0.1
 """Seconds between two messages of progress."""
 
@@ -72,10 +73,10 @@ class Run:
 
 
 class Runs:
-    """The simulations of all pages, by names that cannot be guessed; `most` of them at a time."""
+    """The simulations of all pages, by names that cannot be guessed; `most` of them at a time, and the last `kept` that have ended."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, most: int = MOST, kept: int = KEPT) -> None:
+        self._most, self._kept = most, kept
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 
@@ -114,11 +115,16 @@ class Runs:
             run.end()
 
     def sweep(self) -> None:
-        """End the runs that nobody asks about."""
-        late = time.monotonic() - LOST
+        """End the runs that nobody asks about, and forget the oldest of those that have ended."""
+        late, ended = time.monotonic() - LOST, []
         for name, run in list(self._runs.items()):
-            if run.asked < late:
+            run.read()
+            if not run.running:
+                ended.append((run.asked, name))
+            elif run.asked < late:
                 self.cancel(name)
+        for _, name in sorted(ended)[: max(0, len(ended) - self._kept)]:
+            self.cancel(name)
 
     def end(self) -> None:
         """End all of them."""

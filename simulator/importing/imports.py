@@ -153,6 +153,8 @@ def import_trace(
     """A recorded trace (`azure`: CSV, `mooncake`: JSONL): its figures, and a scenario that replays it. `copy` : put the
     trace beside the scenario, a CSV as arrival_s,input_len,output_len. Raises InputError, with nothing written.
     """
+    if path.is_file() and not path.stat().st_size:
+        raise InputError("is empty", file=path, allowed=FORMATS)
     if is_mooncake(path) != TRACES[kind]:
         other = next(name for name in TRACES if name != kind)
         found = "one JSON object a line" if TRACES[kind] is False else "a CSV"

@@ -59,19 +59,38 @@ def show_plan(answer: Answer, out: Path | None = None) -> None:
         console.print(f"written to {out}")
 
 
+def answer_words(answer: Answer) -> list[str]:
+    """The answer, its headroom, how sure it is, and the runner-up, a sentence each."""
+    best = answer.plan.best
+    if best is None:
+        return [_nothing(answer).plain + "."]
+    words = ["".join(buy_words(answer, best)) + "."]
+    if best.highest_load is not None:
+        words.append(f"Headroom: {_headroom(best)}.")
+    if answer.best is not None:
+        words.append(f"How sure: {_how_sure(answer, answer.best)}.")
+    other = _runner_up(answer)
+    return words + ([f"{other.plain}."] if other is not None else [])
+
+
 def _buy(answer: Answer, best: Outcome) -> Text:
-    candidate = best.candidate
-    text = Text(f"Buy {gpu_words(candidate, answer.titles)}", style="bold green")
-    text.append(f" as {deployment_words(candidate)}: ", style="bold")
-    text.append(f"{usd(best.usd_per_hour)} USD/h, {usd(best.usd_per_hour * HOURS_A_MONTH)} USD a month", style="bold")
-    return text
+    gpus, rest = buy_words(answer, best)
+    return Text(gpus, style="bold green").append(rest, style="bold")
+
+
+def buy_words(answer: Answer, best: Outcome) -> tuple[str, str]:
+    """What to buy, and how to use it for how much."""
+    month = usd(best.usd_per_hour * HOURS_A_MONTH)
+    rest = f" as {deployment_words(best.candidate)}: {usd(best.usd_per_hour)} USD/h, {month} USD a month"
+    return f"Buy {gpu_words(best.candidate, answer.titles)}", rest
 
 
 def closest_words(answer: Answer) -> str:
     """What comes closest where nothing meets the objectives, and what stops it."""
     closest = answer.plan.closest
     if closest is None:
-        return ", and none is left to simulate: what is not ruled out by a limit cannot serve this load"
+        stopped = answer.plan.stopped or "no candidate that is allowed can serve this load"
+        return f", and none is left to simulate; what stops it: {stopped}"
     words = f"{gpu_words(closest.candidate, answer.titles)} as {deployment_words(closest.candidate)}"
     return f"; closest: {words}; what stops it: {what_stops(answer.plan, closest)}"
 

@@ -42,6 +42,7 @@ def document(answer: Answer) -> dict[str, Any]:
         "prices": answer.prices.document(),
         "best": None if best is None else outcome_document(answer, best, answer.best),
         "runner_up": None if other is None else outcome_document(answer, other, answer.runner_up),
+        "stopped_by": plan.stopped or None,
         "front": [outcome_document(answer, one) for one in plan.front],
         "closest": None if plan.closest is None else outcome_document(answer, plan.closest),
         "search": {

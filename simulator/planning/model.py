@@ -270,7 +270,8 @@ class Plan:
     best : the cheapest that meets all objectives; None if none does. runner_up : the cheapest that meets them and
     differs from the best in more than the number of replicas. front : none of those meeting the objectives is at least
     as good in price, latency, throughput and energy, and better in one. outcomes : all that were simulated to the end.
-    closest : without a best, the one with the smallest worst ratio. dropped : (reason, count) of combinations that
+    closest : without a best, the one with the smallest worst ratio. stopped : where there is none either, what stops it
+    and what would be needed; empty if bounds rule out all. dropped : (reason, count) of combinations that
     model, GPU or engine do not allow. candidates : number of the rest. pruned : those not simulated to the end.
     wall_s : seconds. load : the asked load in words.
     """
@@ -283,6 +284,7 @@ class Plan:
     front: tuple[Outcome, ...]
     outcomes: tuple[Outcome, ...]
     closest: Outcome | None = None
+    stopped: str = ""
     dropped: tuple[tuple[str, int], ...] = ()
     pruned: tuple[Pruned, ...] = ()
     lost: tuple[Failed, ...] = ()

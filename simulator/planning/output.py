@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.files import check_writable
-from simulator.graphview import picture_format, write_picture
+from simulator.graphview import write_picture
+from simulator.law.options import check_out
 from simulator.planning.document import rows
 from simulator.planning.words import amount, limit_words, objective_title, usd
-from simulator.tables import SUFFIXES, check_table_path, write_columns
+from simulator.tables import SUFFIXES, write_columns
 
 if TYPE_CHECKING:
     from simulator.planning.model import Candidate, Outcome
@@ -29,11 +29,7 @@ _WORSE = {"arrowstyle": "<-", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
 
 def check_output(path: Path) -> None:
     """InputError if nothing could be written to `path`. To be asked before the search."""
-    if path.suffix.lower() in SUFFIXES:
-        check_table_path(path)
-        return
-    picture_format(path)
-    check_writable(path.parent, [path.name])
+    check_out(path)
 
 
 def write_output(answer: Answer, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwspecs.errors import InputError
+from simulator.notebook import answer_html, answer_text
 from simulator.planning.candidates import Base, gpu_of, own_gpu
 from simulator.planning.model import Objective, Plan, Space
 from simulator.planning.objectives import OPTION, Objectives, parse
@@ -67,6 +68,24 @@ class Answer:
         from simulator.planning.document import rows
 
         return pd.DataFrame(rows(self))
+
+    def _sentences(self) -> list[str]:
+        from simulator.planning.display import answer_words
+
+        return answer_words(self)
+
+    def __repr__(self) -> str:
+        """What to buy, or why nothing will do."""
+        return answer_text(f"Plan {self.base.loaded.config.name}", self._sentences())
+
+    def _repr_html_(self) -> str:
+        """The same, and the candidates on the Pareto front as a table; where nothing will do, all that were tried."""
+        config, frame = self.base.loaded.config, self.frame()
+        title = f"Plan: {config.name}, {self.base.loaded.model.name}"
+        columns = ("gpus", "gpu", "replicas", "layout", "prefill_workers", "prefill_layout", "usd_per_hour",
+                   "worst_ratio", "binding", "joules_per_output_token")  # fmt: skip
+        kept = frame[frame["on_front"]] if self.plan.front else frame
+        return answer_html(title, self._sentences(), kept, columns)
 
 
 def make_plan(

@@ -2,7 +2,7 @@
 
 Candidates are taken in the order of their price. Those that `bounds` rules out are never simulated; a simulation ends
 once an objective is lost for good. So the first that meets all objectives is the cheapest of all, for certain; of
-several at its price the one that takes least energy is the best. Then the next best of another kind is looked for, and
+several at its price the one with most room to its objectives is the best, then the one that takes least energy. Then the next best of another kind is looked for, and
 some more in the order of the price, of which the Pareto front is made: complete up to the price that was reached.
 
 Nothing is concluded from one number of replicas to another: that more of them serve at least as well is likely, and not
@@ -26,7 +26,7 @@ from simulator.planning.model import Candidate, Failed, Objective, Outcome, Plan
 from simulator.planning.pareto import front
 from simulator.planning.runner import Progress, Runner
 from simulator.planning.trial import Answer, Bounded, Question, Refused
-from simulator.planning.words import amount, objective_title
+from simulator.planning.words import amount, objective_title, power, usd
 from workloads.arrivals import AllAtOnce
 from workloads.requests import generate
 
@@ -107,6 +107,7 @@ class _Search:
         able = [one for one in self.outcomes.values() if reached is None or one.usd_per_hour < reached]
         closest = None if best is not None else self._closest()
         self._left_over(queue, best)
+        stopped = self._stopped() if best is None and closest is None else ""
         timed = self._timed()
         kept = front(able, timed=timed) if best is not None else ()
         if loads and best is not None:
@@ -127,6 +128,7 @@ class _Search:
             front=kept,
             outcomes=tuple(sorted(self.outcomes.values(), key=self._order_of)),
             closest=closest,
+            stopped=stopped,
             dropped=tuple(self.dropped.most_common()),
             pruned=tuple(self.pruned.values()),
             lost=tuple(sorted(self.failed.values(), key=lambda one: self._order(one.candidate))),
@@ -200,8 +202,8 @@ class _Search:
         )  # fmt: skip
 
     def _order_of(self, outcome: Outcome) -> tuple[Any, ...]:
-        """By price, then by energy."""
-        return outcome.usd_per_hour, _energy(outcome), self._order(outcome.candidate)
+        """By price, then by the room that the binding objective leaves, then by energy."""
+        return outcome.usd_per_hour, outcome.verdict.worst, _energy(outcome), self._order(outcome.candidate)
 
     def _take(self, candidate: Candidate, answer: Answer) -> bool:
         """Keep an answer; whether it meets the objectives."""
@@ -295,8 +297,44 @@ class _Search:
         self.runner.expect(len(wanted))
         found = [one for _, one in self.runner.trials(wanted, watched=False) if isinstance(one, Outcome)]
         for one in found:
+            self._count_as_simulated(one.candidate)
             self.outcomes[one.candidate] = one
         return min(self.outcomes.values(), key=lambda one: (one.verdict.worst, self._order_of(one)), default=None)
+
+    def _count_as_simulated(self, candidate: Candidate) -> None:
+        """Take a candidate out of those that a bound has kept from being simulated to the end."""
+        failed, answer = self.failed.pop(candidate, None), self.bounded[shape_of(candidate)]
+        if failed is not None:
+            key = ("lost", failed.objective.key)
+        elif answer.broken is not None:
+            key = ("alone", answer.broken.objective.key)
+        elif candidate not in self.tried:
+            key = ("work", "")
+        else:
+            return
+        count = self.pruned[key].count - 1
+        if count:
+            self.pruned[key] = replace(self.pruned[key], count=count)
+        else:
+            del self.pruned[key]
+
+    def _stopped(self) -> str:
+        """Why nothing at all is left to simulate: the cap that rules out everything, and the least that would do."""
+        space, question = self.space, self.question
+        if not self.bounded:
+            return "; ".join(f"{why} ({count:,} of them)" for why, count in self.dropped.most_common(2))
+        able = [one for one in self.bounded.values() if one.broken is None] or list(self.bounded.values())
+        firsts = [next(counts(one.shape, space, one.least), one.shape) for one in able]
+        said = []
+        for name, cap, of, words in (
+            ("power", space.power_cap_w, question.tdp_w, power),
+            ("price", space.max_usd_per_hour, question.usd_per_hour, lambda value: f"{usd(value)} USD/h"),
+        ):
+            if cap is not None:
+                least = min(firsts, key=of)
+                needed = f"at least {words(of(least))} would be needed ({least.words()})"
+                said.append((of(least) > cap, f"the cap of {words(cap)} on the {name}: {needed}"))
+        return "; ".join([text for alone, text in said if alone] or [text for _, text in said])
 
     def _affordable_most(self, shape: Candidate) -> Candidate | None:
         """The dearest candidate of a shape within the caps; of those with both kinds of workers, as many of each."""

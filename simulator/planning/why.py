@@ -34,15 +34,21 @@ def why_lost(best: Outcome, other: Outcome, plan: Plan) -> str:
 
 
 def _tie(best: Outcome, other: Outcome) -> str:
-    """Of several at the best's price the one that takes least energy is chosen; what speaks for the other is said."""
-    key, found = "joules_per_output_token", ""
+    """Of several at the best's price the one with most room is chosen, then the one that takes least energy; what speaks
+    for the other is said.
+    """
+    key = "joules_per_output_token"
     own, others = best.metrics.get(key), other.metrics.get(key)
-    if own is not None and others is not None and others > own:
-        found = f" and takes {100 * (others / own - 1):.1f} % more energy a token, which decided"
-    if other.verdict.worst < best.verdict.worst:
+    more = 100 * (others / own - 1) if own and others is not None else 0.0
+    energy = f"{abs(more):.1f} % {'more' if more > 0 else 'less'} energy a token"
+    if other.verdict.worst > best.verdict.worst:
         mine, its = (100 * (1 - one.verdict.worst) for one in (best, other))
-        found += f"; it has more room, {its:.1f} % against {mine:.1f} %"
-    return found
+        if f"{mine:.1f}" == f"{its:.1f}":
+            found = " and has a little less room to its objectives, which decided"
+        else:
+            found = f" and has less room to its objectives, {its:.1f} % against {mine:.1f} %, which decided"
+        return found + (f"; it takes {energy}" if abs(more) >= 0.05 else "")
+    return f" and the room to its objectives is the same; it takes {energy}, which decided" if more > 0 else ""
 
 
 def what_stops(plan: Plan, closest: Outcome) -> str:

@@ -45,7 +45,7 @@ def run_batches(
 
     Raises
     ------
-    InputError : the scheduler is gone, or all workers are for `DESERTED` seconds.
+    InputError : the scheduler is gone, all workers are for `DESERTED` seconds, or one runs another program.
     """
     from distributed import wait
     from distributed.client import FuturesCancelledError
@@ -78,7 +78,10 @@ def run_batches(
                     each = 0.5 * each + 0.5 * (time.monotonic() - begun) / len(batch)
                     take(batch, future.result())
                 elif future.status == "error":
-                    _again(batch, future.exception(), suspects, alone, deaths, give_up)
+                    error = future.exception()
+                    if isinstance(error, InputError):  # the worker's own: that of a scenario is in its row
+                        raise error
+                    _again(batch, error, suspects, alone, deaths, give_up)
                 else:
                     raise _lost("the scheduler has")
                 future.release()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
-from simulator.sweeping.identity import program_hash
+from simulator.sweeping.work import PROGRAM, running_program
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -129,12 +129,12 @@ def _check_workers(client: Client, timeout: float, fail: Any) -> None:
     except TimeoutError:
         raise fail("the scheduler has no workers", "start some: `dask worker ADDRESS`") from None
     try:
-        programs = client.run(program_hash)
+        programs = client.run(running_program)
     except Exception as error:
         problem = f"a worker cannot import kinesim ({type(error).__name__}: {error})"
         raise fail(problem, "workers with the same version of kinesim installed") from None
     for worker, program in programs.items():
-        if program != program_hash():
+        if program != PROGRAM:
             problem = f"worker {worker} has another version of kinesim"
             raise fail(problem, "workers with the same version as this command") from None
 

@@ -113,6 +113,16 @@ class Grid:
             digits.append(at)
         return number, digits[::-1]
 
+    def with_value(self, number: int, axis: Axis, step: int, most: int) -> Iterator[int]:
+        """Numbers of up to `most` combinations of a base that are at a step of one of its axes, drawn from them all."""
+        base = self.bases[number]
+        first = sum(other.count for other in self.bases[:number])
+        later = math.prod(len(other.rows) for other in base.axes[base.axes.index(axis) + 1 :])
+        rest = base.count // len(axis.rows)
+        for i in range(min(rest, most)):
+            before, behind = divmod(shuffled(i, rest, 0), later)
+            yield first + (before * len(axis.rows) + step) * later + behind
+
     def excluded(self, point: Point) -> bool:
         """Whether the combination is left out."""
         known = {**point.values, SCENARIO: self.bases[point.base].name}

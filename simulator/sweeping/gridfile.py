@@ -5,14 +5,14 @@ Which fields there are is left to the loader of scenarios, which is asked for so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hwspecs.errors import InputError, near_matches
 from simulator.sweeping.draw import shuffled
-from simulator.sweeping.grid import SCENARIO, Axis, Base, Grid, Place, alike, text_of
+from simulator.sweeping.grid import SCENARIO, Axis, Base, Grid, Place, Point, alike, text_of
 from simulator.sweeping.sweepfile import SweepFile
 from simulator.sweeping.work import scenario_at
 from simulator.varying.paths import NO_FIELD, field_at, named, values_at
@@ -21,6 +21,8 @@ from workloads.scenario import LoadedScenario, load_scenario, scenario_data
 
 PROBES = 32
 """Combinations tried to tell a field that does not exist from values that are not allowed."""
+WITH_VALUE, TRIED = 256, 1024
+"""Combinations tried to tell that none takes a value; in all, so that long lists do not take long."""
 
 
 def make_grid(file: SweepFile) -> Grid:
@@ -29,7 +31,8 @@ def make_grid(file: SweepFile) -> Grid:
     Raises
     ------
     InputError : with the file's line: a base that is none, a field given twice or that does not exist, values that are
-        none (`varying.values`), groups of `zip` of unequal lengths, an `exclude` that can never match.
+        none (`varying.values`) or that no combination takes, groups of `zip` of unequal lengths, an `exclude` that can
+        never match.
     """
     content = file.content
     listed = content.base if isinstance(content.base, list) else [content.base]
@@ -50,6 +53,7 @@ def make_grid(file: SweepFile) -> Grid:
     exclusions = tuple(_exclusion(file, grid, i, given) for i, given in enumerate(file.excluded()))
     grid = replace(grid, exclusions=exclusions)
     _check_fields(file, grid)
+    _check_values(file, grid)
     return grid
 
 
@@ -166,12 +170,19 @@ def _units(bases: Sequence[Base], folder: Path) -> dict[str, str]:
                 units = (unit_of(value) for value in column)
                 found[path] = found.get(path) or next((unit for unit in units if unit), "")
                 if not found[path] and any(isinstance(value, Factor) for value in column):
-                    try:
-                        loaded = load_scenario(scenario_data(base.given, base.sets, folder))
-                    except InputError:
-                        continue  # it is whole with what is varied only
-                    found[path] = field_at(loaded, path).unit
+                    found[path] = next((field_at(loaded, path).unit for loaded in _some(base, folder)), "")
     return found
+
+
+def _some(base: Base, folder: Path) -> Iterator[LoadedScenario]:
+    """A base as a scenario, or, where it is whole with what is varied only, those of its combinations that load."""
+    alone = Grid((base,), (), folder, (), {})
+    points = (alone.point(shuffled(i, base.count, 0)) for i in range(min(base.count, PROBES)))
+    for point in (Point(0, 0, {}), *points):
+        try:
+            yield scenario_at(base, point, folder)
+        except InputError:
+            continue
 
 
 def _known(grid: Grid, path: str) -> list[Any]:
@@ -212,6 +223,37 @@ def _check_fields(file: SweepFile, grid: Grid) -> None:
                 raise _at_field(file, base, alone) from None
 
 
+def _check_values(file: SweepFile, grid: Grid) -> None:
+    """InputError for a value that no combination takes, such as a rate of `fast`.
+
+    Of a base's combinations up to TRIED are loaded, and with one value up to WITH_VALUE, the first that loads being
+    enough; what is not tried, and what cannot be served, is a row with its reason.
+    """
+    for number, base in enumerate(grid.bases):
+        left = TRIED
+        for axis in base.axes:
+            for step in range(len(axis.rows)):
+                error: InputError | None = None
+                for index in grid.with_value(number, axis, step, WITH_VALUE):
+                    if not left:
+                        return
+                    left -= 1
+                    try:
+                        scenario_at(base, grid.point(index), grid.folder)
+                    except InputError as found:
+                        error = found if any(_within(found.place, path) for path in axis.paths) else error
+                    else:
+                        break
+                else:
+                    if error is not None:
+                        raise _at_field(file, base, error)
+
+
+def _within(place: str | None, path: str) -> bool:
+    """Whether an error's place is a field, or lies inside it."""
+    return place is not None and (place == path or place.startswith((f"{path}.", f"{path}[")))
+
+
 def _at_field(file: SweepFile, base: Base, error: InputError) -> InputError:
     """The error with the file's place of the field that it is about."""
     about = error.place or ""
@@ -220,7 +262,7 @@ def _at_field(file: SweepFile, base: Base, error: InputError) -> InputError:
         candidates += [axis.place if axis.place[0] == "vary" else (*axis.place, path) for path in axis.paths]
     for place in candidates:
         path = str(place[-1])
-        if about == path or about.startswith((f"{path}.", f"{path}[")) or path.startswith((f"{about}.", f"{about}[")):
+        if _within(about, path) or _within(path, about):
             return file.fail(error, place)
     said = InputError(
         f"{error.problem} ({about})" if about else error.problem, found=error.found, allowed=error.allowed

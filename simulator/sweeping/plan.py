@@ -15,10 +15,9 @@ from simulator.sweeping.dataset import NUMBER, TEXT, known_hashes
 from simulator.sweeping.draw import shuffled
 from simulator.sweeping.grid import MOST, Grid, Point
 from simulator.sweeping.gridfile import make_grid
-from simulator.sweeping.identity import program_hash
 from simulator.sweeping.results import Estimate
 from simulator.sweeping.sweepfile import MOST_LIMIT, SweepFile, read_sweep
-from simulator.sweeping.work import identify, simulate_batch
+from simulator.sweeping.work import PROGRAM, identify, simulate_batch
 from simulator.varying.values import Factor, number_of
 
 
@@ -93,12 +92,12 @@ def estimate(
     InputError : as `sweep` for what is wrong with the file or the folder.
     """
     plan = plan_sweep(spec, sets, limit)
-    grid, program = plan.grid, program_hash()
+    grid = plan.grid
     folder = Path(out) if out is not None else default_folder(plan.file)
     done = known_hashes(folder)
     left = plan.points
     if done:
-        found = dict(identify(grid.bases, plan.points, grid.folder, program))
+        found = dict(identify(grid.bases, plan.points, grid.folder, PROGRAM))
         left = [point for point in plan.points if found[point.index] not in done]
     ordered = grid.cheap_order(left)
     number = workers or default_workers()
@@ -107,7 +106,7 @@ def estimate(
     for i in range(len(ordered)):
         at = shuffled(i, len(ordered), 0)
         # With its neighbour before it, as in a batch, where both may share what is compiled.
-        rows = simulate_batch(grid.bases, ordered[max(at - 1, 0) : at + 1], grid.folder, program)
+        rows = simulate_batch(grid.bases, ordered[max(at - 1, 0) : at + 1], grid.folder, PROGRAM)
         walls.append(rows[-1]["wall_s"])
         if time.monotonic() >= until:
             break

@@ -13,10 +13,9 @@ from simulator.sweeping.batches import run_batches
 from simulator.sweeping.cluster import TIMEOUT, default_workers, existing_cluster, local_cluster
 from simulator.sweeping.dataset import NUMBER, DataSet, read_rows
 from simulator.sweeping.grid import SCENARIO, Point, text_of
-from simulator.sweeping.identity import program_hash
 from simulator.sweeping.plan import Plan, default_folder, plan_sweep
 from simulator.sweeping.results import Counts, SweepResult
-from simulator.sweeping.work import FAILED, INVALID, OK, identify, resolve, simulate_batch
+from simulator.sweeping.work import FAILED, INVALID, OK, PROGRAM, identify, resolve, simulate_batch
 from simulator.varying.values import number_of
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def sweep(
     plan = plan_sweep(spec, sets, limit)
     folder = Path(out) if out is not None else default_folder(plan.file)
     number = workers or default_workers()
-    program = program_hash()
+    program = PROGRAM
     with DataSet(folder, plan.kinds) as data:
         if retry:
             data.drop(known for known, status in data.done.items() if status == FAILED)

@@ -20,13 +20,15 @@ from simulator.headline import headline
 from simulator.result import Result
 from simulator.running import run_served
 from simulator.sweeping.grid import LOAD, Base, Point, assignments, text_of
-from simulator.sweeping.identity import raw_hash, scenario_hash
+from simulator.sweeping.identity import program_hash, raw_hash, scenario_hash
 from simulator.varying.paths import field_at, scaled
 from simulator.varying.values import Factor
 from workloads.scenario import LoadedScenario, load_scenario, scenario_data
 
 OK, INVALID, FAILED = "ok", "invalid", "failed"
 """Simulated; cannot be loaded or served, for a reason that is given; the program or its worker broke."""
+PROGRAM = program_hash()
+"""Of the program as this process imported it: what lies on the disk may be another by the time that it is asked."""
 ENDS = ("makespan_s", "tpot_s")
 """Metrics of which a run knows the 80 % interval without running again."""
 
@@ -79,16 +81,34 @@ def _broken(base: Base, point: Point, program: str, status: str, reason: str) ->
     return Resolved(raw_hash(written, program), dict(point.values), status=status, reason=reason)
 
 
+def running_program() -> str:
+    """The hash of the program that this process runs."""
+    return PROGRAM
+
+
+def _check_program(program: str) -> None:
+    """InputError in a worker that runs another program than the sweep: its rows would stay under the wrong hash."""
+    if program != PROGRAM:
+        problem = "a worker runs another version of kinesim; what was written is kept, and the same command goes on"
+        raise InputError(problem, place="workers", allowed="workers with the same version as this command")
+
+
 def identify(bases: Sequence[Base], points: Sequence[Point], folder: Path, program: str) -> list[tuple[int, str]]:
-    """Number and hash of each combination."""
+    """Number and hash of each combination. Raises InputError if `program` is not the one that runs here."""
+    _check_program(program)
     return [(point.index, _resolved(bases[point.base], point, folder, program).hash) for point in points]
 
 
 def simulate_batch(bases: Sequence[Base], points: Sequence[Point], folder: Path, program: str) -> list[dict[str, Any]]:
     """The rows of combinations, in their order. Neighbours that differ in their load alone share what is compiled.
 
-    Nothing is raised: not every exception survives its way to another process.
+    Nothing is raised by a scenario: not every exception survives its way to another process.
+
+    Raises
+    ------
+    InputError : `program` is not the one that runs here.
     """
+    _check_program(program)
     rows = []
     served: Deployment | Fleet | None = None
     compiled = ""

@@ -8,13 +8,15 @@ and at the slow end of the prediction's interval.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
+from simulator.notebook import answer_html, answer_text
 from simulator.varying.crossing import Crossing, Sample, brackets, gap, grid, monotone
 from simulator.varying.grid import variant_of
+from simulator.varying.notes import merged
 from simulator.varying.paths import field_at, words
 from simulator.varying.points import Point, Progress, Spec, plain_spec
 from simulator.varying.ranges import Range, parse_range
@@ -89,6 +91,21 @@ class BreakEven:
 
         return frame(self)
 
+    def _sentences(self) -> list[str]:
+        from simulator.varying.breakevendoc import answers
+
+        return answers(self)
+
+    def __repr__(self) -> str:
+        """The answer's sentences: the scan is long."""
+        return answer_text(f"BreakEven {self.scenario}", self._sentences())
+
+    def _repr_html_(self) -> str:
+        """The same, and the crossings as a table."""
+        columns = ("case", "curve", "field", "meets_at", "misses_at", "unit", "metric_there", "metric_beside")
+        title = f"Break-even of {self.range.path}: {self.scenario}, {self.target.metric.key}"
+        return answer_html(title, self._sentences(), self.frame(), columns)
+
 
 def break_even(
     spec: Spec,
@@ -154,6 +171,7 @@ def _case(
 ) -> Case:
     """The scan and the crossings of one setting."""
     xs = grid(over.low, over.high, scan, whole=over.whole)
+    _check_metric(runner, target, own, ((*own, *over.sets(x)) for x in (xs[0], xs[-1])))
     settings = [own, *((*own, *over.sets(x)) for x in xs)]
     if like:
         settings.append((*own, *like))
@@ -169,9 +187,24 @@ def _case(
         raise missing(target.metric)
     crossings = dict(_crossings(runner, own, over, target, goal, rows, tolerance))
     turns = not monotone([row.values["predicted"] for row in rows])
-    notes = dict.fromkeys(note for point in (base, *seen) for note in point.notes)
+    notes = merged(note for point in (base, *seen) for note in point.notes)
     base_value = _values(base, target)["predicted"]
     return Case(label, own, base_value, goal, tuple(rows), crossings, turns, tuple(notes))
+
+
+def _check_metric(
+    runner: Runner, target: Target, own: tuple[str, ...], ends: Iterable[tuple[str, ...]]
+) -> None:
+    """InputError before the scan if neither the setting nor the field's ends, some of them served, have the metric.
+
+    The field itself may be what gives the scenario the metric: a price of the GPU, an acceptance.
+    """
+    for several in ([own], list(ends)):
+        served = [point for point in runner.points(several, intervals=True) if point.error is None]
+        if any(_values(point, target)["predicted"] is not None for point in served):
+            return
+    if served:
+        raise missing(target.metric)
 
 
 def check_setting(spec: Spec, sets: Sequence[str], own: Sequence[str], option: str) -> None:

@@ -97,6 +97,12 @@ def frame(found: BreakEven) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def answers(found: BreakEven) -> list[str]:
+    """The answer of every case, with its name where there are several."""
+    several = len(found.cases) > 1
+    return [f"{case.label}: {answer(found, case)}." if several else f"{answer(found, case)}." for case in found.cases]
+
+
 def answer(found: BreakEven, case: Case) -> str:
     """The answer in one sentence or two."""
     over, target = found.range, found.target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +10,8 @@ from rich.text import Text
 
 from simulator.printing import duration
 from simulator.varying.breakeven import CURVES, BreakEven, Case
-from simulator.varying.breakevendoc import answer
+from simulator.varying.breakevendoc import answers
+from simulator.varying.notes import merged
 from simulator.varying.target import show
 
 CURVE_WORDS = {"predicted": "as predicted", "fast": "fast end", "slow": "slow end"}
@@ -26,9 +26,8 @@ def show_break_even(found: BreakEven, out: Path | None = None) -> None:
     console.print(
         Text(f"Break-even of {found.range.path}: {found.scenario}, {found.target.metric.key}{like}", style="bold")
     )
-    several = len(found.cases) > 1
-    for case in found.cases:
-        console.print(f"{case.label}: {answer(found, case)}." if several else f"{answer(found, case)}.")
+    for text in answers(found):
+        console.print(text)
     tables = [_crossings(found)] if any(any(c.crossings.values()) for c in found.cases) else []
     for table in (*tables, _scan(found)):
         console.print()
@@ -111,6 +110,4 @@ def _notes(found: BreakEven) -> list[str]:
         exact = f"within {found.tolerance:.2g} of the range"
     notes.append(f"narrowed to {exact}; the metric as predicted has its own error")
     said = [note for case in found.cases for note in case.notes if note.startswith(("transferred", "extrapolated"))]
-    # Of which part of the time is another number at every value.
-    shared = dict.fromkeys(re.sub(r" \([^()]*% of the time\)", "", note) for note in said)
-    return notes + [f"of values of the range: {note}" for note in shared]
+    return notes + [f"of values of the range: {note}" for note in merged(said)]

@@ -133,12 +133,12 @@ def whatif_command(
         from simulator.varying.view import show_whatif
         from simulator.varying.whatif import whatif
 
-        lists, keys = _lists(vary or []), None
+        keys = None
         if metrics is not None:
             keys = [key.strip() for key in metrics.split(",")]
         _answer(
             lambda progress: whatif(
-                scenario, lists or None, elasticities=elasticities, metrics=keys, progress=progress, **shared
+                scenario, vary, elasticities=elasticities, metrics=keys, progress=progress, **shared
             ),
             show_whatif, "plots.draw_whatif", out, output,
         )  # fmt: skip
@@ -162,22 +162,6 @@ def _one_question(
         for name, value in options.items():
             if value not in (None, []) and given != [owner]:
                 raise InputError(f"belongs to {owner}", file=name, found=value, allowed=f"{owner} beside it")
-
-
-def _lists(texts: list[str]) -> dict[str, str]:
-    """The values of each `--vary` by its path."""
-    from hwspecs.errors import InputError
-
-    lists: dict[str, str] = {}
-    for text in texts:
-        path, equals, values = text.partition("=")
-        if not equals or not path.strip():
-            allowed = "PATH=VALUES such as gpu.memory.bandwidth=x1,x2"
-            raise InputError("not a list of values", file="--vary", found=text, allowed=allowed)
-        if path.strip() in lists:
-            raise InputError("varied twice", file="--vary", place=path.strip(), allowed="all of its values in one list")
-        lists[path.strip()] = values
-    return lists
 
 
 def _answer(

@@ -18,6 +18,7 @@ import numpy as np
 from hwspecs.errors import InputError
 from hwspecs.gpu import list_gpus
 from simulator.headline import Metric, metric
+from simulator.notebook import answer_html, answer_text
 from simulator.varying.breakeven import check_setting, settings_of
 from simulator.varying.budget import Budget, read_budget
 from simulator.varying.descent import GAIN, LADDER, MOST, Flat, Search, Slope, descend, neighbours, optimise, transfer
@@ -112,6 +113,20 @@ class CoDesign:
         from simulator.varying.codesigndoc import frame
 
         return frame(self)
+
+    def _sentences(self) -> list[str]:
+        from simulator.varying.codesigndoc import sentences
+
+        return sentences(self)
+
+    def __repr__(self) -> str:
+        """The answer's sentences."""
+        return answer_text(f"CoDesign {self.scenario}", self._sentences())
+
+    def _repr_html_(self) -> str:
+        """The same, and the GPUs as a table."""
+        title = f"Co-design: {self.scenario}, from {self.gpu}, within: {self.budget.title}"
+        return answer_html(title, self._sentences(), self.frame(), ("gpu", "title", "value", "unit", "ratio"))
 
 
 def codesign(

@@ -22,6 +22,8 @@ MOST = 1_000
 """Simulations of one question; a larger grid is what `kinesim sweep` is for."""
 Setting = tuple[str, tuple[str, ...]]
 """A setting's name and its assignments."""
+Vary = Mapping[str, Any] | str | Sequence[str] | None
+"""What is varied: values by path, or as after `--vary`, `PATH=VALUES`, or several of them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,24 @@ class Place:
 
     values: Mapping[str, Any]
     sets: tuple[str, ...]
+
+
+def vary_lists(given: Vary) -> dict[str, Any]:
+    """What is varied by path, from a mapping or from `PATH=VALUES`. InputError for anything else."""
+    allowed = "PATH=VALUES such as gpu.memory.bandwidth=x1,x2"
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    if not isinstance(given, str | list | tuple):
+        raise InputError("not a list of values", file="--vary", found=given, allowed=f"{allowed}, or values by path")
+    lists: dict[str, Any] = {}
+    for text in [given] if isinstance(given, str) else given:
+        path, equals, values = text.partition("=") if isinstance(text, str) else ("", "", "")
+        if not equals or not path.strip():
+            raise InputError("not a list of values", file="--vary", found=text, allowed=allowed)
+        if path.strip() in lists:
+            raise InputError("varied twice", file="--vary", place=path.strip(), allowed="all of its values in one list")
+        lists[path.strip()] = values
+    return lists
 
 
 def variant_of(given: str | Sequence[str]) -> Setting:

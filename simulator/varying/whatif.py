@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from hwspecs.errors import InputError
 from simulator.headline import metric
+from simulator.notebook import answer_html, answer_text
 from simulator.varying.elasticities import Table, elasticities, total_of_rates
-from simulator.varying.grid import Setting, check_size, check_values, places, values_of, variant_of
+from simulator.varying.grid import Setting, Vary, check_size, check_values, places, values_of, variant_of, vary_lists
 from simulator.varying.paths import ordered, words
 from simulator.varying.points import Point, Progress, Spec, Task, plain_spec, run_points
 from simulator.varying.resources import Resource, resources
@@ -153,10 +154,26 @@ class WhatIf:
                 rows.append(record)
         return pd.DataFrame(rows)
 
+    def _sentences(self) -> list[str]:
+        from simulator.varying.answers import sentences
+
+        return sentences(self)
+
+    def __repr__(self) -> str:
+        """The answer's sentences: the points are long."""
+        return answer_text(f"WhatIf {self.scenario}", self._sentences())
+
+    def _repr_html_(self) -> str:
+        """The same, and the metrics asked for as a table."""
+        paths = [one.strip() for path in self.vary for one in (path, *path.split("+"))]
+        columns = ("setting", *dict.fromkeys(paths), "title", *self.metrics, "error")
+        title = f"What if: {self.scenario}, {self.model} on {self.gpu}"
+        return answer_html(title, self._sentences(), self.frame(), columns)
+
 
 def whatif(
     spec: Spec,
-    vary: Mapping[str, Any] | None = None,
+    vary: Vary = None,
     *,
     sets: Sequence[str] = (),
     against: Sequence[str | Sequence[str]] = (),
@@ -171,7 +188,8 @@ def whatif(
     ----------
     spec, sets : the scenario and assignments to it, as of `load_scenario`.
     vary : by path (several joined by `+` get the same values), a text such as `x0.5,x2` or `4.8..9.6 TB/s:lin5`, or a
-        list of values (`values.parse_values`). Several paths: every combination of their values.
+        list of values (`values.parse_values`); or as after `--vary`, `PATH=VALUES`, or several of them. Several paths:
+        every combination of their values.
     against : settings that the scenario is compared with, each an assignment `PATH=VALUE` or several.
     elasticities : whether those to all resources of the GPU are found; if left out, where nothing is varied.
     metrics : keys of `simulator.headline`; if left out, time, price and energy, or with arrivals that decide the time
@@ -191,13 +209,14 @@ def whatif(
     keys = tuple(dict.fromkeys(metrics)) if metrics else CLOSED if closed else OPEN
     for key in keys:
         metric(key)
-    lists = {path: values_of(loaded, path, given) for path, given in (vary or {}).items()}
+    varied = vary_lists(vary)
+    lists = {path: values_of(loaded, path, given) for path, given in varied.items()}
     settings: list[Setting] = [(AS_GIVEN, ()), *(variant_of(one) for one in against)]
     check_size(lists, settings)
     check_values(spec, sets, lists, settings)
     wanted = elasticities if elasticities is not None else not lists
     answers = [_ask(spec, tuple(sets), own, keys, closed, jobs, progress) for own in settings] if wanted else []
-    grids = [places(spec, sets, own, vary or {}, lists) if lists else [] for own in settings]
+    grids = [places(spec, sets, own, varied, lists) if lists else [] for own in settings]
     tasks = []
     for own, grid in zip(settings, grids, strict=True):
         tasks += [] if wanted else [Task(plain_spec(spec), ordered(sets, own[1]), intervals=True)]

@@ -102,6 +102,10 @@ def survey(
         "trials": range(1, trials + 1) if many else (1,),
     }
     notes = _notes(rows, many)
+    if left := [name for name in map(canonical, source.models) if name not in names]:
+        notes.append(
+            f"judged without {', '.join(left)}: thresholds and shares of models are not those that the paper speaks of"
+        )
     if many:
         notes += _spread_notes(rows, steps, source, chosen, competing)
     hardware = _hardware(base or SCENARIOS[axis], sets, gpus)

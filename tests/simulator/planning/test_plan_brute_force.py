@@ -149,8 +149,8 @@ def solve(seed: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _same_answer(plan: Plan, able: dict[Candidate, Outcome], seed: int) -> None:
-    def rank(one: Outcome) -> tuple[float, float]:
-        return one.usd_per_hour, one.metrics["energy_j"] or 0.0
+    def rank(one: Outcome) -> tuple[float, float, float]:
+        return one.usd_per_hour, one.verdict.worst, one.metrics["energy_j"] or 0.0
 
     if not able:
         assert plan.best is None and plan.front == (), f"seed {seed}"
