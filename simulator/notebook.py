@@ -1,4 +1,4 @@
-"""How an answer is shown at a prompt and in a notebook's cell: its sentences, and of its table what is worth reading."""
+"""How an answer is shown at a prompt and in a notebook's cell: its sentences, and the table's main columns."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Rates (FLOP/s, bytes/s, clock) enter no correction of a fitted profile, so a step is timed once for a GPU whose rates
 are arrays: as they are, and each up and down by RATE_STEP. SMs and the size of the L2 do enter, through trees whose
-values come in steps: they are moved farther, by SIZE_STEP, and the result is a mean over that range. Launches and the
+values come in steps: they are moved farther, by SIZE_STEPS, of which the first counts and the others say how far it can
+be trusted, as in `simulator.varying.elasticities`. Launches and the
 host take time that adds up with the rest: their elasticity is their share, but for launches in operators that have
 their time from a whole block's, which are moved like a rate.
 """
@@ -20,7 +21,7 @@ from hwspecs.gpu import Gpu
 from simulator.exploring.steps import Step
 from simulator.stepcost import StepCost
 
-RATE_STEP, SIZE_STEP = 0.01, 0.1
+RATE_STEP, SIZE_STEPS = 0.01, (0.1, 0.05, 0.2)
 RATES = {
     "tensor": "tensor rate",
     "memory.bandwidth": "HBM bandwidth",
@@ -36,11 +37,12 @@ RESOURCES = RATES | SIZES | TIMES
 
 @dataclass(frozen=True)
 class Elasticity:
-    """d log(seconds of the step) / d log(resource)."""
+    """d log(seconds of the step) / d log(resource). uncertainty : how far other steps are from it, of SIZES."""
 
     key: str
     title: str
     value: float
+    uncertainty: float | None = None
 
 
 Timed = Callable[[StepCost], Step]
@@ -53,11 +55,10 @@ def elasticities(cost: StepCost, timed: Timed, many: Step, *, quick: bool = Fals
     """
     width, seconds = 2 * math.log(1 + RATE_STEP), np.broadcast_to(many.seconds, (1 + 2 * len(RATES),))
     values = {key: math.log(seconds[1 + 2 * i] / seconds[2 + 2 * i]) / width for i, key in enumerate(RATES)}
+    rough: dict[str, float] = {}
     for key in () if quick else SIZES:
-        more, less = (scaled(cost.gpu, {key: factor}) for factor in (1 + SIZE_STEP, 1 / (1 + SIZE_STEP)))
-        ratio = more.sms / less.sms if key == "sms" else more.l2.size / less.l2.size
-        up, down = (float(timed(cost.with_gpu(gpu)).seconds) for gpu in (more, less))
-        values[key] = math.log(up / down) / math.log(ratio) if ratio > 1 else 0.0
+        values[key], *others = (_of_size(cost, timed, key, step) for step in SIZE_STEPS)
+        rough[key] = max(abs(other - values[key]) for other in others)
     base, up = many.first(cost), 1 + RATE_STEP
     if not any(part.shared for part in base.parts):
         values["launch"] = float(base.kernel_slope * base.launch) / float(base.seconds)
@@ -67,7 +68,17 @@ def elasticities(cost: StepCost, timed: Timed, many: Step, *, quick: bool = Fals
         )
         values["launch"] = math.log(ratio) / width
     values["host"] = float(base.host_slope) / float(base.seconds)
-    return [Elasticity(key, title, values[key] + 0.0) for key, title in RESOURCES.items() if key in values]
+    return [
+        Elasticity(key, title, values[key] + 0.0, rough.get(key)) for key, title in RESOURCES.items() if key in values
+    ]
+
+
+def _of_size(cost: StepCost, timed: Timed, key: str, step: float) -> float:
+    """The central difference of one of SIZES over a step up and down."""
+    more, less = (scaled(cost.gpu, {key: factor}) for factor in (1 + step, 1 / (1 + step)))
+    ratio = more.sms / less.sms if key == "sms" else more.l2.size / less.l2.size
+    up, down = (float(timed(cost.with_gpu(gpu)).seconds) for gpu in (more, less))
+    return math.log(up / down) / math.log(ratio) if ratio > 1 else 0.0
 
 
 def several(cost: StepCost) -> StepCost:

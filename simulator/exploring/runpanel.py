@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hwspecs.units import format_quantity
 from simulator.exploring.runs import Run
 from simulator.headline import metric
-from simulator.printing import duration, percent
+from simulator.printing import duration
+from simulator.reporting.amounts import amount
 from simulator.reporting.markup import Markup, element, join
 
 SHOWN = (
@@ -17,7 +17,6 @@ SHOWN = (
     "preemptions", "kv_peak_use", "solved", "usd_per_solved",
 )  # fmt: skip
 """Of the headline's metrics; those that a run does not have are left out."""
-SHARES = ("goodput_share", "kv_peak_use")
 GONE = "The simulation is gone: nobody had asked about it for too long, or the server was started anew."
 
 
@@ -48,12 +47,12 @@ def _found(name: str, query: str, found: dict[str, Any]) -> Markup:
     spreads = {"makespan_s": interval.get("makespan_s"), "tpot_s.mean": interval.get("tpot_s")}
     tiles = []
     for key in SHOWN:
-        value, one = found["headline"].get(key), metric(key)
+        value = found["headline"].get(key)
         if value is None:
             continue
         spread = spreads.get(key)
         more = spread and element("small", f"80 % interval {duration(spread[0])} to {duration(spread[1])}")
-        tiles.append(element("div", element("dt", one.title), element("dd", _said(key, value, one.unit), more)))
+        tiles.append(element("div", element("dt", metric(key).title), element("dd", amount(key, value), more)))
     return join([
         element("h2", "The whole simulation"),
         element("dl", tiles, class_="cards small"),
@@ -62,15 +61,3 @@ def _found(name: str, query: str, found: dict[str, Any]) -> Markup:
                 element("a", "this state", href=f"/?{query}"), " of the controls, simulated in ",
                 duration(found["wall_s"]), ".", class_="said"),
     ])  # fmt: skip
-
-
-def _said(key: str, value: float, unit: str) -> str:
-    if unit == "s":
-        return duration(value)
-    if unit == "J":
-        return format_quantity(value, unit)
-    if key in SHARES:
-        return percent(value)
-    unit = "/s" if unit == "1/s" else unit
-    number = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:,.3g}"
-    return f"{number} {unit}".strip()

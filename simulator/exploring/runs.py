@@ -73,7 +73,10 @@ class Run:
 
 
 class Runs:
-    """The simulations of all pages, by names that cannot be guessed; `most` of them at a time, and the last `kept` that have ended."""
+    """The simulations of all pages, by names that cannot be guessed.
+
+    most : of them at a time. kept : that have ended.
+    """
 
     def __init__(self, most: int = MOST, kept: int = KEPT) -> None:
         self._most, self._kept = most, kept

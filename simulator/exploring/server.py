@@ -7,6 +7,7 @@ depend on what is asked and on nothing before, but for runs in the background.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -54,7 +55,8 @@ def open_socket(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as error:
         allowed = "a port that nobody uses, or 0 for any"
-        problem = f"cannot listen on port {port} of {HOST} ({error.strerror})"
+        why = os.strerror(error.errno) if error.errno else str(error)  # the error's own text says the address again
+        problem = f"cannot listen on port {port} of {HOST} ({why})"
         raise InputError(problem, place="--port", found=port, allowed=allowed) from None
 
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu
 from simulator.exploring.controls import (
+    CHOICE,
     CONTROLS,
     COUNT,
     FIGURES,
@@ -25,7 +26,7 @@ from simulator.exploring.controls import (
     SHAPE,
     choices,
 )
-from simulator.exploring.texts import checked_choice, checked_text, figure, plain_text
+from simulator.exploring.texts import SLID, checked_choice, checked_text, figure, plain_text
 from workloads.scenario import LoadedScenario, load_scenario
 
 LONGEST = 200
@@ -103,14 +104,33 @@ def checked_moves(data: object) -> dict[str, str]:
 
 
 def resolve(start: Start, moves: Moves) -> View:
-    """The scenario and the step of a state. Raises Refused, with a message beside the control that is to blame."""
+    """The scenario and the step of a state. Raises Refused, with a message beside every control that is to blame."""
     spec, sets = start.spec, start.sets
+    wrong = _wrong_texts(moves)
     try:
         if "scenario" in moves and moves["scenario"] != start.spec:
             spec, sets = checked_choice(CONTROLS["scenario"], moves["scenario"]), ()
-        return _resolve(spec, sets, dict(moves))
+        if not any(CONTROLS[key].kind == CHOICE for key in wrong):  # the others do not mean anything without it
+            view = _resolve(spec, sets, {key: text for key, text in moves.items() if key not in wrong})
     except InputError as error:
-        raise Refused({control_at(error.place): said(error)}) from None
+        wrong = {control_at(error.place): said(error)} | wrong
+    except Refused as refused:
+        wrong = refused.messages | wrong
+    if wrong:
+        raise Refused(wrong)
+    return view
+
+
+def _wrong_texts(moves: Moves) -> dict[str, str]:
+    """Of each control whose text is wrong by itself its message; positions of sliders have no text yet."""
+    wrong = {}
+    for key, text in moves.items():
+        if key != "scenario" and not text.startswith(SLID):
+            try:
+                checked_text(CONTROLS[key], text, None)
+            except InputError as error:
+                wrong[key] = said(error)
+    return wrong
 
 
 def said(error: InputError) -> str:
@@ -134,8 +154,8 @@ def _resolve(spec: str, start: tuple[str, ...], moves: dict[str, str]) -> View:
     plain = _loaded(spec, (*start, *sets))
     for key in figures:
         figures[key] = moves[key] = checked_text(CONTROLS[key], figures[key], plain.gpu)
+    scenario = _with_figures(spec, (*start, *sets), figures, plain)
     sets += _figure_assignments(plain.gpu, figures)
-    scenario = _loaded(spec, (*start, *sets)) if figures else plain
     check_shown(scenario)
     shape = _usual_shape(scenario)
     for key in SHAPE:
@@ -144,6 +164,22 @@ def _resolve(spec: str, start: tuple[str, ...], moves: dict[str, str]) -> View:
             shape[key] = int(moves[key])
     samples = getattr(scenario.config.workload.strategy, "samples", 1)
     return View(scenario, plain.gpu, moves, spec, (*start, *sets), samples=samples, **shape)
+
+
+def _with_figures(spec: str, sets: tuple[str, ...], figures: Moves, plain: LoadedScenario) -> LoadedScenario:
+    """The scenario with figures of the GPU. Raises Refused with a message for each that is wrong by itself."""
+    if not figures:
+        return plain
+    try:
+        return _loaded(spec, (*sets, *_figure_assignments(plain.gpu, figures)))
+    except InputError as error:
+        wrong = {}
+        for key, text in figures.items():
+            try:
+                _loaded(spec, (*sets, *_figure_assignments(plain.gpu, {key: text})))
+            except InputError as own:
+                wrong[key] = said(own)
+        raise Refused(wrong or {control_at(error.place): said(error)}) from None
 
 
 @lru_cache(maxsize=128)

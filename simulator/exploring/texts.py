@@ -8,7 +8,7 @@ from typing import Any
 from hwspecs.errors import InputError, near_matches
 from hwspecs.gpu import Gpu
 from hwspecs.units import format_quantity, parse_quantity
-from simulator.exploring.controls import CHOICE, CONTROLS, COUNT, FACTOR, PAGE, Control, choices
+from simulator.exploring.controls import CHOICE, CONTROLS, COUNT, FACTOR, PAGE, SIZES, Control, choices
 
 SLID = "~"
 """Before the position of a slider, in place of a value's text."""
@@ -34,7 +34,8 @@ def checked_text(control: Control, text: str, gpu: Gpu | None) -> str:
 def checked_choice(control: Control, text: str) -> str:
     known = choices()[control.key]
     if text not in known:
-        raise InputError("not a choice", place=control.places[0], found=text, allowed=near_matches(text, known))
+        allowed = ", ".join(known) if known == SIZES else near_matches(text, known)  # 3 is not meant to be 32
+        raise InputError("not a choice", place=control.places[0], found=text, allowed=allowed)
     return text
 
 

@@ -90,7 +90,7 @@ def closest_words(answer: Answer) -> str:
     closest = answer.plan.closest
     if closest is None:
         stopped = answer.plan.stopped or "no candidate that is allowed can serve this load"
-        return f", and none is left to simulate; what stops it: {stopped}"
+        return f"; what stops it: {stopped}"
     words = f"{gpu_words(closest.candidate, answer.titles)} as {deployment_words(closest.candidate)}"
     return f"; closest: {words}; what stops it: {what_stops(answer.plan, closest)}"
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 _INK, _SOFT, _THIN = "#1D2733", "#5B6673", "#D5DAE0"
 _HEAD: dict[str, Any] = {"fontsize": 12, "color": _INK, "weight": "bold"}
-LETTERS = 175
+LETTERS = 145
 """Of a line beneath the title."""
 _COLOURS = ("#4280bd", "#cf6a2c", "#349a6a", "#9a68c6", "#a5820f", "#cb5781", "#3f95a3", "#85874f")
 _MARKS = "osD^vPX*"
+_APART = 6.0
+"""Points between words and a marker's middle that are enough."""
 _WORSE = {"arrowstyle": "<-", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
 
 
@@ -63,7 +65,7 @@ def draw_plan(answer: Answer, path: Path) -> None:
         words = f"best: {head.candidate.words()}, {usd(head.usd_per_hour)} USD/h"
     figure.text(0.07, 0.905, words, fontsize=10, color=_INK)
     asked = ", ".join(f"{objective_title(one)} {limit_words(one)}" for one in answer.plan.objectives)
-    below = textwrap.fill(f"asked: {asked}; load: {answer.plan.load}", LETTERS, max_lines=2)
+    below = textwrap.fill(f"asked: {asked}; load: {answer.plan.load}", LETTERS, max_lines=3)
     figure.text(0.07, 0.885, below, fontsize=9, color=_SOFT, va="top")
     _legend(figure, answer)
     write_picture(figure, path)
@@ -120,21 +122,12 @@ def _panel(axes: Any, answer: Answer, key: str, title: str) -> None:
             axes.scatter(*at, s=22, marker=mark, facecolor="none", edgecolor=colour, zorder=3)
             axes.annotate("", at, xytext=(0, away), textcoords="offset points", arrowprops=_WORSE | {"color": colour})
         axes.axhline(wanted.limit, color=_SOFT, lw=1, ls="--")
-        axes.annotate(
-            f"limit {amount(wanted, wanted.limit)}", (1, wanted.limit), xycoords=("axes fraction", "data"),
-            ha="right", va="bottom", fontsize=8, color=_SOFT,
-        )  # fmt: skip
         values = [v for o in plan.outcomes if np.isfinite(v := _value(answer, o, key)) and v > 0]
         values += [one.value for one in early]
         if values and max(values) > 20 * min(values):
             axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: amount(wanted, value))
-    if plan.best is not None:
-        value = _value(answer, plan.best, key)
-        axes.annotate(
-            "best", (plan.best.usd_per_hour, value), xytext=(0, 12), textcoords="offset points", ha="center",
-            fontsize=9, color=_INK,
-        )  # fmt: skip
+    _labels(axes, answer, key)
     axes.set_xlabel("USD an hour", fontsize=9, color=_INK)
     axes.set_title(title, fontsize=10, color=_INK, loc="left")
     axes.tick_params(labelsize=8, colors=_SOFT)
@@ -142,6 +135,49 @@ def _panel(axes: Any, answer: Answer, key: str, title: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _labels(axes: Any, answer: Answer, key: str) -> None:
+    """The words beside the best and the limit, where least of the markers is in their way."""
+    plan = answer.plan
+    marks = [(one.usd_per_hour, _value(answer, one, key)) for one in plan.outcomes]
+    limit = None
+    if key == "binding":
+        limit = _binding(answer)
+        marks += [(answer.prices.usd_per_hour(one.candidate), one.value) for one in plan.lost if one.objective == limit]
+    axes.autoscale_view()
+    known = [mark for mark in marks if np.isfinite(mark[1])]
+    if not known:
+        return
+    taken = axes.transData.transform(known)
+    box, pixel = axes.bbox, axes.figure.dpi / 72
+    if limit is not None:
+        line = axes.transData.transform((known[0][0], limit.limit))[1]
+        words, size = f"limit {amount(limit, limit.limit)}", np.array((60.0, 10.0)) * pixel
+        across = (box.x1 - size[0] / 2, box.x0 + size[0] / 2, (box.x0 + box.x1) / 2)
+        spots = [(x, line + side * 8 * pixel) for side in (1, -1) for x in across]
+        taken = np.vstack([taken, _write(axes, words, spots, size, taken, fontsize=8, color=_SOFT)])
+    if plan.best is not None:
+        at = axes.transData.transform((plan.best.usd_per_hour, _value(answer, plan.best, key)))
+        if np.isfinite(at).all():
+            away = [(0, 15), (0, -15), (22, 0), (-22, 0), (20, 13), (-20, 13), (20, -13), (-20, -13), (0, 26), (0, -26)]
+            around = [(at[0] + x * pixel, at[1] + y * pixel) for x, y in away]
+            _write(axes, "best", around, np.array((22.0, 10.0)) * pixel, taken, fontsize=9, color=_INK)
+
+
+def _write(axes: Any, words: str, spots: Any, size: np.ndarray, taken: np.ndarray, **style: Any) -> Any:
+    """Write words of about a size (pixels) at the first spot that is free of what is taken, or the freest of them."""
+    box = axes.bbox
+
+    def free(spot: Any) -> float:
+        apart = (np.abs(taken - spot) - size / 2).max(axis=1).min()
+        inside = box.x0 <= spot[0] - size[0] / 2 and spot[0] + size[0] / 2 <= box.x1 and box.y0 <= spot[1] <= box.y1
+        return float(min(apart, _APART * axes.figure.dpi / 72)) - (0.0 if inside else 1e3)
+
+    spot = max(spots, key=free)
+    at = axes.transAxes.inverted().transform(spot)
+    axes.annotate(words, at, xycoords="axes fraction", ha="center", va="center", zorder=6, **style)
+    return spot
 
 
 def _style(answer: Answer, candidate: Candidate) -> tuple[str, str]:

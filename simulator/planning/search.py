@@ -2,8 +2,9 @@
 
 Candidates are taken in the order of their price. Those that `bounds` rules out are never simulated; a simulation ends
 once an objective is lost for good. So the first that meets all objectives is the cheapest of all, for certain; of
-several at its price the one with most room to its objectives is the best, then the one that takes least energy. Then the next best of another kind is looked for, and
-some more in the order of the price, of which the Pareto front is made: complete up to the price that was reached.
+several at its price the one whose binding objective leaves most room is the best, then the one that takes least energy.
+Then the next best of another kind is looked for, and some more in the order of the price, of which the Pareto front is
+made: complete up to the price that was reached.
 
 Nothing is concluded from one number of replicas to another: that more of them serve at least as well is likely, and not
 proven (a request may meet another batch), so every number that the bounds leave is simulated.
@@ -319,10 +320,15 @@ class _Search:
             del self.pruned[key]
 
     def _stopped(self) -> str:
-        """Why nothing at all is left to simulate: the cap that rules out everything, and the least that would do."""
+        """Why nothing at all is left to simulate: the cap that rules out all, and the least that would do; or what is
+        not allowed.
+        """
         space, question = self.space, self.question
+        if self.dropped and (not self.bounded or (space.power_cap_w is None and space.max_usd_per_hour is None)):
+            why = " and ".join(why for why, _ in self.dropped.most_common(2))
+            return f"{why}; other layouts, other GPUs or more of them would be needed"
         if not self.bounded:
-            return "; ".join(f"{why} ({count:,} of them)" for why, count in self.dropped.most_common(2))
+            return f"no layout has room within {space.max_gpus} GPUs"
         able = [one for one in self.bounded.values() if one.broken is None] or list(self.bounded.values())
         firsts = [next(counts(one.shape, space, one.least), one.shape) for one in able]
         said = []
@@ -333,7 +339,7 @@ class _Search:
             if cap is not None:
                 least = min(firsts, key=of)
                 needed = f"at least {words(of(least))} would be needed ({least.words()})"
-                said.append((of(least) > cap, f"the cap of {words(cap)} on the {name}: {needed}"))
+                said.append((of(least) > cap, f"the {name} cap of {words(cap)}, where {needed}"))
         return "; ".join([text for alone, text in said if alone] or [text for _, text in said])
 
     def _affordable_most(self, shape: Candidate) -> Candidate | None:

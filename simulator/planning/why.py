@@ -34,9 +34,7 @@ def why_lost(best: Outcome, other: Outcome, plan: Plan) -> str:
 
 
 def _tie(best: Outcome, other: Outcome) -> str:
-    """Of several at the best's price the one with most room is chosen, then the one that takes least energy; what speaks
-    for the other is said.
-    """
+    """What decided between two of one price, room before energy, and what speaks for the other."""
     key = "joules_per_output_token"
     own, others = best.metrics.get(key), other.metrics.get(key)
     more = 100 * (others / own - 1) if own and others is not None else 0.0

@@ -109,11 +109,7 @@ def roofline_chart(roofline: Roofline) -> dict[str, Any]:
         data.append(_roof([peak / roofline.bandwidth, x1], [peak, peak], line | {"width": 2 if i == 0 else 1.2}))
         text = f"{format_quantity(peak, 'FLOP/s')} {names}".strip()
         annotations.append(_note(text, x1, peak, "right", "bottom"))
-    beside = max(ridge / 6, x0 * 4)
-    note = _note(
-        f"HBM {format_quantity(roofline.bandwidth, 'B/s')}", beside, beside * roofline.bandwidth, "right", "bottom"
-    )
-    annotations.append(note)
+    window = (x0, x1, y0, y1)
     for bound in dict.fromkeys(p.bound for p in shown):
         members = [p for p in shown if p.bound == bound]
         data.append(
@@ -125,7 +121,7 @@ def roofline_chart(roofline: Roofline) -> dict[str, Any]:
                 "text": [_words(p) for p in members], "hovertemplate": "%{text}<extra></extra>",
             }
         )  # fmt: skip
-    wide, narrow = (annotations + _labels(shown, (x0, x1, y0, y1), width) for width in (WIDTH, NARROW))
+    wide, narrow = (annotations + _labels(shown, (roofline.bandwidth, top), window, width) for width in (WIDTH, NARROW))
     layout = {
         "height": HEIGHT, "showlegend": True, "hovermode": "closest", "annotations": wide,
         "xaxis": {"type": "log", "range": [math.log10(x0), math.log10(x1)], **_decades(x0, x1, ""),
@@ -173,21 +169,42 @@ WIDTH, NARROW, HEIGHT = 1000, 690, 430
 """Pixels of the charts for which labels are placed."""
 
 
-def _labels(points: list[Point], window: tuple[float, float, float, float], width: int) -> list[dict[str, Any]]:
-    """Names of the larger points, each at the first of a few places around it where nothing is yet."""
+def _labels(
+    points: list[Point], slope: tuple[float, float], window: tuple[float, float, float, float], width: int
+) -> list[dict[str, Any]]:
+    """Names of the larger points, each at the first of a few places around it where nothing is yet, and that of the
+    roof of HBM, whose bandwidth and end `slope` are, as high on it as nothing is.
+    """
+    bandwidth, top = slope
     x0, x1, y0, y1 = map(math.log10, window)
     inner, height = width - 98, HEIGHT - 76  # without the margins
 
-    def place(p: Point) -> tuple[float, float]:
-        x, y = math.log10(p.intensity or 1.0), math.log10(p.rate or 1.0)
+    def at(intensity: float, rate: float) -> tuple[float, float]:
+        x, y = math.log10(intensity), math.log10(rate)
         return (x - x0) / (x1 - x0) * inner, (y1 - y) / (y1 - y0) * height
+
+    def place(p: Point) -> tuple[float, float]:
+        return at(p.intensity or 1.0, p.rate or 1.0)
 
     short = [display_name(p.name) for p in points]
     taken = []
     for p in points:
         (x, y), r = place(p), _diameter(p.share) / 2
         taken.append((x - r, y - r, x + r, y + r))
+    text = f"HBM {format_quantity(bandwidth, 'B/s')}"
+    w, h = 6.6 * len(text), 15.0
+    spots = []
+    for i in range(1, 20):
+        rate = window[2] * (top / window[2]) ** (i / 20)
+        x, y = at(rate / bandwidth, rate)
+        if x > w:
+            box = (x - w, y - h - 3, x, y - 3)
+            spots.append((sum(_overlap(box, other) for other in taken), -rate, box, rate))
     found = []
+    if spots:
+        _, _, box, rate = min(spots)
+        taken.append(box)
+        found.append(_note(text, rate / bandwidth, rate, "right", "bottom"))
     for p in (p for p in points if p.share >= LABELLED):
         (x, y), r = place(p), _diameter(p.share) / 2
         name = display_name(p.name)

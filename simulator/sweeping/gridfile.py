@@ -231,7 +231,7 @@ def _check_values(file: SweepFile, grid: Grid) -> None:
     """
     for number, base in enumerate(grid.bases):
         left = TRIED
-        for axis in base.axes:
+        for axis in sorted(base.axes, key=lambda one: len(one.rows)):
             for step in range(len(axis.rows)):
                 error: InputError | None = None
                 for index in grid.with_value(number, axis, step, WITH_VALUE):

@@ -192,9 +192,7 @@ def _case(
     return Case(label, own, base_value, goal, tuple(rows), crossings, turns, tuple(notes))
 
 
-def _check_metric(
-    runner: Runner, target: Target, own: tuple[str, ...], ends: Iterable[tuple[str, ...]]
-) -> None:
+def _check_metric(runner: Runner, target: Target, own: tuple[str, ...], ends: Iterable[tuple[str, ...]]) -> None:
     """InputError before the scan if neither the setting nor the field's ends, some of them served, have the metric.
 
     The field itself may be what gives the scenario the metric: a price of the GPU, an acceptance.

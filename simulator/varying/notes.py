@@ -5,25 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_SHARE = re.compile(r"(\d+(?:\.\d+)?)% of the time")
+_PART = re.compile(r"\s*,?\s*([^(),:]+ \([^()]*), (\d+(?:\.\d+)?)% of the time\)")
 
 
 def merged(notes: Iterable[str]) -> list[str]:
-    """Each note once, in order; those that differ in nothing but shares of the time as one with the range of these:
-    `gemm (h200-sxm, 3% to 12% of the time)`.
+    """Each note once, in order. Of those that name parts of the time, such as `...: gemm (h200-sxm, 5% of the time)`,
+    one for all with the range of each part's shares: `gemm (h200-sxm, 3% to 12% of the time)`.
     """
-    shares: dict[str, list[tuple[float, ...]]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for note in notes:
-        found = tuple(float(share) for share in _SHARE.findall(note))
-        shares.setdefault(_SHARE.sub("\0", note), []).append(found)
-    return [_filled(text, several) for text, several in shares.items()]
+        parts = list(_PART.finditer(note))
+        if not parts or parts[-1].end() != len(note):
+            found.setdefault(note, {})
+            continue
+        shares = found.setdefault(note[: parts[0].start()], {})
+        for part in parts:
+            shares.setdefault(part[1], []).append(float(part[2]))
+    return [f"{note} {', '.join(map(_named, shares.items()))}" if shares else note for note, shares in found.items()]
 
 
-def _filled(text: str, several: list[tuple[float, ...]]) -> str:
-    """The note with the range of each of its shares."""
-    first, *rest = text.split("\0")
-    for part, own in zip(rest, zip(*several, strict=True), strict=True):
-        low, high = min(own), max(own)
-        first += f"{low:g}% of the time" if low == high else f"{low:g}% to {high:g}% of the time"
-        first += part
-    return first
+def _named(item: tuple[str, list[float]]) -> str:
+    """A part with its share, or the range of its shares."""
+    low, high = min(item[1]), max(item[1])
+    share = f"{low:g}%" if low == high else f"{low:g}% to {high:g}%"
+    return f"{item[0]}, {share} of the time)"

@@ -10,6 +10,7 @@
   let held = null;           // what the pointer holds
   let typing = null;         // the field with a text that is not yet entered
   let notice = "";           // what was wrong with the address
+  let told = "";             // what the last move did beside itself
   let answer = null;
   const drawn = {};          // what panels have in them
   const byId = (id) => document.getElementById(id);
@@ -76,7 +77,7 @@
       address(found.query);
       return;
     }
-    say("");
+    say(told);
     answer = found;
     for (const [id, html] of Object.entries(found.panels)) fill(id, html);
     byId("where").textContent = found.where;
@@ -136,6 +137,7 @@
 
   function fromAddress() {
     moves = {};
+    told = "";
     pushed = location.search;
     post("parse", {query: location.search}).then((found) => {
       moves = found.moves || {};
@@ -151,7 +153,13 @@
     else moves[key] = text;
     if (id === "pick-scenario") moves = text ? {scenario: text} : {};
     notice = "";
-    if (id === "pick-gpu") for (const name of answer ? answer.figures : []) delete moves[name];
+    told = "";
+    if (id === "pick-gpu") {
+      const gone = (answer ? answer.figures : []).filter((name) => name in moves);
+      for (const name of gone) delete moves[name];
+      const labels = gone.map((name) => document.querySelector(`label[for="text-${name}"]`).textContent);
+      if (gone.length > 0) told = "Choosing a GPU takes all of its own figures: " + labels.join(", ") + " set back.";
+    }
     ask();
   }
 
@@ -221,7 +229,7 @@
       .catch(() => problem("The server does not answer: is kinesim explore still running?")),
     command: () => copy(answer.command, "Command"),
     link: () => copy(location.href, "Link"),
-    reset: () => { moves = {}; ask(); },
+    reset: () => { moves = {}; told = ""; ask(); },
   };
 
   document.addEventListener("input", (event) => {

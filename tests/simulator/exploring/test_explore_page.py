@@ -90,6 +90,7 @@ def test_it_follows_sliders_texts_and_keys(page: Open) -> None:
     assert moves(shown) == {"gpu": "b200-sxm", "batch": "8"}
     assert shown.input_value("#text-hbm") == "8 TB/s"
     assert shown.input_value("#slide-hbm") == "0"
+    wait_text(shown, "#status", "Choosing a GPU takes all of its own figures: HBM bandwidth set back.")
 
 
 def test_a_drag_ends_where_the_pointer_does(page: Open) -> None:

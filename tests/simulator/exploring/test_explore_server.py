@@ -148,7 +148,7 @@ def test_a_port_in_use_is_said(server: Server, kinesim_process: Any) -> None:
     done = kinesim_process("explore", "--no-open", "--port", str(server.port))
     assert done.code == 2
     assert done.err.startswith(
-        f"kinesim: --port: cannot listen on port {server.port} of 127.0.0.1 (Address already in use"
+        f"kinesim: --port: cannot listen on port {server.port} of 127.0.0.1 (Address already in use); found"
     )
     assert "Traceback" not in done.err
 
@@ -187,8 +187,13 @@ def test_runs_end_with_a_result_or_when_told_to() -> None:
     assert run is not None and 0 < run.done < run.total == 400_000
     runs.cancel(long)
     assert runs.ask(long) is None and not process.is_alive()
-    runs._runs[small].asked -= LOST + 1  # as if nobody had asked for so long
-    assert runs.ask(small) is None
+    lost = runs.start(load_scenario(LONG).to_dict(), {})
+    process = runs._runs[lost].process
+    for name in (small, lost):
+        runs._runs[name].asked -= LOST + 1  # as if nobody had asked for so long
+    assert runs.ask(lost) is None and not process.is_alive()
+    run = runs.ask(small)
+    assert run is not None and run.found is not None  # its report is there as long as the page may show a link to it
 
 
 def test_a_run_that_fails_or_dies_says_so() -> None:
@@ -202,5 +207,8 @@ def test_a_run_that_fails_or_dies_says_so() -> None:
             while (run := runs.ask(name)) is not None and run.running and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert run is not None and run.problem is not None and words in run.problem
+        runs._kept = 1
+        runs.sweep()
+        assert runs.ask(bad) is None and runs.ask(dead) is not None  # the one that was asked about longer ago goes
     finally:
         runs.end()

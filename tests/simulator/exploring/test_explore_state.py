@@ -119,6 +119,19 @@ def test_what_is_wrong_is_said_beside_its_control(moves: dict[str, str], key: st
     assert part in refused.value.messages[key]
 
 
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    """Texts that mean nothing (batch, sms), figures that no GPU has (price, hbm), and what is no attention (budget)."""
+    with pytest.raises(Refused) as refused:
+        seen(batch="3.5", sms="-3", price="-1", hbm="-1 TB/s", l2rate="10 TB/s", context="100")
+    assert set(refused.value.messages) == {"batch", "sms", "price", "hbm"}
+    with pytest.raises(Refused) as refused:
+        seen(batch="3.5", attention="block_top_k", budget="1000")
+    assert set(refused.value.messages) == {"batch", "budget"}
+    with pytest.raises(Refused) as refused:
+        seen(tp="3")
+    assert refused.value.messages["tp"] == "not a choice; found '3'; allowed: 1, 2, 4, 8, 16, 32, 64"
+
+
 @pytest.mark.parametrize(
     ("query", "key", "part"),
     [

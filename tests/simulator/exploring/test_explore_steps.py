@@ -84,15 +84,18 @@ def test_elasticities_agree_with_moved_scenarios() -> None:
         _, other = single_steps(resolve(start, moves).scenario)
         return float(decode_step(other, 128, 4000).seconds)
 
-    found = {
-        one.key: one.value
-        for one in elasticities(cost, lambda c: decode_step(c, 128, 4000), decode_step(several(cost), 128, 4000))
-    }
+    listed = elasticities(cost, lambda c: decode_step(c, 128, 4000), decode_step(several(cost), 128, 4000))
+    found, rough = {one.key: one.value for one in listed}, {one.key: one.uncertainty for one in listed}
     slope = math.log(seconds(hbm="4.848 TB/s") / seconds(hbm="4.752475247524752 TB/s")) / (2 * math.log(1.01))
     assert found["memory.bandwidth"] == pytest.approx(slope, rel=1e-3)
     # 10 % of 132 SMs up and down are 145 and 120.
     slope = math.log(seconds(sms="145") / seconds(sms="120")) / math.log(145 / 120)
     assert found["sms"] == pytest.approx(slope, rel=1e-9)
+    # 5 % are 139 and 126, 20 % are 158 and 110: what they differ by from it is its uncertainty.
+    others = [math.log(seconds(sms=a) / seconds(sms=b)) / math.log(int(a) / int(b))
+              for a, b in (("139", "126"), ("158", "110"))]  # fmt: skip
+    assert rough["sms"] == pytest.approx(max(abs(other - slope) for other in others), rel=1e-9)
+    assert rough["memory.bandwidth"] is None
     more = math.log(single_steps_seconds(1.001) / single_steps_seconds(0.999)) / math.log(1.001 / 0.999)
     assert found["host"] == pytest.approx(more, rel=1e-6)
 

@@ -156,6 +156,27 @@ def test_caps_on_gpus_price_and_power_are_kept(scenario: str) -> None:
         assert sum(one.count for one in answer.plan.pruned if "cap" in one.bound) == 3
 
 
+def test_the_cap_that_leaves_nothing_is_named(kinesim: Any, scenario: str) -> None:
+    """One H200 may draw 700 W; what the least that would serve needs is said in the first line."""
+    for cap, told in (
+        (("--power-cap", "10W"), "the power cap of 10 W, where at least 700 W would be needed (1 x h200-sxm"),
+        (("--max-price", "0.01"), "the price cap of 0.01 USD/h, where at least 4.00 USD/h would be needed (1 x h200"),
+        (("--layouts", "tp3"), "tensor parallelism over 3 GPUs does not divide num_attention_heads"),
+    ):
+        done = kinesim("plan", scenario, "--slo", "ttft.p99<=1s", *SPACE, *cap, "--format", "json")
+        assert done.code == 2 and done.err.startswith("kinesim: no candidate meets the objectives; what stops it: ")
+        assert told in done.err
+        document = json.loads(done.out)
+        assert document["closest"] is None and document["stopped_by"] in done.err
+
+
+def test_an_answer_is_short_at_the_prompt(scenario: str) -> None:
+    answer = make_plan(scenario, "ttft.mean<=1h", space=Space(("h200-sxm",), 2, ((1, 1, 1, 1),)), jobs=1, sure=False)
+    assert repr(answer).startswith("<Plan ") and "Buy 1 x NVIDIA H200" in repr(answer) and len(repr(answer)) < 600
+    page = answer._repr_html_()
+    assert "Buy 1 x NVIDIA H200" in page and "<th>usd_per_hour</th>" in page
+
+
 BAD = [
     ([], "--slo: no objective"),
     (["--slo", "ttft.p99<=2s", "--slo", "ttft.p99<=1s"], "ttft.p99 is limited twice"),
@@ -172,7 +193,7 @@ BAD = [
     ([*ASKED, "--max-num-seqs", "many"], "--max-num-seqs"),
     ([*ASKED, "--prices", "none.yaml"], "none.yaml: no such file"),
     ([*ASKED, "--prices", "few.yaml"], "few.yaml: usd_per_gpu_hour: no price is known of a100-sxm, h100-sxm, b200-sxm"),
-    ([*ASKED, "--out", "plan.gif"], "unknown kind of picture"),
+    ([*ASKED, "--out", "plan.gif"], "--out: unknown kind of file; found 'plan.gif'; allowed: .svg, .png, .csv, .parquet"),
     ([*ASKED, "--set", "engine=none", "--format", "k8s"], "only a named engine can be launched"),
     ([*ASKED, "--samples", "4,8"], "--samples: this workload has no samples"),
 ]

@@ -326,6 +326,7 @@ def test_what_nobody_can_meet() -> None:
     assert plan.best is None and plan.front == ()
     assert {pruned.bound for pruned in plan.pruned} == {"alone"}
     assert plan.closest is not None and not plan.closest.verdict.met
+    assert len(plan.outcomes) + sum(pruned.count for pruned in plan.pruned) == plan.candidates
     assert plan.closest.verdict.worst == min(one.verdict.worst for one in plan.outcomes)
     # 7.57 G parameters beside the embedding, of 2 bytes, over 4.8 TB/s, half of that on two GPUs.
     reached = plan.closest.verdict.reached[0].value

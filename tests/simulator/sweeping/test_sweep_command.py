@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from hwspecs.errors import InputError
 from simulator.headline import METRICS, headline
 from simulator.running import run_scenario
 from simulator.sweeping.dataset import INTERVALS, DataSet
+from simulator.sweeping.sweep import sweep
 from workloads.scenario import load_scenario
 
 GRID = """\
@@ -113,3 +115,9 @@ def test_a_data_set_that_somebody_writes_to(folder: Path, kinesim: Any) -> None:
     with DataSet(Path("rates-sweep"), {"workload.arrivals.rate": "number", "gpu.memory.capacity": "number"}):
         done = kinesim("sweep", "rates.yaml")
     assert done.code == 2 and "another sweep is writing to this data set; found 'process " in done.err
+
+
+def test_workers_that_run_another_program_end_the_sweep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.sweeping.sweep.PROGRAM", "0123456789abcdef")  # as if they had been upgraded
+    with pytest.raises(InputError, match="a worker runs another version of kinesim; what was written is kept"):
+        sweep("rates.yaml", workers=1)

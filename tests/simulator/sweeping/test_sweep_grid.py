@@ -96,6 +96,11 @@ def test_a_factor_is_of_the_gpu_that_is_varied_with_it() -> None:
     assert found.units == {"gpu.memory.bandwidth": "B/s", "gpu": ""}
     only = grid(vary={"gpu.memory.bandwidth": ["x0.5", "x1"], "gpu": ["h200-sxm", "b200-sxm"]})
     assert only.units == found.units
+    # A base that is whole with what is varied only.
+    bare = {"name": "bare", "model": "qwen3-8b", "workload": {
+        "strategy": {"kind": "chat"}, "requests": 1, "prompt_tokens": 9, "output_tokens": 9}}  # fmt: skip
+    vary = {"gpu": ["h200-sxm", "b200-sxm"], "gpu.memory.bandwidth": "x0.5, x1"}
+    assert make_grid(read_sweep({"base": bare, "vary": vary})).units == found.units
     # H200 4.8 TB/s, B200 8 TB/s: halves of each, and 6 TB/s on both.
     assert sorted(bandwidths.values()) == [2.4e12, 4e12, 6e12, 6e12]
 
@@ -167,6 +172,11 @@ BAD = {
     "vary: {seed: [1, 2]}\nexclude: {seed: [1, 2]}": "exclude: every combination is left out",
     "vary: {seed: [1]}\nkeep: [ttft]": "3: keep[0]: no such metric; found 'ttft'; allowed: ttft_s.p99",
     "limit: 0": "2: limit: out of range",
+    "vary: {seed: [1, 2]}\nzip: {replicas: [1, 2], workload.arrivals.rate: [2 /s, fast]}": (
+        "3: zip.workload.arrivals.rate: not a quantity; found 'fast'"
+    ),
+    "vary:\n  seed: 1..900:1\n  engine.name: [vllm, vlm]": "4: vary.engine.name: unknown engine; found 'vlm'",
+    "vary: {gpu: [h200-sxm, h100-sxm], precision.linear: [bf16, nvfp4]}": "2: vary.precision.linear: h",
     "base: x": "base: key given twice",
 }
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from hwspecs.errors import InputError
 from simulator.headline import headline
 from simulator.running import run_scenario
 from simulator.sweeping import identity
 from simulator.sweeping.grid import Grid
 from simulator.sweeping.gridfile import make_grid
 from simulator.sweeping.sweepfile import read_sweep
-from simulator.sweeping.work import identify, resolve, scenario_at, simulate_batch
+from simulator.sweeping.work import PROGRAM, identify, resolve, scenario_at, simulate_batch
 
 SMALL = {"workload.requests": 6}
 
@@ -21,7 +22,7 @@ SMALL = {"workload.requests": 6}
 def rows_of(content: dict[str, Any]) -> tuple[Grid, list[dict[str, Any]]]:
     grid = make_grid(read_sweep(content))
     points = grid.cheap_order(grid.chosen(None, 0))
-    return grid, simulate_batch(grid.bases, points, grid.folder, "p")
+    return grid, simulate_batch(grid.bases, points, grid.folder, PROGRAM)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +65,16 @@ def test_what_cannot_be_served_is_a_row_with_its_reason() -> None:
         {
             "base": "chat-poisson",
             "set": {**SMALL, "profile": "ideal", "engine": "none"},
-            "vary": {"gpu.memory.capacity": ["141 GB", "10 GB"], "precision": ["bf16", "nonsense"]},
+            "vary": {
+                "gpu": ["b200-sxm", "h200-sxm"],
+                "precision.linear": ["nvfp4"],
+                "gpu.memory.capacity": ["141 GB", "6 GB"],
+            },
         }
     )
     assert [row["status"] for row in rows] == ["ok", "invalid", "invalid", "invalid"]
-    assert rows[1]["reason"].startswith("precision.linear: ") and "nonsense" in rows[1]["reason"]
-    assert "weights" in rows[2]["reason"] or "memory" in rows[2]["reason"]
+    assert "weights" in rows[1]["reason"] or "memory" in rows[1]["reason"]
+    assert rows[2]["reason"].startswith("precision.linear: h200-sxm (modified) does not compute in fp4")
     assert rows[2]["metrics"] == {} and len({row["hash"] for row in rows}) == 4
 
 
@@ -87,7 +92,7 @@ def test_an_error_of_the_program_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -
 
 def hash_of(folder: Path = Path(), program: str = "p", **content: Any) -> str:
     grid = make_grid(read_sweep({"base": "chat-poisson", **content}))
-    return identify(grid.bases, [grid.point(0)], grid.folder, program)[0][1]
+    return resolve(grid.bases[0], grid.point(0), grid.folder, program).hash
 
 
 def test_the_hash_follows_what_counts_and_nothing_else(tmp_path: Path) -> None:
@@ -121,11 +126,20 @@ def test_the_hash_follows_what_counts_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_scenario_that_is_none_has_a_hash_of_its_own() -> None:
     found = []
-    for seed in (-1, -2, -1):
-        grid = make_grid(read_sweep({"base": "chat-poisson", "vary": {"seed": [seed, 0]}}))
+    for seed in (1, 2, 1):
+        vary = {"gpu": ["h200-sxm", "b200-sxm"], "precision.linear": ["nvfp4"]}
+        grid = make_grid(read_sweep({"base": "chat-poisson", "set": {"seed": seed}, "vary": vary}))
         found.append(resolve(grid.bases[0], grid.point(0), grid.folder, "p"))
     assert [one.status for one in found] == ["invalid"] * 3
     assert found[0].hash == found[2].hash != found[1].hash
+
+
+def test_a_worker_with_another_program_gives_no_rows() -> None:
+    grid = make_grid(read_sweep({"base": "chat-poisson", "set": SMALL}))
+    assert identity.program_hash() == PROGRAM
+    for call in (identify, simulate_batch):
+        with pytest.raises(InputError, match="a worker runs another version of kinesim"):
+            call(grid.bases, [grid.point(0)], grid.folder, "0123456789abcdef")
 
 
 def test_the_programs_hash_is_of_what_a_simulation_uses() -> None:
