@@ -54,3 +54,14 @@ def test_initializer_and_results(tmp_path) -> None:
     with process_pool(1, initializer=os.chdir, initargs=(tmp_path,)) as pool:
         assert pool.submit(os.getcwd).result() == str(tmp_path)
     assert os.getcwd() == here
+
+
+def test_an_interrupted_pool_does_not_wait() -> None:
+    """Whatever ends the work ends the workers, in the middle of what they do."""
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), process_pool(2) as pool:
+        workers = [pool.submit(os.getpid).result() for _ in range(2)]
+        pool.submit(time.sleep, 60)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 30
+    assert not any(alive(worker) for worker in workers)

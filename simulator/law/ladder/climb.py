@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -179,10 +178,7 @@ def _climb(groups: Sequence[Group], jobs: int | None) -> Iterator[tuple[int, lis
     if processes == 1:
         yield from ((number, climb(group)) for number, group in enumerate(groups))
         return
-    # A forked process has the modules already; where there is no fork, a new one loads them.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with process_pool(processes, context=context) as pool:
+    with process_pool(processes) as pool:
         # Lists of models tend to end with the largest, which takes longest.
         numbers = {pool.submit(climb, groups[number]): number for number in reversed(range(len(groups)))}
         for future in as_completed(numbers):

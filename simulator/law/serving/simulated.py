@@ -264,10 +264,6 @@ def _simulate(
         return costs, facts
     with process_pool(min(jobs, len(tasks))) as pool:
         futures = {pool.submit(run_task, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                take(futures[future], future.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            take(futures[future], future.result())
     return costs, facts
