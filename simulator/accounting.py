@@ -48,13 +48,13 @@ class OperatorTotals:
     """Seconds that its FLOPs would take at the dense peak of its format."""
 
 
-def operator_totals(cost: StepCost, timeline: Timeline) -> list[OperatorTotals]:
-    """Totals of every operator of the graph, in its order."""
-    return [_totals(cost, op, timeline) for op in cost.operators]
+def operator_totals(cost: StepCost, timeline: Timeline, factor: float = 1.0) -> list[OperatorTotals]:
+    """Totals of every operator of the graph, in its order, of a timeline whose steps took `factor` times as long."""
+    return [_totals(cost, op, timeline, factor) for op in cost.operators]
 
 
-def host_seconds(cost: StepCost, timeline: Timeline) -> float:
-    """Seconds of the steps, of all replicas, in which the GPUs wait for the host."""
+def host_seconds(cost: StepCost, timeline: Timeline, factor: float = 1.0) -> float:
+    """Seconds of the steps, of all replicas, in which the GPUs wait for the host; `factor` as in `operator_totals`."""
     host, layout = cost.host, cost.graph.layout
     seqs, chunks = (ceil_div(timeline[name], layout.ranks) for name in ("decode_seqs", "prefill_seqs"))
     stages, layers = layout.pipeline, cost.graph.model.layers / layout.pipeline
@@ -68,7 +68,7 @@ def host_seconds(cost: StepCost, timeline: Timeline) -> float:
     )
     mixed = host.mixed_seconds(seqs, chunks, tokens, layers)
     seconds = stages * np.where(chunks > 0, mixed, host.decode_seconds(seqs, layers))
-    return float((timeline["steps"] * seconds).sum()) + _launch_seconds(cost, timeline)
+    return (float((timeline["steps"] * seconds).sum()) + _launch_seconds(cost, timeline)) * factor
 
 
 def _launch_seconds(cost: StepCost, timeline: Timeline) -> float:
@@ -88,7 +88,7 @@ def _launch_seconds(cost: StepCost, timeline: Timeline) -> float:
     return ticks * SECONDS_PER_TICK
 
 
-def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
+def _totals(cost: StepCost, op: Operator, timeline: Timeline, factor: float) -> OperatorTotals:
     steps = timeline["steps"]
     if op.axis in ("tokens", "rows"):
         most, mean = cost.kernel_rows(op, timeline)
@@ -99,7 +99,7 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
             (most, mean), inverse = np.unique(np.stack([most, mean]), axis=1, return_inverse=True)
         weight = np.bincount(inverse.ravel(), weights=steps, minlength=len(most))
         terms, shape = cost.kernel_terms(op, _rows(cost, most)), _rows(cost, mean)
-        seconds = op.count * weight * np.broadcast_to(terms.seconds, most.shape)
+        seconds = factor * op.count * weight * np.broadcast_to(terms.seconds, most.shape)
     elif op.axis == "decode":
         rows = np.flatnonzero(timeline["decode_seqs"])
         weight = steps[rows]
@@ -123,7 +123,7 @@ def _totals(cost: StepCost, op: Operator, timeline: Timeline) -> OperatorTotals:
         )
         shape = StepShape(timeline["tokens"][rows], timeline["rows"][rows], 0, (), chunks)
         terms, shape = cost.terms(op, shape), mean_shape(shape, op.dealt)
-        seconds = op.count * weight * np.broadcast_to(cost.prefill_many(op, chunks), weight.shape)
+        seconds = factor * op.count * weight * np.broadcast_to(cost.prefill_many(op, chunks), weight.shape)
     return operator_total(cost.gpu, op, op.work(shape), op.count * weight, terms, np.asarray(seconds, dtype=float))
 
 

@@ -28,12 +28,14 @@ CLOSED = ("all_at_once", "closed_loop")
 """Arrivals that leave it to the kernels how long a run takes."""
 
 
-def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float) -> Result:
-    """Assemble the result of a run."""
+def build_result(
+    deployment: Deployment, requests: Requests, log: RunLog, *, wall_s: float, started: float, factor: float = 1.0
+) -> Result:
+    """Assemble the result of a run, whose steps took `factor` times as long as the deployment's cost says."""
     scenario, cost = deployment.scenario, deployment.cost
     config = scenario.config
     columns = request_columns(requests, log)
-    workers = workers_of(deployment, log.timeline, log.peak_blocks)
+    workers = workers_of(deployment, log.timeline, log.peak_blocks, factor)
     summary = metrics.summarise(
         columns,
         log.timeline,
@@ -44,7 +46,7 @@ def build_result(deployment: Deployment, requests: Requests, log: RunLog, *, wal
         prefill_first=deployment.params.prefill == "first",
         speculation=cost.queries > 1,
     )
-    host = host_seconds(cost, log.timeline)
+    host = host_seconds(cost, log.timeline, factor)
     if host:
         summary["seconds_by_bound"]["host"] = host
     arrivals = config.workload.arrivals
@@ -92,12 +94,14 @@ def request_columns(requests: Requests, log: RunLog) -> dict[str, np.ndarray]:
     }
 
 
-def workers_of(deployment: Deployment, timeline: Timeline, peak_blocks: np.ndarray) -> metrics.Workers:
-    """What the replicas of a deployment did, whose rows `timeline` has."""
+def workers_of(
+    deployment: Deployment, timeline: Timeline, peak_blocks: np.ndarray, factor: float = 1.0
+) -> metrics.Workers:
+    """What the replicas of a deployment did, whose rows `timeline` has; `factor` as of `build_result`."""
     gpu, memory = deployment.scenario.gpu, deployment.memory
     return metrics.Workers(
         timeline,
-        operator_totals(deployment.cost, timeline),
+        operator_totals(deployment.cost, timeline, factor),
         gpu,
         deployment.graph.main_dtype(gpu.peak),
         deployment.scenario.config.replicas,

@@ -23,8 +23,10 @@ from workloads.disaggregation import POOLS
 from workloads.requests import Requests
 
 
-def build_pools_result(fleet: Fleet, requests: Requests, log: RunLog, *, wall_s: float, started: float) -> Result:
-    """Assemble the result of a run."""
+def build_pools_result(
+    fleet: Fleet, requests: Requests, log: RunLog, *, wall_s: float, started: float, factor: float = 1.0
+) -> Result:
+    """Assemble the result of a run; `factor` as of `assemble.build_result`."""
     passages, scenario = log.passages, fleet.scenario
     assert passages is not None
     config = scenario.config
@@ -40,7 +42,7 @@ def build_pools_result(fleet: Fleet, requests: Requests, log: RunLog, *, wall_s:
     prefill = log.timeline["replica"] < passages.workers
     lines = dict(zip(POOLS, (log.timeline.select(prefill), log.timeline.select(~prefill)), strict=True))
     peaks = dict(zip(POOLS, np.split(log.peak_blocks, [passages.workers]), strict=True))
-    workers = {name: workers_of(made[name], lines[name], peaks[name]) for name in POOLS}
+    workers = {name: workers_of(made[name], lines[name], peaks[name], factor) for name in POOLS}
     advance = fleet.decode.cost.advance
     summary = metrics.summarise(
         columns,
@@ -54,7 +56,7 @@ def build_pools_result(fleet: Fleet, requests: Requests, log: RunLog, *, wall_s:
     span = max(summary["makespan_s"], 1e-300)
     pools: dict[str, dict[str, Any]] = {}
     for name in POOLS:
-        host = host_seconds(made[name].cost, lines[name])
+        host = host_seconds(made[name].cost, lines[name], factor)
         use = metrics.utilisation([workers[name]], span)
         pools[name] = {
             "workers": workers[name].replicas,

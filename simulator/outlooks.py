@@ -84,7 +84,7 @@ def run_stretched(scenario: LoadedScenario, factor: float, *, progress: Progress
 
     Serving requests with times f t is serving them with times t where they arrive at 1 / f of the time, on a clock that
     ticks f times as slowly; what users wait for themselves (think times, timeouts) is shortened with the arrivals. So
-    no cost is compiled anew, and the replay is exact. The operators' own seconds are those of factor 1.
+    no cost is compiled anew, and the replay is exact.
     """
     if not (np.isfinite(factor) and factor > 0):
         raise ValueError(f"not a factor: {factor}")
@@ -114,11 +114,11 @@ def stretched(
     if isinstance(served, Fleet):
         log = simulate_pools(sooner, *served.pools, served.handover, progress=progress)
         wall = time.perf_counter() - started
-        result = build_pools_result(served, requests, _slower(log, factor), wall_s=wall, started=started)
+        result = build_pools_result(served, requests, _slower(log, factor), wall_s=wall, started=started, factor=factor)
     else:
         log = simulate(sooner, served.cost, served.params, progress=progress)
         wall = time.perf_counter() - started
-        result = build_result(served, requests, _slower(log, factor), wall_s=wall, started=started)
+        result = build_result(served, requests, _slower(log, factor), wall_s=wall, started=started, factor=factor)
     note = f"all service times are {factor:.4g} times as long as predicted"
     return replace(result, notes=[*result.notes, note])
 

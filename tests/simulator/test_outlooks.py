@@ -73,6 +73,10 @@ def test_arrivals_do_not_stretch(factor: float) -> None:
     by_gpu = run_scenario(load_scenario(ideal | {"gpu": faster}))
     np.testing.assert_allclose(by_clock.requests["submitted_s"], by_gpu.requests["submitted_s"], rtol=1e-12)
     np.testing.assert_allclose(by_clock.requests["finish_s"], by_gpu.requests["finish_s"], rtol=1e-9)
+    # The energy too: what is moved and computed takes what it takes, power over a time follows the time.
+    assert by_clock.summary["cost"]["energy_j"] == pytest.approx(by_gpu.summary["cost"]["energy_j"], rel=1e-3)
+    bounds, others = by_clock.summary["seconds_by_bound"], by_gpu.summary["seconds_by_bound"]
+    assert sum(bounds.values()) == pytest.approx(sum(others.values()), rel=1e-6)
 
 
 def test_outlook_brackets_every_metric() -> None:
