@@ -232,7 +232,7 @@ def elastic_panel(elastic: dict[str, list[dict[str, Any]]]) -> Markup:
             if value is not None and off is not None and abs(value) <= off:
                 kind = "b-rest"  # it may be of either sign
             cells += [
-                element("td", "…" if value is None else _signed(value, off), class_="n"),
+                element("td", "…" if value is None else _signed(value), _spread(off), class_="n"),
                 element("td", None if value is None else _bar(min(abs(value), 1.0), kind), class_="bar"),
             ]
         rows.append(element("tr", element("th", title, scope="row"), *cells))
@@ -244,15 +244,18 @@ def elastic_panel(elastic: dict[str, list[dict[str, Any]]]) -> Markup:
         element("p", "−0.9: with one per cent more of it the step takes 0.9 per cent less time. Each alone: more SMs "
                 "bring neither FLOP/s nor L2 bandwidth. Launch overhead and host are times.", class_="said"),
         element("p", "SMs and L2 size enter learned corrections of kernel times, which move in steps: their values are "
-                "means over 10 per cent up and down, and ± is how far those over 5 and 20 per cent are from them.",
-                class_="said"),
+                "means over 10 per cent up and down, and ± is how far those over 5 and 20 per cent are from them; with "
+                "a grey bar the sign is not known.", class_="said"),
     ])  # fmt: skip
 
 
-def _signed(value: float, off: float | None) -> str:
+def _signed(value: float) -> str:
     text = f"{value:+.3f}"
-    text = "0" if float(text) == 0 else text.replace("-", "−")
-    return text if off is None or f"{off:.3f}" == "0.000" else f"{text} ± {off:.3f}"
+    return "0" if float(text) == 0 else text.replace("-", "−")
+
+
+def _spread(off: float | None) -> Markup | None:
+    return None if off is None else element("small", f"± {off:.3f}")
 
 
 def basis(doc: Document) -> Markup:

@@ -8,6 +8,7 @@ page's link, until KEPT others have ended that were asked about later.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import secrets
 import threading
 import time
@@ -135,11 +136,20 @@ class Runs:
             self.cancel(name)
 
 
+def _end_with_server() -> None:
+    """End this process when the server is gone, also where it was killed and could not see to it."""
+    server = multiprocessing.parent_process()
+    if server is not None:
+        server.join()
+        os._exit(1)
+
+
 def simulate(scenario: dict[str, Any], pipe: Connection) -> None:
     """Simulate, in a process of its own: sends `progress`, then `found` or `problem`."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process
+    threading.Thread(target=_end_with_server, daemon=True).start()
     from simulator.headline import headline
     from simulator.reporting.report import report
     from simulator.running import run_scenario

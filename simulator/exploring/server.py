@@ -97,6 +97,8 @@ def build_server(start: Start, runs: Runs, port: int) -> Any:
     app = flask.Flask("kinesim", static_folder=str(ASSETS), static_url_path="/assets")
     app.config["MAX_CONTENT_LENGTH"] = LARGEST
     names = {f"{name}:{port}" for name in (HOST, "localhost")}
+    if port == 80:
+        names |= {HOST, "localhost"}  # browsers leave out the usual one
 
     @app.before_request
     def guard() -> Any:

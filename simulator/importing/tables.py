@@ -111,7 +111,8 @@ def requests_measurement(path: Path, table: pd.DataFrame) -> Measurement:
         answered &= np.isfinite(np.array(latencies)).any(axis=0)
     failed = int((~answered).sum())
     if failed == len(table):
-        raise InputError("no request was answered", file=path, found=f"{failed} rows", allowed="at least one")
+        allowed = "at least one" + ("; a status of 0 or `finished`, or no such column" if "status" in table else "")
+        raise InputError("no request was answered", file=path, found=f"{failed} rows", allowed=allowed)
     columns = {name: values[answered] for name, values in columns.items()}
     if "e2e_s" not in columns and {"ttft_s", "tpot_s", "output_len"} <= columns.keys():
         more = columns["output_len"] - 1

@@ -212,7 +212,7 @@ def number_of(shape: Candidate, space: Space) -> int:
 
 
 def check_size(found: Sequence[Candidate], space: Space) -> int:
-    """The number of candidates. Raises InputError if there are none, or more than anybody means."""
+    """The number of candidates. Raises InputError if there are more than anybody means."""
     total = sum(number_of(shape, space) for shape in found)
     if total > MOST_CANDIDATES:
         raise InputError(

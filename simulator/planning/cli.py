@@ -98,8 +98,6 @@ def plan(
 
     Scenario settings that no option varies (engine, router, attention, ...) stay as they are.
     """
-    import math
-
     from hwspecs.errors import InputError
     from simulator.planning import launch, spaceoptions
     from simulator.planning.candidates import Base, own_gpu
@@ -112,8 +110,6 @@ def plan(
 
     if out is not None:
         check_output(out)
-    if max_price is not None and not (math.isfinite(max_price) and max_price > 0):
-        raise InputError("not a price", file="--max-price", found=max_price, allowed="USD an hour, above 0")
     base = Base(scenario, tuple(sets or ()))
     if output in (PlanFormat.args, PlanFormat.k8s):
         launch.check_engine(base.loaded)
@@ -142,14 +138,20 @@ def plan(
             jobs=jobs,
             progress=progress,
         )
+    failed = None
     if out is not None:
-        write_output(answer, out)
+        try:
+            write_output(answer, out)
+        except InputError as error:  # the answer is printed all the same
+            failed, out = error, None
     if output is PlanFormat.json:
         print_json(answer.document())
     elif output is PlanFormat.table:
         show_plan(answer, out)
     elif answer.plan.best is not None:
         print(launch.text(answer, kubernetes=output is PlanFormat.k8s), end="")
+    if failed is not None:
+        raise failed
     if answer.plan.best is None:
         tell(f"no candidate meets the objectives{closest_words(answer)}")
         raise typer.Exit(2)

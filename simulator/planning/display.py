@@ -234,6 +234,9 @@ def _front(answer: Answer) -> Group | None:
     title = "Pareto front: no other is at least as good in price, latency and energy, and better in one"
     if len(front) > MOST_ROWS:
         title += f" (the {MOST_ROWS} cheapest of {len(front)})"
+    reached = answer.plan.facts.get("front_complete_below_usd_per_hour")
+    if reached is not None:
+        title += f"; complete below {usd(reached)} USD/h"
     table = Table(box=None, pad_edge=False)
     table.add_column("GPUs", no_wrap=True)
     table.add_column("as")

@@ -2,8 +2,10 @@
 
 A request that was never served misses: one that is rejected, or given up after its timeout, counts as infinitely late
 in TTFT, TPOT and end-to-end latency, so that a deployment cannot look fast by losing requests. Samples that early
-stopping ended count as far as they came, as in `metrics`. A problem of which no sample was accepted has its first one
-never. Else all is as in `simulator.metrics`, and where every request was served the values are those of the summary.
+stopping ended count as far as they came, as in `metrics`. The tokens that a lost request was to make and did not are
+infinitely late in ITL, and the load of which one was lost is never done. A problem of which no sample was accepted
+has its first one never. Else all is as in `simulator.metrics`, and where every request was served the values are
+those of the summary.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ Columns = Mapping[str, np.ndarray]
 def verdict_of(result: Result, objectives: Sequence[Objective]) -> Verdict:
     """Hold a run against objectives; the limits of goodput are those of the run's scenario."""
     values = headline(result.summary)
+    stop_on_accept = bool(result.scenario["workload"]["strategy"].get("stop_on_accept"))
     late: dict[str, np.ndarray] = {}
     if any(one.metric not in values and one.metric != "itl_s" for one in objectives):
         late = lateness(
             result.requests,
             problems="problems" in result.summary,
-            stop_on_accept=bool(result.scenario["workload"]["strategy"].get("stop_on_accept")),
+            stop_on_accept=stop_on_accept,
         )
+    lost = lost_requests(result.requests, stop_on_accept=stop_on_accept)
     reached = []
     for one in objectives:
         if one.metric == "itl_s":
-            value = inter_token(result, one)
+            value = inter_token(result, one, lost)
+        elif one.metric == "makespan_s" and lost.any():
+            value = math.inf
         elif one.statistic:
             value = statistic(late[one.metric], one)
         else:
@@ -53,12 +59,19 @@ def lateness(
     `stop_on_accept` a request that was aborted may have been stopped rather than lost.
     """
     columns = dict(columns)
-    aborted = columns["status"] == Status.ABORTED
-    lost = (columns["status"] == Status.REJECTED) | (aborted & ~stopped_early(columns) if stop_on_accept else aborted)
+    lost = lost_requests(columns, stop_on_accept=stop_on_accept)
     found = {name: np.where(lost, np.inf, values) for name, values in request_times(columns).items()}
     if problems:
         first = by_problem(columns)["first_accepted_s"]
         found["first_accepted_s"] = np.where(np.isnan(first), np.inf, first)
+    return found
+
+
+def lost_requests(columns: Columns, *, stop_on_accept: bool) -> np.ndarray:
+    """Which requests were rejected or given up, [requests]; those that early stopping ended are none of them."""
+    aborted = columns["status"] == Status.ABORTED
+    given_up = aborted & ~stopped_early(dict(columns)) if stop_on_accept else aborted
+    found: np.ndarray = (columns["status"] == Status.REJECTED) | given_up
     return found
 
 
@@ -82,10 +95,21 @@ def statistic(values: np.ndarray, objective: Objective) -> float | None:
     return float(low + (high - low) * share)
 
 
-def inter_token(result: Result, objective: Objective) -> float | None:
-    """The objective's statistic of the time between two tokens, of all tokens, as `metrics.summarise` has it."""
-    kept = result.summary["latency"]["itl_s"]
-    if objective.statistic in kept:
+def inter_token(result: Result, objective: Objective, lost: np.ndarray | None = None) -> float | None:
+    """The objective's statistic of the time between two tokens, of all tokens, as `metrics.summarise` has it.
+
+    `lost` : requests whose missing tokens are infinitely late.
+    """
+    kept, quantile = result.summary["latency"]["itl_s"], objective.quantile
+    if lost is not None and lost.any():
+        made = float(np.maximum(result.requests["generated"] - 1, 0).sum())
+        short = np.maximum(result.requests["output_tokens"] - np.maximum(result.requests["generated"], 1), 0)
+        never = float(short[lost].sum())
+        if never:
+            if quantile is None or quantile * (made + never - 1) > made - 1:
+                return math.inf
+            quantile = quantile * (made + never - 1) / max(made - 1, 1.0)  # of those that were made
+    if objective.statistic in kept and quantile == objective.quantile:
         known: float | None = kept[objective.statistic]
         return known
     columns, pools = result.requests, result.scenario.get("disaggregation")
@@ -98,6 +122,6 @@ def inter_token(result: Result, objective: Objective) -> float | None:
     number = None
     if result.scenario.get("speculation"):
         number = float(np.maximum(columns["generated"] - 1, 0).sum())
-    assert objective.quantile is not None
-    _, values = all_itl(result.timeline, result.gaps, (objective.quantile,), stalls, number)
+    assert quantile is not None
+    _, values = all_itl(result.timeline, result.gaps, (quantile,), stalls, number)
     return values[0] if math.isfinite(values[0]) else None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 MEASURED = ("a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm")
 """GPUs on which kernels were measured: what is looked at where nothing else is said, beside the scenario's own."""
-
+DISAGGREGATED = ("no", "also", "only")
 LASTING = 20
 """Times that a request takes in the mean; a load that is shorter is said to be."""
 
@@ -152,7 +152,15 @@ def _goodput_limits(objectives: Objectives) -> list[str]:
 
 
 def _check(objectives: Objectives, loaded: LoadedScenario, space: Space) -> None:
-    """Objectives and choices that the workload does not know."""
+    """Objectives and choices that the workload does not know, and a space that is none."""
+    if space.disaggregated not in DISAGGREGATED:
+        raise InputError("unknown choice", file="--disaggregated", found=space.disaggregated,
+                         allowed=", ".join(DISAGGREGATED))  # fmt: skip
+    if not isinstance(space.max_gpus, int) or space.max_gpus < 1:
+        raise InputError("not a number of GPUs", file="--max-gpus", found=space.max_gpus, allowed="1 or more")
+    if space.max_usd_per_hour is not None and not 0 < space.max_usd_per_hour < np.inf:
+        raise InputError("not a price", file="--max-price", found=space.max_usd_per_hour,
+                         allowed="USD an hour, above 0")  # fmt: skip
     strategy = loaded.config.workload.strategy
     if any(space.samples) and not isinstance(strategy, BestOfN):
         raise InputError(

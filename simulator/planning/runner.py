@@ -12,7 +12,7 @@ from simulator.planning import trial
 from simulator.planning.loads import HighestLoad, probe
 from simulator.planning.model import Candidate, Objective, Outcome
 from simulator.planning.trial import Answer, Bounded, Question, Refused, Task, Trials
-from simulator.processes import process_pool
+from simulator.processes import end_pool, process_pool
 from workloads.arrivals import ClosedLoop
 
 Progress = Callable[[int, int], None]
@@ -33,7 +33,10 @@ class Runner:
 
     def __exit__(self, kind: object, error: object, where: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            if kind is None:
+                self._pool.shutdown(wait=True, cancel_futures=True)  # of what was begun ahead, nothing is wanted
+            else:
+                end_pool(self._pool, at_once=True)
 
     def expect(self, more: int) -> None:
         """So many more answers will be asked for, about."""

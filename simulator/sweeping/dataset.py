@@ -81,6 +81,7 @@ class DataSet:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock()
         except OSError as error:
+            self.close()
             raise _unwritable(self.folder, error) from None
         try:
             self._open()

@@ -21,7 +21,7 @@ from workloads.scenario import LoadedScenario, load_scenario, scenario_data
 
 PROBES = 32
 """Combinations tried to tell a field that does not exist from values that are not allowed."""
-WITH_VALUE, TRIED = 256, 1024
+WITH_VALUE, TRIED = 256, 512
 """Combinations tried to tell that none takes a value; in all, so that long lists do not take long."""
 
 

@@ -17,7 +17,7 @@ from simulator.notebook import answer_html, answer_text
 from simulator.varying.crossing import Crossing, Sample, brackets, gap, grid, monotone
 from simulator.varying.grid import variant_of
 from simulator.varying.notes import merged
-from simulator.varying.paths import field_at, words
+from simulator.varying.paths import field_at, ordered, words
 from simulator.varying.points import Point, Progress, Spec, plain_spec
 from simulator.varying.ranges import Range, parse_range
 from simulator.varying.runner import Runner
@@ -208,7 +208,7 @@ def _check_metric(runner: Runner, target: Target, own: tuple[str, ...], ends: It
 def check_setting(spec: Spec, sets: Sequence[str], own: Sequence[str], option: str) -> None:
     """InputError, said of `option`, for assignments that are no good."""
     try:
-        load_scenario(plain_spec(spec), (*sets, *own))
+        load_scenario(plain_spec(spec), ordered(sets, own))
     except InputError as error:
         if error.file != "--set" or not own:
             raise

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from simulator.headline import Metric
 from simulator.printing import duration
 from simulator.varying.breakeven import CURVES, BreakEven, Case
 from simulator.varying.breakevendoc import answers
@@ -24,7 +25,7 @@ def show_break_even(found: BreakEven, out: Path | None = None) -> None:
         console.width = 130
     like = f", as good as with {' '.join(found.like)}" if found.like else ""
     console.print(
-        Text(f"Break-even of {found.range.path}: {found.scenario}, {found.target.metric.key}{like}", style="bold")
+        Text(f"Break-even of {found.range.path}: {found.scenario}, {found.target.metric.title}{like}", style="bold")
     )
     for text in answers(found):
         console.print(text)
@@ -56,12 +57,22 @@ def _crossings(found: BreakEven) -> Table:
         for curve in CURVES:
             for c in case.crossings.get(curve, ()):
                 cells = [case.label] if len(found.cases) > 1 else []
-                cells += [CURVE_WORDS[curve], show(metric, case.goal[curve]), over.words(c.inside.x),
-                          show(metric, c.inside.value), over.words(c.outside.x),
-                          show(metric, c.outside.value) if c.outside.value is not None else "not served",
+                goal, inside, outside = _told_apart(metric, (case.goal[curve], c.inside.value, c.outside.value))
+                cells += [CURVE_WORDS[curve], goal, over.words(c.inside.x), inside, over.words(c.outside.x),
+                          outside if c.outside.value is not None else "not served",
                           "more" if c.rising else "less", "it jumps here" if c.jump else ""]  # fmt: skip
                 table.add_row(*cells)
     return table
+
+
+def _told_apart(metric: Metric, values: tuple[float | None, ...]) -> list[str]:
+    """Values in words, with as many digits as it takes that both sides of a crossing do not look the same."""
+    texts: list[str] = []
+    for digits in range(4, 10):
+        texts = [show(metric, value, digits) for value in values]
+        if texts[1] != texts[2]:
+            break
+    return texts
 
 
 def _scan(found: BreakEven) -> Table:

@@ -168,16 +168,23 @@ def _answer(
     ask: Callable[[Any], Any], show: Callable[[Any, Path | None], None], drawing: str, out: Path | None, output: Format
 ) -> None:
     """Find the answer, write what `--out` asks for, print it."""
+    from hwspecs.errors import InputError
     from simulator.progress import progress_bar
 
     with progress_bar("simulating") as progress:
         found = ask(progress)
+    failed = None
     if out is not None:
-        _write(found, drawing, out)
+        try:
+            _write(found, drawing, out)
+        except InputError as error:  # the answer is printed all the same
+            failed, out = error, None
     if output is Format.json:
         print_json(found.document())
     else:
         show(found, out)
+    if failed is not None:
+        raise failed
 
 
 def _write(found: Any, drawing: str, out: Path) -> None:

@@ -171,12 +171,16 @@ class Space:
         return (*texts, *self.price_sets(x))
 
     def price_sets(self, x: np.ndarray) -> tuple[str, ...]:
-        """The assignment that gives the scenario's GPU the price of a design, if prices follow from a budget."""
+        """The assignments that give the scenario's GPU the price of a design, if prices follow from a budget."""
+        price = self._price(x) or {}
+        return tuple(assignment(f"gpu.price.{key}", value) for key, value in price.items())
+
+    def _price(self, x: np.ndarray) -> dict[str, Any] | None:
+        """The price of a design as a GPU file has it; None where prices do not follow from a budget."""
         price, pricing = self.usd_per_hour(x), self.budget.pricing
         if price is None or pricing is None:
-            return ()
-        date = pricing.date or (self.gpu.price.date if self.gpu.price else "")
-        return (assignment("gpu.price", {"usd_per_hour": price, "date": date}),)
+            return None
+        return {"usd_per_hour": price, "date": pricing.date or (self.gpu.price.date if self.gpu.price else "")}
 
     def _moved(self, r: Resource, value: float) -> dict[str, Any]:
         """Paths and values of what a resource is; of a format's rate all formats of the matrix units."""
@@ -196,6 +200,8 @@ class Space:
                     content.setdefault(head, {})[last] = text
                 else:
                     content[head] = text
+        if (price := self._price(x)) is not None:
+            content["price"] = price
         return content
 
 

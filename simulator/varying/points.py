@@ -14,7 +14,7 @@ from simulator.deployment import deploy
 from simulator.headline import headline
 from simulator.interval import KernelError, operator_errors
 from simulator.outlooks import outlook_of
-from simulator.processes import process_pool
+from simulator.processes import end_pool, process_pool
 from simulator.result import Result
 from simulator.running import run_scenario
 from simulator.varying.boundshift import Shift, bound_shifts
@@ -134,7 +134,7 @@ def run_points(tasks: Sequence[Task], jobs: int | None = None, progress: Progres
                 for future in as_completed(futures):
                     take(futures[future], future.result())
             except BaseException:
-                pool.shutdown(cancel_futures=True)
+                end_pool(pool, at_once=True)
                 raise
     return [found[task.key] for task in tasks]
 

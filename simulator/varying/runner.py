@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from types import TracebackType
 
-from simulator.processes import process_pool
+from simulator.processes import end_pool, process_pool
+from simulator.varying.paths import ordered
 from simulator.varying.points import Point, Progress, Spec, Task, plain_spec, run_point
 
 
@@ -43,11 +44,11 @@ class Runner:
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            end_pool(self._pool, at_once=kind is not None)
 
     def points(self, asked: Sequence[Sequence[str]], *, intervals: bool = False) -> list[Point]:
-        """The scenario under each setting (assignments on top of the runner's own), in order."""
-        keys = [((*self.sets, *sets), intervals) for sets in asked]
+        """The scenario under each setting (assignments on top of the runner's own, as of `paths.ordered`), in order."""
+        keys = [(ordered(self.sets, sets), intervals) for sets in asked]
         open_keys = [key for key in dict.fromkeys(keys) if self._find(key) is None]
         self.expected = max(self.expected, self.runs + sum(3 if more else 1 for _, more in open_keys))
         if self.jobs == 1 or (len(open_keys) == 1 and self._pool is None):

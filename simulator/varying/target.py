@@ -112,12 +112,12 @@ def missing(which: Metric, option: str = "--target") -> InputError:
     return InputError("the scenario does not have this metric", file=option, found=which.key, allowed=allowed)
 
 
-def show(which: Metric, value: float | None) -> str:
+def show(which: Metric, value: float | None, digits: int = 4) -> str:
     """A metric's value for people."""
     if value is None:
         return "none"
     if which.unit == "USD":
-        return f"{value:,.4g} USD"
+        return f"{value:,.{digits}g} USD"
     if which.unit in ("", "h", "1/s"):
-        return f"{value:,.4g}{' ' + which.unit if which.unit else ''}"
-    return format_quantity(value, which.unit, digits=4)
+        return f"{value:,.{digits}g}{' ' + which.unit if which.unit else ''}"
+    return format_quantity(value, which.unit, digits=digits)

@@ -169,7 +169,7 @@ def test_a_simulation_runs_and_its_yaml_gives_the_same_numbers(page: Open, tmp_p
     text = shown.inner_text("#simulated")
     assert found["tpot_s.mean"] is not None and f"{1e3 * found['tpot_s.mean']:.3g} ms" in text
     assert found["output_tokens_per_s_per_gpu"] is not None
-    assert re.search(rf"output tokens per GPU\s+{found['output_tokens_per_s_per_gpu']:,.0f} /s", text)
+    assert re.search(rf"output tokens per GPU\s+{found['output_tokens_per_s_per_gpu']:,.0f}/s", text)
     with shown.expect_popup() as popup:
         shown.click("#simulated a >> nth=0")
     assert popup.value.title()

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from simulator.exploring.runs import LOST, Runs
+from simulator.exploring.server import build_server
+from simulator.exploring.state import Start
 from workloads.scenario import load_scenario
 
 SMALL = {"name": "small", "gpu": "h200-sxm", "model": "Qwen/Qwen3-8B", "workload": {
@@ -85,6 +87,7 @@ def test_it_answers_moves(server: Server) -> None:
     assert wrong["choices"]["gpu"] == "b200-sxm" and wrong["sliders"]["hbm"][0] == "9.6"
     _, text = server.ask("/elastic", {"moves": {}})
     assert "…" in slow["panels"]["elastic"] and "…" not in json.loads(text)["panels"]["elastic"]
+    assert json.loads(text)["panels"]["elastic"].count("<small>± 0.") == 4  # SMs and L2, decode and prefill
     _, text = server.ask("/yaml", {"moves": {"tensor": "2"}})
     assert "bf16: 1979000000000000.0 FLOP/s" in json.loads(text)["yaml"]
 
@@ -132,6 +135,12 @@ def test_only_the_page_itself_may_ask(server: Server) -> None:
     assert "errors" in json.loads(server.ask("/answer", {"moves": 3})[1])
     assert "errors" in json.loads(server.ask("/parse", {"query": "?foo=1"})[1])
     assert json.loads(server.ask("/progress", {"id": "none"})[1])["running"] is False
+
+
+def test_on_the_usual_port_browsers_do_not_say_it() -> None:
+    client = build_server(Start("chat-poisson"), Runs(), 80).test_client()
+    for host, status in (("127.0.0.1", 200), ("localhost", 200), ("localhost:80", 200), ("evil.example", 403)):
+        assert client.get("/", headers={"Host": host}).status_code == status
 
 
 def test_nothing_listens_beyond_this_machine(server: Server) -> None:

@@ -216,6 +216,14 @@ def test_the_other_kind_of_trace_is_named(tmp_path: Path) -> None:
         import_trace("mooncake", source, tmp_path / "out")
 
 
+@pytest.mark.parametrize("kind", ["azure", "mooncake"])
+def test_an_empty_trace_is_said_to_be(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(InputError, match=r"empty\.csv: is empty"):
+        import_trace(kind, tmp_path / "empty.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_trace_is_not_replaced_by_its_copy(tmp_path: Path) -> None:
     source = tmp_path / "azure.csv"
     source.write_text(AZURE)

@@ -193,7 +193,10 @@ BAD = [
     ([*ASKED, "--max-num-seqs", "many"], "--max-num-seqs"),
     ([*ASKED, "--prices", "none.yaml"], "none.yaml: no such file"),
     ([*ASKED, "--prices", "few.yaml"], "few.yaml: usd_per_gpu_hour: no price is known of a100-sxm, h100-sxm, b200-sxm"),
-    ([*ASKED, "--out", "plan.gif"], "--out: unknown kind of file; found 'plan.gif'; allowed: .svg, .png, .csv, .parquet"),
+    (
+        [*ASKED, "--out", "plan.gif"],
+        "--out: unknown kind of file; found 'plan.gif'; allowed: .svg, .png, .csv, .parquet",
+    ),
     ([*ASKED, "--set", "engine=none", "--format", "k8s"], "only a named engine can be launched"),
     ([*ASKED, "--samples", "4,8"], "--samples: this workload has no samples"),
 ]

@@ -86,6 +86,23 @@ def test_requests_that_are_given_up_or_rejected_are_infinitely_late() -> None:
     assert [one.value for one in found.reached] == [math.inf, math.inf] and not found.met
 
 
+def test_losing_requests_meets_no_objective() -> None:
+    """The tokens that were never made are late too, and a load of which some was lost is never done: a GPU that gives
+    up every request would have the best of both.
+    """
+    result = run("workload.timeout=0.06", "workload.arrivals.rate=3600")
+    lost = result.requests["status"] == Status.ABORTED
+    made, asked = np.maximum(result.requests["generated"] - 1, 0), result.requests["output_tokens"] - 1
+    share = made.sum() / (made.sum() + (asked - made)[lost].sum())
+    assert 0 < share < 0.99
+    low, high = f"p{100 * share * 0.5:.3f}", f"p{100 * min(share * 1.02, 1):.3f}"
+    found = [Objective("itl_s", name, 3600.0) for name in (low, high, "mean")] + [Objective("makespan_s", "", 3600.0)]
+    reached = verdict_of(result, found).reached
+    assert reached[0].met and [one.value for one in reached[1:]] == [math.inf] * 3
+    # Half of that share of all tokens is the half of those that were made.
+    assert reached[0].value == pytest.approx(inter_token(result, Objective("itl_s", "p50", 1.0)), rel=1e-2)
+
+
 def test_samples_that_early_stopping_ended_are_no_misses() -> None:
     sets = ["workload.strategy={kind: best_of_n, samples: 8, acceptance: 0.5, stop_on_accept: true}",
             "workload.requests=5", "workload.arrivals={kind: all_at_once}"]  # fmt: skip

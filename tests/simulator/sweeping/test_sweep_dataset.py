@@ -150,6 +150,20 @@ print("went on")
 """
 
 
+def test_a_lock_that_cannot_be_written_is_let_go_of(tmp_path: Path) -> None:
+    import resource
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]))  # as on a full disk
+    try:
+        with pytest.raises(InputError, match="cannot"), DataSet(tmp_path, KINDS):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    with DataSet(tmp_path, KINDS):
+        pass
+
+
 def test_a_full_disk_keeps_what_is_there_and_goes_on_with_room(tmp_path: Path, environment: dict[str, str]) -> None:
     apart = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:

@@ -18,6 +18,7 @@ from simulator.varying.breakeven import break_even
 from simulator.varying.breakevendoc import answer
 from simulator.varying.breakevenplot import draw_break_even
 from simulator.varying.crossing import Sample, brackets, gap, grid, monotone
+from simulator.varying.notes import merged
 from simulator.varying.target import parse_target
 from workloads.scenario import load_scenario
 
@@ -234,3 +235,48 @@ def test_command(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["schema"] == "kinesim-whatif/1" and document["break_even"]["simulations"] > 9
+
+
+def test_a_metric_that_is_missing_is_said_before_the_scan():
+    """The scenario and both ends of the range are simulated; a field that gives it the metric is no mistake."""
+    runs = []
+    with pytest.raises(InputError, match="does not have this metric"):
+        break_even(
+            SMALL,
+            "gpu.memory.bandwidth=x0.5..x2",
+            "usd_per_solved<=1",
+            jobs=1,
+            progress=lambda done, _: runs.append(done),
+        )
+    assert len(runs) == 3
+    priced = break_even(SMALL, "gpu.price.usd_per_hour=1..16 USD/h", "usd<=x0.5", jobs=1)
+    assert priced.cases[0].crossings["predicted"][0].inside.x == pytest.approx(2.0, rel=1e-2)  # half of 4 USD/h
+
+
+def test_notes_of_many_points_are_one():
+    """Parts of the time with the range of their shares, in the order in which they came."""
+    head = "extrapolated: a kernel used outside of the shapes that were measured:"
+    several = [f"{head} gemm bf16 (h200-sxm@vllm, {i}% of the time)" for i in (5, 3, 12)]
+    several += [
+        "another (5% of 3)",
+        f"{head} gemm bf16 (h200-sxm@vllm, 4% of the time), gqa (h200-sxm, 7% of the time)",
+    ]
+    assert merged([*several, *several]) == [
+        f"{head} gemm bf16 (h200-sxm@vllm, 3% to 12% of the time), gqa (h200-sxm, 7% of the time)",
+        "another (5% of 3)",
+    ]
+
+
+def test_an_answer_is_short_at_the_prompt():
+    found = break_even(SMALL, "gpu.memory.bandwidth=x0.5..x4", "makespan_s<=x0.7", jobs=1)
+    assert repr(found) == f"<BreakEven scenario: {answer(found, found.cases[0])}.>"
+    page = found._repr_html_()
+    assert "&lt;=" in page and "<th>meets_at</th>" in page and len(page) < 4000
+
+
+def test_what_is_set_of_the_gpu_holds_for_another_one_too():
+    """As in a what-if: 1 TB/s are those of the B200 that the scenario is compared with."""
+    sets = ["gpu.memory.bandwidth=1TB/s"]
+    found = break_even(SMALL, "engine.max_num_seqs=4..8", "tpot_s.mean", ["gpu=b200-sxm"], sets=sets, jobs=1)
+    other = run_scenario(load_scenario(SMALL, ["gpu=b200-sxm", *sets]))
+    assert found.cases[0].goal["predicted"] == headline(other.summary)["tpot_s.mean"]

@@ -137,7 +137,8 @@ def test_bounds_change_where_the_roofs_meet():
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        ({"gpu.memory.bandwith": "x2"}, "factor needs a number"),
+        ({"gpu.memory.bandwith": "x2"}, "unknown key.*bandwidth"),
+        ({"gpu.memory.kind": "x2"}, "factor needs a number"),
         ({"gpu.memory.bandwith": "5 TB/s"}, "unknown key.*bandwidth"),
         ({"gpu.memory.bandwidth": "fast"}, "not a quantity"),
         ({"gpu.memory.bandwidth": "9..1 TB/s:x2"}, "empty range"),
@@ -203,3 +204,14 @@ def test_bad_options(arguments: list[str], message: str, tmp_path: Path):
     (tmp_path / "small.yaml").write_text(json.dumps(SPEC))
     done = kinesim("small.yaml", *arguments, folder=tmp_path)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_varied_may_be_written_as_on_the_command_line():
+    text = "gpu.memory.bandwidth=x0.5,x2"
+    mapping = whatif(SPEC, {"gpu.memory.bandwidth": "x0.5,x2"}, jobs=1)
+    assert whatif(SPEC, text, jobs=1).document() == whatif(SPEC, [text], jobs=1).document() == mapping.document()
+    for bad in ("seed", 3, [3], "=1"):
+        with pytest.raises(InputError, match="--vary: not a list of values"):
+            whatif(SPEC, bad, jobs=1)
+    assert repr(mapping) == f"<WhatIf scenario: {chr(10).join(sentences(mapping))}>"
+    assert "<th>makespan_s</th>" in mapping._repr_html_()
