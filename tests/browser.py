@@ -128,11 +128,12 @@ def install() -> str | None:
             return None
         words = [sudo, "-n", "env", "DEBIAN_FRONTEND=noninteractive", tool]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for step in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+    # A list that cannot be brought up to date may still do; fonts, since a page without letters has other widths.
+    for step in (["update"], ["install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
         done = subprocess.run([*words, "-qq", *step], env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            print(f"Chromium was not installed: {(done.stderr or done.stdout).strip()[-300:]}")
-            return None
+    if done.returncode != 0:
+        print(f"Chromium was not installed: {(done.stderr or done.stdout).strip()[-300:]}")
+        return None
     return find_chromium()
 
 

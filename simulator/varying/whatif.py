@@ -209,6 +209,8 @@ def whatif(
     keys = tuple(dict.fromkeys(metrics)) if metrics else CLOSED if closed else OPEN
     for key in keys:
         metric(key)
+    pause = getattr(loaded.config.workload.arrivals, "think_time", 0.0)
+    closed = closed and not pause and loaded.config.workload.timeout is None  # else they decide, too
     varied = vary_lists(vary)
     lists = {path: values_of(loaded, path, given) for path, given in varied.items()}
     settings: list[Setting] = [(AS_GIVEN, ()), *(variant_of(one) for one in against)]

@@ -158,6 +158,8 @@ def test_a_price_that_follows():
     )  # fmt: skip
     assert math.exp(asked.best[0][0]) == pytest.approx(math.sqrt(0.5), rel=0.02)
     assert "gpu.price" in " ".join(where.sets(asked.best[0]))
+    # The design as a file costs the same.
+    assert where.gpu_file(asked.best[0])["price"]["usd_per_hour"] == where.usd_per_hour(asked.best[0])
 
 
 def test_whole_processors_and_neighbours():
