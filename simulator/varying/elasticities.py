@@ -147,15 +147,20 @@ def _central(runs: _Runs, r: Resource, key: str, step: float) -> float | None:
 def _narrow(runs: _Runs, base: Point, r: Resource, key: str) -> tuple[float, float, bool] | None:
     """Central difference at the small step, its uncertainty, and whether the metric is smooth there."""
     one, two = (_central(runs, r, key, step) for step in NARROW)
-    middle = _value(base, key)
-    if one is None or two is None or middle is None:
+    if one is None or two is None or _value(base, key) is None:
         return None
-    up, down = (_value(runs.moved(r, f), key) for f in (1 + NARROW[0], 1 - NARROW[0]))
-    assert up is not None and down is not None
-    ratio = math.log(r.ratio(1 + NARROW[0])), -math.log(r.ratio(1 - NARROW[0]))
-    bend = abs((up - middle) / ratio[0] - (middle - down) / ratio[1])
+    bend = _bend(runs, base, r, key, NARROW[0])
     smooth = abs(one - two) <= max(0.01 * abs(one), 0.001) and bend <= max(0.1 * abs(one), 0.01)
     return one, abs(one - two) if smooth else max(abs(one - two), bend / 2), smooth
+
+
+def _bend(runs: _Runs, base: Point, r: Resource, key: str, step: float) -> float:
+    """How far the differences to both sides of the base are apart."""
+    up, middle, down = (_value(p, key) for p in (runs.moved(r, 1 + step), base, runs.moved(r, 1 - step)))
+    if up is None or middle is None or down is None:
+        return 0.0
+    ratio = math.log(r.ratio(1 + step)), -math.log(r.ratio(1 - step))
+    return abs((up - middle) / ratio[0] - (middle - down) / ratio[1])
 
 
 def _smooth(runs: _Runs, base: Point, r: Resource, key: str) -> bool:
@@ -170,19 +175,17 @@ def _elasticity(runs: _Runs, base: Point, r: Resource, key: str) -> Elasticity:
         return Elasticity(None, why="the run has no such number")
     if _value(base, key) is None:
         return Elasticity(None, why="it is zero")
-    choices: list[Elasticity] = []
     narrow = _narrow(runs, base, r, key)
-    if narrow is not None:
-        if narrow[2]:
-            return Elasticity(narrow[0], narrow[1], NARROW[0])
-        choices.append(Elasticity(narrow[0], narrow[1], NARROW[0]))
+    if narrow is not None and narrow[2]:
+        return Elasticity(narrow[0], narrow[1], NARROW[0])
+    # Small steps of a metric that jumps may agree by chance: where wide ones are known, they alone count.
     wide = {step: e for step in WIDE if (e := _central(runs, r, key, step)) is not None}
     if len(wide) > 1:
         step, value = next(iter(wide.items()))
         off = max(abs(other - value) for other in wide.values())
-        choices.append(Elasticity(value, off, step))
-    if choices:
-        return min(choices, key=lambda e: e.uncertainty)
+        return Elasticity(value, max(off, _bend(runs, base, r, key, step) / 2), step)
+    if narrow is not None:
+        return Elasticity(narrow[0], narrow[1], NARROW[0])
     reasons = [p.error for f in _factors((*NARROW, *WIDE)) if (p := runs.moved(r, f)) is not None and p.error]
     return Elasticity(None, why=reasons[0] if reasons else "the metric is zero, or missing, close by")
 
