@@ -196,7 +196,7 @@ def _planner(axes: Any, document: dict[str, Any]) -> str:
         axes.axvline(1e3 * limit, color=SOFT, lw=0.9, ls=(0, (4, 3)))
         axes.annotate("objective", (1e3 * limit, axes.get_ylim()[1]), (-3, -9), textcoords="offset points", ha="right",
                       fontsize=8.5, color=SOFT)  # fmt: skip
-    axes.legend(frameon=False, fontsize=9, loc="lower left", labelcolor=INK)
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, labelcolor=INK)
     axes.set_xlabel("TPOT p99, ms", fontsize=9, color=SOFT)
     axes.set_ylabel("USD an hour", fontsize=9, color=SOFT)
     model = document["model"].split("/")[-1]

@@ -47,6 +47,7 @@ SLOW = {
     r"whatif aime24-best-of-32 .*--break-even": "seconds; codesign.md has a small one",
     r"^kinesim plan reasoning-traffic": "minutes",
     r"^kinesim law compare --gpu b200-sxm --set": "half a minute or more",
+    r"^kinesim law compare$": "tests/simulator/law/test_law_page.py runs it",
 }
 """Commands that take long, which `make docs-check` runs."""
 ALL = os.environ.get("KINESIM_SLOW_DOCS") == "1"

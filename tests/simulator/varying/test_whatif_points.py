@@ -147,7 +147,7 @@ def test_bounds_change_where_the_roofs_meet():
         ({"gpu": "h200-sxm,h201"}, "unknown GPU.*did you mean"),
         ({"engine.max_num_seqs": "1..5000:1"}, f"too many simulations.*{MOST:,}"),
         ({"gpu.sms+gpu.peak": "x1,x2", "gpu.sms": "x0"}, "not a factor"),
-        ({"gpu.sms": "1..9000:1", "seed": "0..900000:1", "replicas": "1..900000:1"}, "too many simulations"),
+        ({"gpu.sms": "1..9000:1", "seed": "0..9000:1", "replicas": "1..9000:1"}, "too many simulations"),
         ({"engin.max_num_seqs": "3"}, "unknown key.*engine"),
     ],
 )
