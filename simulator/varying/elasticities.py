@@ -24,6 +24,9 @@ NARROW = (0.01, 0.02)
 WIDE = (0.1, 0.05, 0.2)
 """Steps where it is not; the first is the one that counts."""
 
+CLOSE = 0.03
+"""Relative: how far small steps of a metric that is not smooth may be apart."""
+
 
 @dataclass(frozen=True)
 class Elasticity:
@@ -178,12 +181,13 @@ def _elasticity(runs: _Runs, base: Point, r: Resource, key: str) -> Elasticity:
     narrow = _narrow(runs, base, r, key)
     if narrow is not None and narrow[2]:
         return Elasticity(narrow[0], narrow[1], NARROW[0])
-    # Small steps of a metric that jumps may agree by chance: where wide ones are known, they alone count.
+    # Small steps of a metric that jumps may agree by chance: they count where they agree closely, and with wide ones.
     wide = {step: e for step in WIDE if (e := _central(runs, r, key, step)) is not None}
     if len(wide) > 1:
         step, value = next(iter(wide.items()))
-        off = max(abs(other - value) for other in wide.values())
-        return Elasticity(value, max(off, _bend(runs, base, r, key, step) / 2), step)
+        off = max(*(abs(other - value) for other in wide.values()), _bend(runs, base, r, key, step) / 2)
+        close = narrow is not None and narrow[1] <= CLOSE * abs(narrow[0]) and abs(narrow[0] - value) <= 2 * off
+        return Elasticity(narrow[0], narrow[1], NARROW[0]) if narrow and close else Elasticity(value, off, step)
     if narrow is not None:
         return Elasticity(narrow[0], narrow[1], NARROW[0])
     reasons = [p.error for f in _factors((*NARROW, *WIDE)) if (p := runs.moved(r, f)) is not None and p.error]
